@@ -169,10 +169,18 @@ METRICS: dict[str, MetricSpec] = {
     "first_losses": _fingerprint(
         "nat", "The losses of the first steps of each seed; shown is their mean at step 1."
     ),
+    "unclipped_norms": _fingerprint(
+        "ratio", "Of a script: the norm of all gradients in each step, before they are clipped."
+    ),
     "gradient_norms": _fingerprint(
         "ratio", "Of a script: the norm of all gradients in each step, as the optimizer gets them."
     ),
     "micro_batches": _count("Of a script: the backward passes of its second step.", "same"),
+    "steps_before_event": _count(
+        "Of a script with `until`: the optimizer steps before its first evaluation, or the end of "
+        "its first epoch.",
+        "same",
+    ),
     "filled_losses": _fingerprint(
         "nat", "The loss of an adapter filled with seeded numbers: a fingerprint of its function."
     ),

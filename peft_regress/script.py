@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, Literal, get_args
 
 from peft_regress.budgets import OWN_MATRIX, Bound, Budget
 from peft_regress.cases import Case
 from peft_regress.errors import InputError
 from peft_regress.fine_tune import FineTune, wrong_limits
+
+Event = Literal["epoch", "evaluation"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,9 @@ class Script:
     args: Sequence[str] = ()
     steps: int = 4
     """How many optimizer steps it takes before it is ended; two at least."""
+    until: Event | None = None
+    """Whether it goes on after them, to the end of its first epoch or to its first evaluation: the
+    two steps before that and the two after it are recorded too."""
     env: Mapping[str, str] = field(default_factory=dict)
     """Environment variables, over those that keep it off the network (`HF_HUB_OFFLINE=1`, ...)."""
     time_limit: float = 600
@@ -61,6 +66,9 @@ def _wrong_values(given: Script) -> Iterator[str]:
     value = given.steps
     if not isinstance(value, int) or value < 2:  # noqa: PLR2004
         yield f"steps={value!r}: costs are those of the second step: give 2 at least"
+    value = given.until
+    if value is not None and value not in get_args(Event):
+        yield f"until={value!r} is none of {', '.join(get_args(Event))}"
     value = given.env
     if not all(isinstance(one, str) for pair in value.items() for one in pair):
         yield f"env={value!r} is not a mapping of texts"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Iterable
-from math import prod
-from typing import TYPE_CHECKING, Any, Final
+from math import isclose, isfinite, prod
+from typing import TYPE_CHECKING, Any, Final, get_args
 
 import click
 import msgspec
@@ -23,11 +23,12 @@ from peft_regress.metrics import format_value, make_metric
 from peft_regress.report.document import Document, Section
 from peft_regress.report.layout import Row, Table
 from peft_regress.report.results import cost_section
+from peft_regress.script import Event
 from peft_regress.text import clean, count_of, few
 
 if TYPE_CHECKING:
     from peft_regress.cost.step_cost import ByteSite
-    from peft_regress.measure.scripts.observation import Observation
+    from peft_regress.measure.scripts.observation import Observation, Step
 
 _MOST_ROWS: Final = 12
 
@@ -38,12 +39,19 @@ _MOST_ROWS: Final = 12
     epilog=examples(
         "peft-regress watch train.py --epochs 1",
         "peft-regress watch --steps 8 -m my_package.train --config small.yaml",
+        "peft-regress watch --until epoch train.py",
     ),
 )
 @click.argument("script")
 @click.argument("arguments", metavar="[ARGS]...", nargs=-1, type=click.UNPROCESSED)
 @click.option("-m", "is_module", is_flag=True, help="SCRIPT is a module, as `python -m` takes it.")
 @counted_option("--steps", "N", 4, "End the script after so many optimizer steps.", most=1000)
+@click.option(
+    "--until",
+    type=click.Choice(get_args(Event)),
+    help="Go on to the end of the first epoch, or to the first evaluation: the two steps before it "
+    "and the two after it are shown too.",
+)
 @click.option(
     "--env",
     metavar="NAME=VALUE",
@@ -67,7 +75,16 @@ def command(
         script, args=arguments, env=dict(map(_variable, env)), shows=sys.stderr, **settings
     )
     document = _document(" ".join((script, *arguments)), found)
-    print_result(output, msgspec.to_builtins(found), document)
+    print_result(output, _without_nan(msgspec.to_builtins(found)), document)
+
+
+def _without_nan(value: Any) -> Any:
+    """Return a value with NaN and infinities as texts, which JSON does not have."""
+    if isinstance(value, dict):
+        return {name: _without_nan(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(one) for one in value]
+    return value if not isinstance(value, float) or isfinite(value) else str(value)
 
 
 def _variable(text: str) -> tuple[str, str]:
@@ -98,17 +115,22 @@ def _steps(found: Observation) -> Table:
     rows = tuple(
         Row(
             cells=(
-                str(at),
+                str(step.number),
                 " ".join(_number(batch.loss) for batch in step.micro_batches),
-                _number(step.gradient_norm),
+                _number(step.unclipped_norm),
+                _number(step.gradient_norm) if _is_clipped(step) else "",
                 " ".join(dict.fromkeys(f"{rate:.3g}" for rate in step.rates)),
                 f"{step.seconds:.2f} s{' (recorded)' if step.is_recorded else ''}",
             )
         )
-        for at, step in enumerate(found.steps, 1)
+        for step in found.steps
     )
-    headings = ("step", "losses", "gradient norm", "learning rate", "time")
-    return Table(headings=headings, rows=rows, numbers=(0, 2, 3))
+    headings = ("step", "losses", "gradient norm", "clipped to", "learning rate", "time")
+    return Table(headings=headings, rows=rows, numbers=(0, 2, 3, 4))
+
+
+def _is_clipped(step: Step) -> bool:
+    return not isclose(step.unclipped_norm, step.gradient_norm, rel_tol=1e-6)
 
 
 def _number(value: float | None) -> str:
@@ -118,6 +140,11 @@ def _number(value: float | None) -> str:
 def _sentences(found: Observation) -> Iterable[str]:
     batches = {len(step.micro_batches) for step in found.steps}
     yield f"micro-batches a step: {' or '.join(map(str, sorted(batches)))}"
+    parts = {step.accumulation for step in found.steps}
+    if parts != {1.0} and len(parts) == 1:
+        (count,) = parts
+        losses = " ".join(_number(step.loss and count * step.loss) for step in found.steps)
+        yield f"losses are as given to backward, divided by {count:g}; x {count:g} = {losses}"
     dtypes = ", ".join(
         f"{name} {format_value(held, 'byte')}" for name, held in found.param_bytes.items()
     )
@@ -134,8 +161,9 @@ def _sentences(found: Observation) -> Iterable[str]:
     yield from map(clean, found.notes)
     if found.written:
         yield f"files that the script wrote: {few(found.written)}"
-    if found.ended:
-        yield f"the script ended before its steps were over: {clean(found.ended)}"
+    yield from (f"not seen: {clean(one)}" for one in found.unseen)
+    if found.problem:
+        yield f"no case yet: {clean(f'{found.problem.type}: {found.problem.message}')}"
 
 
 def _trained(found: Observation) -> Section:

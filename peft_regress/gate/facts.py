@@ -206,11 +206,13 @@ def _script_reasons(old: Record, new: Record) -> Iterator[Reason]:
 
 
 def script_remarks(new: Record) -> Iterator[Remark]:
-    """Say what of a script is not judged, and which files it wrote."""
+    """Say what of a script is not judged or cannot be seen, and which files it wrote."""
     if new.unseeded:
         yield Remark(kind="unseeded", subject="script", text=few(new.unseeded))
     if new.script is not UNSET and new.script.written:
         yield Remark(kind="written", subject="script", text=new.script.written)
+    for text in () if new.script is UNSET else new.script.unseen:
+        yield Remark(kind="unseen", subject="script", text=text)
 
 
 def _regressed(

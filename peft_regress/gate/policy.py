@@ -151,7 +151,7 @@ class Policy:
             return self.wide_filled_bound
         if metric == "optimizer_updates":
             return self.bfloat16_update_bound if numerics == "bfloat16" else self.update_bound
-        if metric == "gradient_norms" and step == 0:
+        if metric in {"gradient_norms", "unclipped_norms"} and step == 0:
             return self.gradient_bound
         usual = (
             self.bfloat16_fingerprint_bound if numerics == "bfloat16" else self.fingerprint_bound

@@ -45,6 +45,7 @@ RemarkKind = Literal[
     "model",
     "unseeded",
     "written",
+    "unseen",
     "sensitivity",
 ]
 """`new metric`: the reference's run could not know it. `not judged`: a score without a bound, or a
@@ -52,8 +53,8 @@ budget on what was not measured. `same curve`: the first seed's training equals 
 for bit. `by bounds`: it does not, or nothing is known of this kind of machine. `within own bound`:
 the usual bound would have reported the change. `looser ...`: than the reference's. `operators`:
 other counts of them, while nothing else changed, and no package. `model`: the unadapted model
-changed. `unseeded`: what of a script is not judged. `written`: its new files. `sensitivity`: how
-small a change of an own case's losses fails it."""
+changed. Of a script: `unseeded`: what is not judged. `written`: its new files. `unseen`: what its
+steps cannot show. `sensitivity`: how small a change of an own case's losses fails it."""
 
 gravest = VERDICTS.index
 """The key that sorts verdicts, the gravest first."""

@@ -153,6 +153,7 @@ _REMARKS: Final[Mapping[verdicts.RemarkKind, str]] = {
     "torch.manual_seed(0) or transformers.set_seed(0) before it builds its model, and the "
     "generator of its data loader)",
     "written": "files that the script wrote: {text}",
+    "unseen": "not seen: {text}",
     "sensitivity": "the smallest change that fails it: {text}",
 }
 

@@ -164,6 +164,10 @@ class ScriptFacts(_Sparse, frozen=True, kw_only=True):
     """What differs between two runs, and so is in no record: inputs in words, metrics by name."""
     written: str = ""
     """The files of its folder that appeared or changed while it ran, in words."""
+    unseen: list[str] = []
+    """What its steps cannot show, in words."""
+    steps: list[Amount] = []
+    """The numbers of the recorded steps; empty if they are the first ones."""
 
 
 class MadeWith(_Strict, frozen=True, kw_only=True):

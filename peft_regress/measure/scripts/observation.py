@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 from msgspec import Struct
 
 from peft_regress.cost.step_cost import ByteSite, StepCost
-from peft_regress.runs.schema import TensorSummary
+from peft_regress.runs.schema import Failure, TensorSummary
+from peft_regress.script import Event
 
 
 class WatchRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -17,6 +20,8 @@ class WatchRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     args: tuple[str, ...] = ()
     steps: int = 4
     """Optimizer steps after which the script is ended."""
+    until: Event | None = None
+    """Until which event it goes on after them."""
     nudge: float = 0.0
     """How far to move what trains after the first step, as a share of each number: the later losses
     show how far rounding may move them."""
@@ -37,7 +42,10 @@ class MicroBatch(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One call of `backward`: what it was given, and what the model was called with before."""
 
     loss: float | None
-    """The sum of what `backward` was called on; None if that is not all single numbers."""
+    """The sum of what `backward` was called on, without the factor of a `GradScaler`; None if that
+    is not all single numbers."""
+    divisor: float
+    """By what the script divided the loss last, as for accumulation; 1 without a division."""
     inputs: dict[str, TensorSummary]
     """The tensors that the model was called with, by the argument's name; with the rows of the
     script's first micro-batch."""
@@ -48,14 +56,46 @@ class MicroBatch(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class Step(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One optimizer step, up to its end."""
 
+    number: int
+    """Which step of the script it is, from 1."""
     micro_batches: tuple[MicroBatch, ...]
     gradient_norm: float
     """Of all gradients together, as the optimizer gets them: after clipping."""
+    unclipped_norm: float
+    """The same as the backward pass left them."""
     rates: tuple[float, ...]
     """The learning rate of each parameter group."""
     seconds: float
     is_recorded: bool
     """Whether each operator was recorded, which takes time of its own."""
+
+    @property
+    def loss(self) -> float | None:
+        """Return the mean over its micro-batches; None if one is no single number."""
+        losses = [batch.loss for batch in self.micro_batches if batch.loss is not None]
+        return sum(losses) / len(losses) if losses else None
+
+    @property
+    def accumulation(self) -> float:
+        """Return by what each loss was divided, as there are so many micro-batches; else 1."""
+        count = float(len(self.micro_batches))
+        divisors = {round(batch.divisor, 6) for batch in self.micro_batches}
+        return count if divisors == {count} else 1.0
+
+    @property
+    def not_finite(self) -> str:
+        """Return the first of its numbers that is NaN or infinite, in words; '' if none is."""
+        losses = [batch.loss for batch in self.micro_batches if batch.loss is not None]
+        numbers = {
+            "loss": losses,
+            "learning rate": self.rates,
+            "norm of the gradients": (self.gradient_norm,),
+        }
+        for name, found in numbers.items():
+            for one in found:
+                if not math.isfinite(one):
+                    return f"the {name} is {one} in step {self.number}"
+        return ""
 
 
 class OptimizerSeen(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -93,10 +133,22 @@ class Observation(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """The packages of which it has loaded a module."""
     notes: tuple[str, ...] = ()
     """What is to be known about these numbers."""
-    ended: str = ""
-    """The exception that ended the script before its steps were over, in one line; '' if none."""
+    unseen: tuple[str, ...] = ()
+    """What its steps cannot show, and what would."""
+    steps_before: dict[Event, int] = {}
+    """The optimizer steps before the first end of an epoch, and before the first evaluation."""
+    is_over: bool = False
+    """Whether all that was asked for was seen."""
+    ended: Failure | None = None
+    """Why it was not: what ended the script."""
     written: tuple[str, ...] = ()
     """The files of its folder that appeared or changed while it ran; of a new folder its name."""
+
+    @property
+    def problem(self) -> Failure | None:
+        """Return why these numbers are of no whole training; None if they are."""
+        wrong = next(filter(None, (step.not_finite for step in self.steps)), None)
+        return self.ended if wrong is None else Failure(type="NonFiniteError", message=wrong)
 
     @property
     def why_no_costs(self) -> str:

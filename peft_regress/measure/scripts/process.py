@@ -18,7 +18,9 @@ import msgspec
 
 from peft_regress.errors import InputError
 from peft_regress.measure.scripts.observation import Observation, WatchRequest
-from peft_regress.text import clean
+from peft_regress.runs.schema import Failure
+from peft_regress.script import Event
+from peft_regress.text import clean, count_of
 
 OFFLINE: Final = {
     "HF_HUB_OFFLINE": "1",
@@ -53,6 +55,7 @@ def watch_script(  # noqa: PLR0913  (all but the script have defaults)
     args: Sequence[str] = (),
     is_module: bool = False,
     steps: int = 4,
+    until: Event | None = None,
     nudge: float = 0.0,
     env: Mapping[str, str] | None = None,
     folder: Path | None = None,
@@ -63,10 +66,12 @@ def watch_script(  # noqa: PLR0913  (all but the script have defaults)
     """Run a script until it has taken some optimizer steps, and return what was seen.
 
     script: a file, or with `is_module` a module's name. folder: where it runs; default: here.
-    time_limit: seconds. shows: where its output goes as it comes; default: nowhere.
+    until: watch on to that event. time_limit: seconds. shows: where its output goes as it comes;
+    default: nowhere.
 
     Raises `InputError` if there is no such script, and `ScriptError` if it ends or is still running
-    after `time_limit` without having taken a step; the message has the end of its output.
+    after `time_limit` without having taken a step; the message has the end of its output. Where it
+    ends later, but too early, the observation says why.
     """
     folder = Path.cwd() if folder is None else folder
     if is_module and script in _LAUNCHERS:
@@ -77,13 +82,14 @@ def watch_script(  # noqa: PLR0913  (all but the script have defaults)
     if not is_module and not (folder / script).is_file():
         raise InputError(f"no such script: {clean(script)} (in {clean(str(folder))})")
     with tempfile.TemporaryDirectory(prefix="peft-regress-watch-") as scratch:
-        answer = Path(scratch, "observation.json")
+        answer = Path(scratch, "observation")
         request = Path(scratch, "request.json")
         asked = WatchRequest(
             script=script if is_module else str(folder / script),
             is_module=is_module,
             args=tuple(args),
             steps=steps,
+            until=until,
             nudge=nudge,
             answer=str(answer),
         )
@@ -94,11 +100,18 @@ def watch_script(  # noqa: PLR0913  (all but the script have defaults)
         ended, last = _run(words, env=variables, folder=folder, time_limit=time_limit, shows=shows)
         seen = None
         if answer.is_file():
-            seen = msgspec.json.decode(answer.read_bytes(), type=Observation)
+            seen = msgspec.msgpack.decode(answer.read_bytes(), type=Observation)
+    failure = None if seen is None else seen.ended
     if seen is not None and seen.steps:
-        return msgspec.structs.replace(seen, written=_written(folder, before))
-    if seen is not None and seen.ended:
-        raise ScriptError(f"{clean(script)} took no optimizer step: it ended by {seen.ended}")
+        if not seen.is_over and failure is None:
+            taken = f"after {len(seen.steps)} of {count_of(steps, 'step')}"
+            if len(seen.steps) >= steps:
+                taken = f"before the {until} that until= asks for"
+            failure = Failure(type="ScriptEnded", message=f"it {ended}, {taken}")
+        return msgspec.structs.replace(seen, ended=failure, written=_written(folder, before))
+    if failure is not None:
+        ending = f"{failure.type}: {failure.message}"
+        raise ScriptError(f"{clean(script)} took no optimizer step: it ended by {ending}")
     said = next((clean(line) for line in reversed(last) if line.strip()), "")
     printed = f"; the last line that it printed: {said}" if said else ""
     raise ScriptError(f"{clean(script)} took no optimizer step: it {ended}{printed}")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch._ops import HigherOrderOperator
+from torch.utils._python_dispatch import _disable_current_modes
 
 from peft_regress.cost.operators import Operator
 from peft_regress.cost.recorder import StepRecorder
@@ -17,6 +19,13 @@ from peft_regress.cost.storages import storages_of, tensors_in
 def has_one_storage(tensor: Tensor) -> bool:
     """Return whether the bytes of a tensor are known: it is neither nested nor sparse."""
     return not tensor.is_nested and tensor.layout is torch.strided
+
+
+@contextlib.contextmanager
+def unrecorded() -> Iterator[None]:
+    """Compute something that is not the script's."""
+    with torch.no_grad(), _disable_current_modes():
+        yield
 
 
 class ScriptRecorder(StepRecorder):  # type: ignore[no-untyped-call]

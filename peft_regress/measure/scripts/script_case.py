@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any, ClassVar, Final
 
 import msgspec
@@ -28,7 +29,7 @@ from peft_regress.runs.schema import (
     canonical_json,
     error_record,
 )
-from peft_regress.script import Script
+from peft_regress.script import Event, Script
 from peft_regress.text import few
 
 NUDGE: Final = 1e-4
@@ -72,25 +73,33 @@ class ScriptRecipe:
     def measure(self, *, has_reference: bool) -> Record:
         """Run the script twice and return its record; one in error if it ever was measured.
 
-        Raises `ScriptError` for a script that takes no two steps; only without a reference.
+        Raises `ScriptError` for a script that takes no step, or in which nothing trains; only
+        without a reference.
         """
         try:
             return self._record()
         except ScriptError as error:
             if not has_reference:
                 raise
-            record = error_record(self.case, self.definition, Failure.of(error))
-            stated = stated_by(self.script)
-            return msgspec.structs.replace(record, settings=_settings(self.script), **stated)
+            return self._failed(Failure.of(error))
+
+    def _failed(self, failure: Failure) -> Record:
+        record = error_record(self.case, self.definition, failure)
+        stated = stated_by(self.script)
+        return msgspec.structs.replace(record, settings=_settings(self.script), **stated)
 
     def _record(self) -> Record:
         script = self.script
         first, second = (_watch(script, nudge=nudge) for nudge in (0.0, NUDGE))
         self.used, self._loaded = dict(first.packages), first.loaded
         for seen in (first, second):
+            problem = seen.problem
+            if problem is not None:
+                return self._failed(msgspec.structs.replace(problem, after_steps=len(seen.steps)))
             if seen.costs is None:
                 raise ScriptError(f"Script {script.id!r}: {script.script}: {seen.why_no_costs}")
-        unseeded, metrics = _unseeded(first, second), _metrics(first)
+        metrics, again = (_metrics(seen, script.until) for seen in (first, second))
+        unseeded = _unseeded(first, second, metrics, again)
         return Record(
             case=script.case,
             definition=self.definition,
@@ -115,6 +124,8 @@ class ScriptRecipe:
                 batches=_equal(_digests(first), _digests(second)),
                 unseeded=unseeded,
                 written=few(first.written),
+                unseen=list(first.unseen),
+                steps=_numbers(first),
             ),
             **stated_by(script),
         )
@@ -134,6 +145,7 @@ def _defined(script: Script) -> dict[str, Json]:
         "args": list(script.args),
         "env": dict(script.env),
         "steps": script.steps,
+        **({} if script.until is None else {"until": script.until}),
     }
 
 
@@ -143,6 +155,7 @@ def _watch(script: Script, *, nudge: float) -> Observation:
             str(script.script),
             args=script.args,
             steps=script.steps,
+            until=script.until,
             nudge=nudge,
             env=script.env,
             folder=settings_in_use().folder,
@@ -157,7 +170,12 @@ def _equal(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any
     return {name: one for name, one in first.items() if second.get(name) == one}
 
 
-def _unseeded(first: Observation, second: Observation) -> list[str]:
+def _unseeded(
+    first: Observation,
+    second: Observation,
+    metrics: Mapping[str, Metric],
+    again: Mapping[str, Metric],
+) -> list[str]:
     """Return what differs between two runs: inputs in words, metrics by name; [] with a seed.
 
     Only without one: the losses of a seeded script differ too, since its weights were moved.
@@ -175,12 +193,12 @@ def _unseeded(first: Observation, second: Observation) -> list[str]:
     pairs = list(zip(_losses(first), _losses(second), strict=False))[:1]
     if not found and all(math.isclose(*pair, rel_tol=_SAME_LOSS) for pair in pairs):
         return []
-    again, shapes = _metrics(second), [[x.shape for x in _batches(seen).values()] for seen in runs]
+    shapes = [[x.shape for x in _batches(seen).values()] for seen in runs]
     # Of other shapes, the costs of the second step may be equal by chance.
     of_batch = {} if shapes[0] == shapes[1] else COST_METRICS
     return found + [
         name
-        for name, one in _metrics(first).items()
+        for name, one in metrics.items()
         if (one.kind != "seconds" and one != again.get(name))
         or (name in of_batch and not name.startswith(_OF_ANY_BATCH))
     ]
@@ -188,28 +206,35 @@ def _unseeded(first: Observation, second: Observation) -> list[str]:
 
 def _losses(seen: Observation) -> list[float]:
     """Return the mean loss of each step, up to the first one without a number."""
-    means = []
-    for step in seen.steps:
-        losses = [batch.loss for batch in step.micro_batches if batch.loss is not None]
-        if not losses:
-            break
-        means.append(sum(losses) / len(losses))
-    return means
+    losses = (step.loss for step in seen.steps)
+    return [loss for loss in takewhile(lambda one: one is not None, losses) if loss is not None]
 
 
-def _metrics(seen: Observation) -> dict[str, Metric]:
+def _numbers(seen: Observation) -> list[int]:
+    """Return which steps were recorded; [] for the first ones."""
+    numbers = [step.number for step in seen.steps]
+    return [] if numbers[-1] == len(numbers) else numbers
+
+
+def _metrics(seen: Observation, until: Event | None) -> dict[str, Metric]:
     values: dict[str, float] = {**seen.step_metrics()}
     report = _report(seen)
     names = ("trainable_params", "total_params", "adapter_bytes")
     values |= {name: getattr(report, name) for name in names}
     values["micro_batches"] = len(seen.steps[1].micro_batches)
+    if until is not None:
+        values["steps_before_event"] = seen.steps_before[until]
     plain = [step.seconds for step in seen.steps if not step.is_recorded]
     if plain:
         values["step_seconds"] = min(plain)
     metrics = {name: make_metric(name, value) for name, value in values.items()}
-    norms = [step.gradient_norm for step in seen.steps]
-    for name, numbers in (("first_losses", _losses(seen)), ("gradient_norms", norms)):
-        if numbers:
+    lists = {
+        "first_losses": _losses(seen),
+        "unclipped_norms": [step.unclipped_norm for step in seen.steps],
+        "gradient_norms": [step.gradient_norm for step in seen.steps],
+    }
+    for name, numbers in lists.items():
+        if numbers and all(map(math.isfinite, numbers)):
             metrics[name] = make_metric(name, numbers[0], [numbers])
     return metrics
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,7 +27,7 @@ from torch.optim.optimizer import (
     register_optimizer_step_post_hook,
     register_optimizer_step_pre_hook,
 )
-from torch.utils._python_dispatch import _disable_current_modes, _get_current_dispatch_mode
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from peft_regress.cost.batches import named_tensors
 from peft_regress.cost.module_trail import module_names
@@ -33,8 +35,11 @@ from peft_regress.cost.step_cost import Mark, Phase, StepLog, StepMarks, sites_a
 from peft_regress.imports import told
 from peft_regress.measure.inputs import BatchSums, numbers_of, summaries_of
 from peft_regress.measure.scripts import observation as seen
-from peft_regress.measure.scripts.recorder import ScriptRecorder, has_one_storage
+from peft_regress.measure.scripts.horizon import STEPS_BESIDE, Horizon
+from peft_regress.measure.scripts.losses import Losses
+from peft_regress.measure.scripts.recorder import ScriptRecorder, has_one_storage, unrecorded
 from peft_regress.runs.environment import imported_packages, loaded_packages
+from peft_regress.runs.schema import Failure
 
 RECORDED_STEPS: Final = 2
 _SECONDS_TO_END: Final = 5
@@ -67,10 +72,17 @@ class Watcher:
         """The optimizers that step, with the phase before."""
         self._inputs: dict[str, Tensor] = {}
         self._micro_batches: list[seen.MicroBatch] = []
-        self._norm = 0.0
+        self._losses = Losses()
+        self._horizon = Horizon()
+        self._norms: dict[int, float] = {}
+        """Of each gradient as the last backward pass left it, by the parameter."""
+        self._norm = self._unclipped_norm = 0.0
         self._rates: tuple[float, ...] = ()
         self._step_began = time.perf_counter()
         self._steps: list[seen.Step] = []
+        self._later: deque[seen.Step] = deque(maxlen=STEPS_BESIDE)
+        """The last steps beyond those asked for, on the way to an event."""
+        self._steps_taken = 0
         self._facts: dict[str, Any] = {}
         self._notes: list[str] = []
         self._is_over = False
@@ -95,14 +107,18 @@ class Watcher:
                 self._notes = ["torch.compile is left out: the watched steps run in eager mode"]
             return compiled(model, *args, **kwargs)
 
-        # torch has no hook for these two. `Tensor.backward` calls the function.
+        # torch has no hook for these. `Tensor.backward` calls the function.
         torch.autograd.backward = watched_backward
         torch.compile = named_compile
+        self._losses.follow_scalers()
+        self._horizon.follow_loaders()
 
     def _enter_module(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         if self._is_over or self._backward_depth:
             return
         self._depth += 1
+        if self._depth == 1 and not module.training and not torch.is_grad_enabled():
+            self._note_evaluation(module)
         if self._depth > 1 or not torch.is_grad_enabled():
             return
         if all(not parameter.requires_grad for parameter in module.parameters()):
@@ -118,8 +134,14 @@ class Watcher:
         for name, tensor in tensors:
             while name in self._inputs:
                 name += "'"  # noqa: PLW2901 - the next call of the same micro-batch
-            with _unrecorded():
+            with unrecorded():
                 self._inputs[name] = tensor.detach()
+
+    def _note_evaluation(self, module: nn.Module) -> None:
+        """Note an evaluation, if the module has what trains: a reference model has nothing."""
+        trained = {id(one) for one in _parameters(self._main)} if self._main is not None else {}
+        if any(id(one) in trained for one in module.parameters()):
+            self._horizon.note("evaluation")
 
     def _leave_module(self, _module: nn.Module, _args: object, _output: object) -> None:
         if not self._is_over and not self._backward_depth:
@@ -128,7 +150,7 @@ class Watcher:
     def _follow(self, module: nn.Module) -> None:
         """Begin to follow an outermost module; the first one begins the first step."""
         self._modules.append(module)
-        with _unrecorded():
+        with unrecorded():
             self._facts.setdefault("weights", {}).update(summaries_of(module))
         device = next(module.parameters()).device.type
         if torch.is_autocast_enabled(device):
@@ -150,10 +172,8 @@ class Watcher:
         is_outermost = self._backward_depth == 1
         recorder, before = self._recorder, None
         if is_outermost and not self._is_over:
-            losses = [tensors] if isinstance(tensors, Tensor) else [*tensors]
-            with _unrecorded():
-                is_loss = all(loss.numel() == 1 for loss in losses)
-                value = sum(float(loss.detach()) for loss in losses) if is_loss else None
+            with unrecorded():
+                loss = self._losses.read(tensors)
                 sums = BatchSums(rows=not self._steps and not self._micro_batches)
                 sums.add(self._inputs)
                 digests = {
@@ -162,8 +182,14 @@ class Watcher:
                     if not tensor.is_floating_point() and not tensor.is_complex()
                 }
             self._micro_batches.append(
-                seen.MicroBatch(loss=value, inputs=sums.summaries(), digests=digests)
+                seen.MicroBatch(
+                    loss=loss.value,
+                    divisor=loss.divisor,
+                    inputs=sums.summaries(),
+                    digests=digests,
+                )
             )
+            self._horizon.note_backward()
             self._inputs = {}
             if recorder is not None:
                 before, recorder.phase = recorder.phase, "backward"
@@ -175,6 +201,16 @@ class Watcher:
             if before is not None and recorder is not None:
                 recorder.phase = before
                 recorder.is_fetching = True
+            if is_outermost and not self._is_over:
+                with unrecorded():
+                    self._norms = _norms(self._trainable(), self._losses.scale)
+
+    def _trainable(self) -> Iterator[Tensor]:
+        """Yield the parameters that may train, some of them twice."""
+        for module in self._modules:
+            yield from module.parameters()
+        if self._main is not None:
+            yield from _parameters(self._main)
 
     def _enter_optimizer(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -208,8 +244,12 @@ class Watcher:
             )
             self._note_trained(optimizer)
         if optimizer is self._main:
-            with _unrecorded():
-                self._norm = _norm([p.grad for p in _parameters(optimizer) if p.grad is not None])
+            with unrecorded():
+                # A fused optimizer takes the scaler's factor out itself.
+                held = getattr(optimizer, "grad_scale", None)
+                after = _norms(_parameters(optimizer), 1.0 if held is None else float(held))
+            self._norm = math.hypot(*after.values())
+            self._unclipped_norm = math.hypot(*(self._norms.get(key, 0.0) for key in after))
             self._rates = tuple(float(group["lr"]) for group in optimizer.param_groups)
         recorder = self._recorder
         if recorder is not None:
@@ -229,7 +269,9 @@ class Watcher:
             recorder.hold_parameters()
             recorder.phase = before
             recorder.is_fetching = True
-        if optimizer is self._main:
+        # A fused optimizer that got infinite gradients from a scaler has taken no step.
+        is_step = not getattr(optimizer, "found_inf", None)
+        if optimizer is self._main and is_step:
             self._end_step()
 
     # --- The steps ---
@@ -237,32 +279,43 @@ class Watcher:
     def _end_step(self) -> None:
         now = time.perf_counter()
         recorder = self._recorder
-        self._steps.append(
+        self._steps_taken += 1
+        if self._event_at is not None:
+            self._steps += self._later
+            self._later.clear()
+        is_kept = self._event_at is not None or self._steps_taken <= self._request.steps
+        (self._steps if is_kept else self._later).append(
             seen.Step(
+                number=self._steps_taken,
                 micro_batches=tuple(self._micro_batches),
                 gradient_norm=self._norm,
+                unclipped_norm=self._unclipped_norm,
                 rates=self._rates,
                 seconds=now - self._step_began,
                 is_recorded=recorder is not None,
             )
         )
         self._micro_batches = []
-        if len(self._steps) == 1 and self._request.nudge and self._main is not None:
+        self._losses.scale = 1.0
+        self._horizon.note_step()
+        if self._steps_taken == 1 and self._request.nudge and self._main is not None:
             self._nudge(self._main)
         if recorder is not None:
             self._marks.append(recorder.mark())
-            if len(self._steps) == RECORDED_STEPS:
+            if self._steps_taken == RECORDED_STEPS:
                 self._keep_costs(recorder)
             else:
                 recorder.start_step()
                 self._backward_mark = self._optimizer_mark = None
-        if len(self._steps) >= self._request.steps:
+        if self._has_seen_all():
             self._end()
+        if is_kept:
+            self._write(is_final=False)
         self._step_began = time.perf_counter()
 
     def _nudge(self, optimizer: Optimizer) -> None:
         """Move what trains a little, each number by its own seeded share."""
-        with _unrecorded():
+        with unrecorded():
             generator = torch.Generator().manual_seed(0)
             for parameter in _parameters(optimizer):
                 if parameter.is_floating_point():
@@ -313,11 +366,25 @@ class Watcher:
             self._facts["param_bytes"] = dtypes
             self._facts["frozen_params"] = sum(p.numel() for p in parameters if not p.requires_grad)
 
+    @property
+    def _event_at(self) -> int | None:
+        """The steps before the event that was asked for; None before it, and without one."""
+        until = self._request.until
+        return None if until is None else self._horizon.steps_before.get(until)
+
+    def _has_seen_all(self) -> bool:
+        last = self._request.steps
+        if self._request.until is not None:
+            if self._event_at is None:
+                return False
+            last = max(last, self._event_at + STEPS_BESIDE)
+        return self._steps_taken >= last
+
     # --- The end ---
 
     def _end(self) -> None:
         self._is_over = True
-        self.write()
+        self._write(is_over=True)
         # A script may catch everything, or train in a thread: it has a moment to end by itself.
         timer = threading.Timer(_SECONDS_TO_END, os._exit, (0,))
         timer.daemon = True
@@ -325,24 +392,36 @@ class Watcher:
         raise WatchEnded
 
     def write(self, ended: BaseException | None = None) -> None:
-        """Write what has been seen."""
+        """Write what has been seen of a script that came to its own end."""
+        failure = None
+        if ended is not None and not isinstance(ended, SystemExit):
+            message = told(ended).removeprefix(f"{type(ended).__name__}: ")
+            failure = Failure(type=type(ended).__name__, message=message)
+        is_over = failure is None and self._steps_taken >= self._request.steps
+        if is_over:
+            self._horizon.note("epoch")
+        is_over = is_over and (self._request.until is None or self._event_at is not None)
+        self._write(is_over=is_over, ended=failure)
+
+    def _write(
+        self, *, is_over: bool = False, is_final: bool = True, ended: Failure | None = None
+    ) -> None:
+        """Write what has been seen; before the end without what takes long to find out."""
+        steps = (*self._steps, *self._later)
         found = seen.Observation(
-            steps=tuple(self._steps),
+            steps=steps,
             optimizers=tuple(self._optimizers.values()),
             notes=tuple(self._notes),
-            ended="" if ended is None else told(ended),
-            packages=imported_packages(),
-            loaded=frozenset(loaded_packages()),
+            unseen=tuple(self._horizon.unseen(steps, self._main)) if is_final else (),
+            steps_before=self._horizon.steps_before,
+            is_over=is_over,
+            ended=ended,
+            packages=imported_packages() if is_final else {},
+            loaded=frozenset(loaded_packages()) if is_final else frozenset(),
             **self._facts,
         )
-        Path(self._request.answer).write_bytes(msgspec.json.encode(found))
-
-
-@contextlib.contextmanager
-def _unrecorded() -> Iterator[None]:
-    """Compute something that is not the script's."""
-    with torch.no_grad(), _disable_current_modes():
-        yield
+        # Not JSON, which has no infinity.
+        Path(self._request.answer).write_bytes(msgspec.msgpack.encode(found))
 
 
 def digest_of(tensor: Tensor) -> str:
@@ -372,12 +451,13 @@ def _described(parameter: Tensor) -> seen.Parameter:
     )
 
 
-def _norm(tensors: list[Tensor]) -> float:
-    """Return the norm of some tensors together."""
-    squares = 0.0
-    for tensor in tensors:
-        if has_one_storage(tensor) and tensor.numel():
-            values = torch.view_as_real(tensor) if tensor.is_complex() else tensor
+def _norms(parameters: Iterable[Tensor], scale: float) -> dict[int, float]:
+    """Return the norm of the gradient of each parameter that has one, by its id."""
+    found: dict[int, float] = {}
+    for parameter in parameters:
+        gradient = None if id(parameter) in found else parameter.grad
+        if gradient is not None and has_one_storage(gradient) and gradient.numel():
+            values = torch.view_as_real(gradient) if gradient.is_complex() else gradient
             norm = torch.linalg.vector_norm(values.detach(), dtype=torch.float64)
-            squares += float(norm) ** 2
-    return float(squares**0.5)
+            found[id(parameter)] = float(norm) / scale
+    return found

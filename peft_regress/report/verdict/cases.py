@@ -14,6 +14,8 @@ from peft_regress.report.layout import PLAIN, Layout, Row, Table
 from peft_regress.report.verdict.next_steps import accept_hint, history_of_drift
 from peft_regress.text import clean, count_of
 
+_OF_NEW_CASES = ("written", "unseen")
+"""The remarks on a script that tell no more once the case is accepted."""
 _MOST_REASONS = 8
 _MOST_MODULES = 3
 _MOST_LINES = 8
@@ -37,7 +39,7 @@ def case_section(case: verdicts.CaseVerdict, comparison: Comparison) -> Section:
     if case.verdict == "missing":
         body.append("it was expected but has no record: it did not run, or it was renamed")
     body += _reasons(case, comparison)
-    body += [sentences.remark_line(one) for one in case.remarks if not one.fails_strictly]
+    body += [sentences.remark_line(one) for one in _told(case) if not one.fails_strictly]
     strictly = "fails by strictness: " if comparison.strict else ""
     strict_lines = [sentences.remark_line(one) for one in case.remarks if one.fails_strictly]
     body += [f"{strictly}{line}" for line in dict.fromkeys(strict_lines)]
@@ -119,14 +121,19 @@ def remarks(comparison: Comparison) -> dict[str, list[str]]:
     found = [
         (case.id, remark)
         for case in comparison.cases
-        for remark in case.remarks
-        if remark.subject != "training" and (remark.kind != "written" or case.verdict == "new")
+        for remark in _told(case)
+        if remark.subject != "training"
     ]
     found.sort(key=lambda one: not one[1].fails_strictly)
     return sentences.by_words(
         (_in_many_cases(remark), remark.text if remark.kind == "new metric" else "", case)
         for case, remark in found
     )
+
+
+def _told(case: verdicts.CaseVerdict) -> list[verdicts.Remark]:
+    is_new = case.verdict == "new"
+    return [one for one in case.remarks if is_new or one.kind not in _OF_NEW_CASES]
 
 
 def _in_many_cases(remark: verdicts.Remark) -> str:

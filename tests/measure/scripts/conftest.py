@@ -35,7 +35,7 @@ def watch(forks, tmp_path):
 
     def watched(text, *, start=START, args=(), **asked):
         script, request = tmp_path / "train.py", tmp_path / "request.json"
-        answer = tmp_path / "answer.json"
+        answer = tmp_path / "answer"
         answer.unlink(missing_ok=True)
         script.write_text(dedent(start) + dedent(text))
         made = WatchRequest(script=str(script), args=args, answer=str(answer), **asked)
@@ -43,6 +43,6 @@ def watch(forks, tmp_path):
         forks.stdin.write(f"{request}\n")
         forks.stdin.flush()
         watched.code = int(forks.stdout.readline())
-        return msgspec.json.decode(answer.read_bytes(), type=Observation)
+        return msgspec.msgpack.decode(answer.read_bytes(), type=Observation)
 
     return watched

@@ -1,0 +1,75 @@
+"""The losses of a script as its author means them: without a scaler's factor, divisions named."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from peft_regress.measure.scripts.recorder import unrecorded
+
+
+class Loss(NamedTuple):
+    """What `backward` was called on."""
+
+    value: float | None
+    """The sum; None if that is not all single numbers."""
+    divisor: float
+    """By what the script divided it last; 1 without a division."""
+
+
+class Losses:
+    """Reads losses, and follows the scalers of mixed precision."""
+
+    def __init__(self) -> None:
+        self._scaled = WeakTensorKeyDictionary()
+        """The loss behind each scaled one."""
+        self.scale = 1.0
+        """The factor of the gradients until a scaler or an optimizer takes it out."""
+
+    def follow_scalers(self) -> None:
+        """Note each loss that a `GradScaler` multiplies, for the whole process."""
+        scale = torch.amp.GradScaler.scale
+
+        def watched_scale(scaler: torch.amp.GradScaler, outputs: Any) -> Any:
+            scaled = scale(scaler, outputs)
+            if isinstance(outputs, Tensor) and scaled is not outputs:
+                with unrecorded():
+                    self._scaled[scaled] = _read([outputs])
+                    self.scale = scaler.get_scale()
+            return scaled
+
+        torch.amp.GradScaler.scale = watched_scale  # type: ignore[method-assign, assignment]
+
+    def read(self, tensors: Tensor | Iterable[Tensor]) -> Loss:
+        """Return the loss that `backward` is called on."""
+        losses = [tensors] if isinstance(tensors, Tensor) else [*tensors]
+        if len(losses) == 1 and losses[0] in self._scaled:
+            found: Loss = self._scaled[losses[0]]
+            return found
+        return _read(losses)
+
+
+def _read(losses: list[Tensor]) -> Loss:
+    if any(loss.numel() != 1 for loss in losses):
+        return Loss(None, 1.0)
+    divisors = {_divisor(loss.grad_fn) for loss in losses}
+    return Loss(
+        sum(float(loss.detach()) for loss in losses),
+        divisors.pop() if len(divisors) == 1 else 1.0,
+    )
+
+
+def _divisor(node: Any) -> float:
+    """Return the product of the numbers by which the last operators divided."""
+    divisor = 1.0
+    while node is not None and node.name() in {"DivBackward0", "MulBackward0"}:
+        number = node._saved_other  # noqa: SLF001
+        if number is None or number.numel() != 1 or number.requires_grad or not float(number):
+            break
+        divisor *= float(number) if node.name() == "DivBackward0" else 1 / float(number)
+        node = node.next_functions[0][0]
+    return divisor
