@@ -25,8 +25,10 @@ ADDED = {
     "evaluation_peak_bytes",
     "saving_peak_bytes",
     "wide_filled_loss",
+    "unclipped_norms",
     "gradient_norms",
     "micro_batches",
+    "steps_before_event",
 }
 
 

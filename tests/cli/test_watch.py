@@ -61,6 +61,29 @@ def test_a_module_is_watched_and_told_as_json(watch, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("ending", "words", "message"),
+    [
+        ("os._exit(7)", (), "ScriptEnded: it ended with exit code 7, after 2 of 4 steps"),
+        ("sys.exit()", (), "ScriptEnded: it ended with exit code 0, after 2 of 4 steps"),
+        ("time.sleep(600)", ("--time-limit=60",), "it was still running after 60 seconds, after 2"),
+        ("break", ("--steps=2", "--until=evaluation"), "before the evaluation that until= asks"),
+        ("net.weight.data.fill_(float('inf'))", (), "the loss is nan in step 3"),
+    ],
+)
+def test_a_script_that_ends_too_early_shows_what_it_did_and_why_it_is_no_case(
+    watch, tmp_path, ending, words, message
+):
+    text = TRAIN.replace("for _ in", "import os, time\nfor at in")
+    (tmp_path / "train.py").write_text(f"{text}    if at == 1:\n        {ending}\n")
+    code, out, _ = watch("--format=json", *words, "train.py")
+    assert code == 0
+    found = json.loads(out, parse_constant=pytest.fail)
+    assert len(found["steps"]) >= 2
+    _, out, _ = watch(*words, "train.py")
+    assert message in " ".join(out.split())
+
+
+@pytest.mark.parametrize(
     ("text", "words", "message"),
     [
         ("print('done')", ("train.py",), "took no optimizer step: it ended with exit code 0"),

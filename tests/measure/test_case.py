@@ -61,7 +61,7 @@ def records(tiny_sources):
 EVERY = {*METRICS} - {
     *EDGE_METRICS,
     *("score", "relative_step_seconds", "projection_flops", "projection_flops_b32"),
-    *("gradient_norms", "micro_batches"),  # of scripts
+    *("unclipped_norms", "gradient_norms", "micro_batches", "steps_before_event"),  # of scripts
 }
 
 

@@ -12,6 +12,8 @@ from peft_regress import Script
 from peft_regress.errors import InputError
 from peft_regress.gate.judge import judge
 from peft_regress.measure.scripts import script_case
+from peft_regress.measure.scripts.process import ScriptError
+from peft_regress.report.verdict.cases import case_text
 from peft_regress.runs.schema import Record
 
 ID = "scripts/head/convnet"
@@ -21,13 +23,13 @@ ID = "scripts/head/convnet"
 def measured(watch, monkeypatch):
     """Return a function that measures a script from its text."""
 
-    def measure(text, *, has_reference=False):
+    def measure(text, *, has_reference=False, **asked):
         monkeypatch.setattr(
-            script_case, "watch_script", lambda _, *, nudge, steps, **__: watch(
-                text, nudge=nudge, steps=steps
+            script_case, "watch_script", lambda _, *, nudge, steps, until, **__: watch(
+                text, nudge=nudge, steps=steps, until=until
             )
         )  # fmt: skip
-        recipe = measure.recipe = script_case.ScriptRecipe(Script(ID, "train.py"))
+        recipe = measure.recipe = script_case.ScriptRecipe(Script(ID, "train.py", **asked))
         return recipe.measure(has_reference=has_reference)
 
     return measure
@@ -152,7 +154,7 @@ def test_other_data_is_no_other_computation(reasons):
     assert reason.new == "in the first micro-batch, values of tensor 0 differ in 8 of 8 rows"
 
 
-LOSSES = ["first_losses", "gradient_norms"]
+LOSSES = ["first_losses", "unclipped_norms", "gradient_norms"]
 IN_ONE_RUN = "ran = pathlib.Path(__file__ + '.ran')\nis_second = ran.exists()\nran.touch()\n"
 
 
@@ -185,27 +187,115 @@ def test_what_differs_between_two_runs_is_named_and_left_out(measured, text, inp
     assert ("forward_flops" in recorded) == ("forward_flops" not in lost)
 
 
-@pytest.mark.parametrize(
-    ("text", "named"),
-    [
-        ("x, y = data[:8]\nstep(x, y)\nraise ValueError('gone')", "one optimizer step"),
-        (
-            "net.requires_grad_(False)\n"
-            "criterion = loss_of\n"
-            "def loss_of(x, y):\n    return criterion(x.requires_grad_(), y)\n" + LOOP,
-            "nothing trains",
-        ),
-    ],
+NOTHING_TRAINS = (
+    "net.requires_grad_(False)\n"
+    "criterion = loss_of\n"
+    "def loss_of(x, y):\n    return criterion(x.requires_grad_(), y)\n" + LOOP
 )
-def test_a_script_that_fails_with_a_reference_is_in_error(measured, text, named):
-    record = measured(text, has_reference=True)
-    assert record.status == "error"
-    assert named in record.error.message
+
+
+def test_a_script_in_which_nothing_trains_is_in_error_where_it_has_a_reference(measured):
+    assert "nothing trains" in measured(NOTHING_TRAINS, has_reference=True).error.message
+    with pytest.raises(ScriptError, match="nothing trains"):
+        measured(NOTHING_TRAINS)
+
+
+IN_STEP_3 = "for at, (x, y) in enumerate(DataLoader(data, batch_size=8), 1):\n    if at == 3:\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "message"),
+    [
+        (IN_STEP_3 + "        raise ValueError('gone')\n    step(x, y)\n",
+         "ValueError", "gone (train.py, line 2"),
+        ("net = nn.Sequential(nn.Flatten(), nn.Linear(192, 10)).half()\n"
+         "opt = torch.optim.SGD(net.parameters(), lr=0.1)\n"
+         "data = TensorDataset(data.tensors[0].half() * 3e4, data.tensors[1])\n" + LOOP,
+         "NonFiniteError", "the loss is nan in step 1"),
+        ("net[4].bias.register_hook(lambda grad: grad / 0)\n" + LOOP,
+         "NonFiniteError", "the norm of the gradients is inf in step 1"),
+        (IN_STEP_3 + "        opt.param_groups[0]['lr'] = float('inf')\n    step(x, y)\n",
+         "NonFiniteError", "the learning rate is inf in step 3"),
+    ],
+)  # fmt: skip
+def test_a_script_that_ends_badly_is_in_error(measured, reasons, text, error, message):
+    case = reasons(text)
+    assert case.verdict == "newly_failing"
+    record = measured(text)
+    assert (record.status, record.error.type) == ("error", error)
+    assert message in record.error.message
+    assert record.error.after_steps == (2 if error == "ValueError" else 4)
+    assert msgspec.json.decode(msgspec.json.encode(record), type=Record) == record
+
+
+EPOCHS = """
+for epoch in range(2):
+    for at, (x, y) in enumerate(DataLoader(data, batch_size=8)):
+        if at % 2 or at < {first}:
+            step(x, y)
+"""
+
+
+def test_the_steps_around_the_end_of_an_epoch_are_judged(measured):
+    known, other = (
+        measured(EPOCHS.format(first=first), until="epoch", steps=2) for first in (0, 8)
+    )
+    assert [known.metrics["steps_before_event"].value, known.script.steps] == [4, []]
+    assert [other.metrics["steps_before_event"].value, other.script.steps] == [
+        8, [1, 2, 7, 8, 9, 10],
+    ]  # fmt: skip
+    assert known.settings["until"] == "epoch"
+    (case,) = judge({ID: observe(known)}, {ID: observe(other)}).cases
+    assert case.verdict == "regressed"
+    assert "steps_before_event" in {reason.name for reason in case.reasons}
+
+
+def test_a_rate_names_the_number_of_a_step_that_follows_others_left_out(measured):
+    text = "for epoch in range(2):\n    for x, y in DataLoader(data, batch_size=8):\n"
+    usual, other = (
+        measured(f"{text}        opt.param_groups[0]['lr'] = 0.01 * {rate}\n        step(x, y)\n",
+                 until="epoch", steps=2)
+        for rate in ("1", "(2 - (epoch == 0))")
+    )  # fmt: skip
+    (case,) = judge({ID: observe(usual)}, {ID: observe(other)}).cases
+    (rate,) = (reason for reason in case.reasons if reason.kind == "rates")
+    assert rate.note.endswith("after step 9")
+
+
+def test_gradients_are_judged_before_and_after_they_are_clipped(measured):
+    clipped = LOOP.replace("step(x, y)", "clipped(x, y)")
+    text = (
+        "def clipped(x, y):\n    opt.zero_grad()\n    ({0} * loss_of(x, y)).backward()\n"
+        "    nn.utils.clip_grad_norm_(trained, {1})\n    opt.step()\n" + clipped
+    )
+    records = [measured(text.format(*one)) for one in ((1, 0.1), (4, 0.1))]
+    (case,) = judge(*({ID: observe(one)} for one in records)).cases
+    changes = {reason.name: reason.relative_change for reason in case.reasons}
+    assert changes["unclipped_norms"] == pytest.approx(3.0, rel=1e-3)
+    assert "gradient_norms" not in changes
+
+
+def test_what_the_steps_cannot_show_is_told_of_a_new_case(measured):
+    record = measured(LOOP)
+    assert record.script.unseen[0] == "the learning rate is constant"
+    new, known = (
+        case_text(comparison.cases[0], comparison)
+        for comparison in (judge(one, {ID: observe(record)}) for one in ({}, {ID: observe(record)}))
+    )
+    assert 'not seen: no evaluation: until="evaluation"' in " ".join(new.split())
+    assert "not seen" not in known
 
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"steps": 1}, {"args": "--lr 1"}, {"env": {"A": 1}}, {"time_limit": 0}, {"bounds": {"x": 1}}],
+    [
+        {"steps": 1},
+        {"args": "--lr 1"},
+        {"env": {"A": 1}},
+        {"time_limit": 0},
+        {"bounds": {"x": 1}},
+        {"until": "noon"},
+    ],
 )
 def test_values_that_no_script_can_have_are_refused(wrong):
     with pytest.raises(InputError, match=rf"Script 'scripts/head/convnet': .*{next(iter(wrong))}"):
