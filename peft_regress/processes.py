@@ -46,20 +46,17 @@ class Process(subprocess.Popen[bytes]):
         guard = [sys.executable, "-P", __file__, str(os.getpid()), str(self.pid), self._mark]
         silent: Any = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
         unmarked = {**variables(), _MARK: ""}
-        try:
-            self._guard = subprocess.Popen(  # noqa: S603  (this file)
-                guard, env=unmarked, start_new_session=True, **silent
-            )
-        except BaseException:
-            _end(self.pid, self._mark)
-            raise
+        self._guard = subprocess.Popen(  # noqa: S603  (this file)
+            guard, env=unmarked, start_new_session=True, **silent
+        )
 
     def end(self) -> None:
         """Kill it and what it started, also while another thread waits for it."""
-        _end(self.pid, self._mark)
-        self.wait()
-        self._guard.kill()
-        self._guard.wait()
+        if self._guard.returncode is None:  # later its number may be that of another group
+            _end(self.pid, self._mark)
+            self.wait()
+            self._guard.kill()
+            self._guard.wait()
 
     def __exit__(self, *raised: Any) -> None:  # noqa: PYI036
         self.end()

@@ -118,12 +118,9 @@ class WorkerProcess:
 
     def close(self) -> None:
         """End the process and its children, and close its streams."""
-        self.kill()
-        for stream in (self._process.stdin, self._process.stdout, self._errors):
-            if stream is not None:
-                # A request that nobody reads any more cannot be flushed.
-                with contextlib.suppress(OSError):
-                    stream.close()
+        # A request that nobody reads any more cannot be flushed.
+        with contextlib.suppress(OSError), self._errors, self._process:
+            pass
 
     def _greeting(self) -> Hello:
         """Return the first line that is a greeting: a start-up file may print others before it."""

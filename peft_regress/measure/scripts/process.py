@@ -90,14 +90,9 @@ def watch_script(  # noqa: PLR0913  (all but the script have defaults)
         inherited = variables()
         # torch sets it where it is loaded, as in a worker; a script compiles nothing.
         inherited.pop("TORCHINDUCTOR_CACHE_DIR", None)
+        its = {**inherited, **OFFLINE, **(env or {})}
         before = _stamps_below(folder)
-        ended, last = _run(
-            words,
-            env={**inherited, **OFFLINE, **(env or {})},
-            folder=folder,
-            time_limit=time_limit,
-            shows=shows,
-        )
+        ended, last = _run(words, env=its, folder=folder, time_limit=time_limit, shows=shows)
         seen = None
         if answer.is_file():
             seen = msgspec.json.decode(answer.read_bytes(), type=Observation)
