@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
-import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
 from peft_regress.errors import InputError
+from peft_regress.processes import Process, variables
 from peft_regress.runs.schema import digest_of
 from peft_regress.text import clean
 
@@ -191,33 +191,26 @@ def _run(
     keep_open: Sequence[int] = (),
 ) -> str:
     """Run pip and return its output; raises `PipError` if it fails."""
-    kept = {name: value for name, value in os.environ.items() if name not in _DECIDED_HERE}
+    kept = {name: value for name, value in variables().items() if name not in _DECIDED_HERE}
     # -P: a pip.py in the working directory must not be imported.
     interpreter = str(python or sys.executable)
     command = [interpreter, "-P", "-m", "pip", arguments[0], *_QUIET, *arguments[1:]]
-    # A process group of its own, so that the processes of a build end with it.
-    with subprocess.Popen(  # noqa: S603  (pip, in a known interpreter)
+    deadline = time.monotonic() + _SECONDS
+    with Process(
         command,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        errors="replace",
+        stderr=subprocess.STDOUT,
         env={**kept, **_SWITCHED_OFF},
         pass_fds=keep_open,
-        start_new_session=True,
     ) as process:
-        try:
-            output, errors = process.communicate(timeout=_SECONDS)
-        except subprocess.TimeoutExpired:
-            problem = f"pip gave no answer within {_SECONDS:g} s"
-            raise PipError(what, problem, remedy="Is the index reachable?") from None
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-    if process.returncode:
-        printed = f"{output}\n{errors}"
-        raise PipError(what, _problem_in(printed), remedy=_remedy_for(printed))
+        output = b"".join(process.printed(deadline)).decode(errors="replace")
+        code = process.ended(deadline)
+    if code is None:
+        problem = f"pip gave no answer within {_SECONDS:g} s"
+        raise PipError(what, problem, remedy="Is the index reachable?")
+    if code:
+        raise PipError(what, _problem_in(output), remedy=_remedy_for(output))
     return output
 
 

@@ -27,8 +27,8 @@ from peft_regress.gate.findings import Finding
 from peft_regress.gate.verdicts import Observation
 from peft_regress.invariants import INVARIANTS
 from peft_regress.metrics import BATCH_SUFFIX
+from peft_regress.processes import variables
 from peft_regress.text import clean
-from peft_regress.workers.process import variables
 
 FACTS: Final = (
     "trainable_params",

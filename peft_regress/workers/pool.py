@@ -16,7 +16,7 @@ from peft_regress.errors import InputError, PeftRegressError
 from peft_regress.overlay.pip import Planned
 from peft_regress.runs.environment import usable_cores
 from peft_regress.runs.schema import Machine
-from peft_regress.workers.process import InterpreterError, WorkerError, WorkerProcess, variables
+from peft_regress.workers.process import InterpreterError, WorkerError, WorkerProcess
 from peft_regress.workers.serve import Functions, Import, Imported
 
 _Answer = TypeVar("_Answer", bound=msgspec.Struct)
@@ -118,7 +118,7 @@ class Seat:
                 str(environment.python.absolute()),
                 time_limit=self.time_limit,
                 folder=self.folder,
-                environment={**variables(), **dict(environment.variables)},
+                environment=dict(environment.variables),
                 on_start=self._started,
             )
             imported = worker.ask(_IMPORT, Import(modules=list(environment.libraries)), Imported)

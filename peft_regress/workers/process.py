@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import shlex
 import signal
 import subprocess
@@ -12,35 +11,22 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Final, Self, TypeVar
 
 import msgspec
 
 from peft_regress.errors import InputError, PeftRegressError
+from peft_regress.processes import Process, variables
 from peft_regress.text import clean
 from peft_regress.workers.serve import PROTOCOL, Hello, Question, Reply
 
 _Answer = TypeVar("_Answer")
 
-_READ_BYTES: Final = 2**16
 _TAIL_BYTES: Final = 2**14
 _LONGEST_ERROR_LINE: Final = 400
 _DYING_SECONDS: Final = 10.0
-_POLL_SECONDS: Final = 0.5
 _MODULE: Final = "peft_regress.workers.serve"
-
-
-# They are for a test runner or a shell, not for the libraries.
-_PRIVATE: Final = ("PYTEST_", "COV_CORE_", "PYTHONSTARTUP", "PYTHONINSPECT")
-
-
-def variables() -> dict[str, str]:
-    """Return this process's environment variables without those of a test runner."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(_PRIVATE)}
-    # No request to the hub: what is measured must not depend on a network. The wide filled loss is
-    # of two threads: on a busy machine each would use up the core that the other one waits for.
-    usual = {"HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "passive"}
-    return {**usual, **kept, "PYTHONHASHSEED": "0"}
 
 
 class InterpreterError(InputError):
@@ -75,14 +61,14 @@ class WorkerProcess:
         *,
         time_limit: float,
         folder: Path | None = None,
-        environment: Mapping[str, str] | None = None,
+        environment: Mapping[str, str] = MappingProxyType({}),
         on_start: Callable[[Self], None] = lambda _: None,
     ) -> None:
         """Start a worker in an interpreter and wait for its greeting.
 
-        No answer may take longer than `time_limit` seconds. `folder` is its working directory and
-        `environment` its variables; by default both are those of this process. `on_start` is called
-        before the wait for the greeting, so that another thread can end that wait. Raises
+        No answer may take longer than `time_limit` seconds. `folder` is its working directory, by
+        default that of this process; `environment` are variables beyond the usual. `on_start` is
+        called before the wait for the greeting, so that another thread can end that wait. Raises
         `InterpreterError` if the interpreter has no such worker, or one of another protocol.
         """
         self.interpreter = interpreter
@@ -91,15 +77,14 @@ class WorkerProcess:
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  (closed by `close`)
         try:
             # -P keeps the working directory off `sys.path`: the installed packages are what is
-            # measured. A process group of its own is out of reach of Ctrl-C.
-            self._process = subprocess.Popen(  # noqa: S603  (the user named this program)
+            # measured.
+            self._process = Process(
                 [interpreter, "-P", "-m", _MODULE],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._errors,
-                start_new_session=True,
                 cwd=folder,
-                env=None if environment is None else dict(environment),
+                env={**variables(), **environment},
             )
         except (OSError, ValueError) as error:
             self._errors.close()
@@ -129,19 +114,13 @@ class WorkerProcess:
 
     def kill(self) -> None:
         """End the process and its children, also while another thread waits for an answer."""
-        with contextlib.suppress(ProcessLookupError):
-            # It leads a group of its own: an interpreter may be a script that starts another one.
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+        self._process.end()
 
     def close(self) -> None:
         """End the process and its children, and close its streams."""
-        self.kill()
-        for stream in (self._process.stdin, self._process.stdout, self._errors):
-            if stream is not None:
-                # A request that nobody reads any more cannot be flushed.
-                with contextlib.suppress(OSError):
-                    stream.close()
+        # A request that nobody reads any more cannot be flushed.
+        with contextlib.suppress(OSError), self._errors, self._process:
+            pass
 
     def _greeting(self) -> Hello:
         """Return the first line that is a greeting: a start-up file may print others before it."""
@@ -192,25 +171,15 @@ class WorkerProcess:
 
     def _line(self, deadline: float) -> bytes | None:
         """Return the next line; None at the deadline, or if there will be no more lines."""
-        pipe = self._process.stdout
-        assert pipe is not None  # noqa: S101  (it is one)
+        printed = self._process.printed(deadline)
         searched = 0
         while (end := self._received.find(b"\n", searched)) < 0:
             searched = len(self._received)
-            left = deadline - time.monotonic()
-            if left <= 0:
+            read = next(printed, None)
+            if read is None:
+                self._process.ended(min(deadline, time.monotonic() + _DYING_SECONDS))
                 return None
-            if not select.select([pipe], [], [], min(left, _POLL_SECONDS))[0]:
-                # A child of the worker may hold the pipe open after the worker has ended.
-                if not self.is_alive:
-                    return None
-            else:
-                read = os.read(pipe.fileno(), _READ_BYTES)
-                if not read:
-                    with contextlib.suppress(subprocess.TimeoutExpired):
-                        self._process.wait(_DYING_SECONDS)
-                    return None
-                self._received += read
+            self._received += read
         line = bytes(self._received[:end])
         del self._received[: end + 1]
         return line if time.monotonic() < deadline else None

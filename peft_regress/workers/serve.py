@@ -1,8 +1,7 @@
 """A worker's own side: `python -m peft_regress.workers.serve` calls the functions that it is asked.
 
 Questions come on standard input and replies go to standard output, one JSON object a line. What a
-library prints, from Python or from C, goes to standard error: it must not break into a reply. A
-worker ends when its standard input ends, so it never outlives the process that started it.
+library prints, from Python or from C, goes to standard error: it must not break into a reply.
 """
 
 from __future__ import annotations
@@ -66,13 +65,9 @@ def import_modules(request: Import) -> Imported:
     return Imported(machine=describe_machine(), files=files)
 
 
-def serve(streams: tuple[IO[bytes], IO[bytes]] | None = None) -> None:
-    """Send a greeting, then answer each question, until there are none.
-
-    `streams` are questions and replies, by default standard input and output, which nothing else in
-    this process can use from then on.
-    """
-    questions, replies = streams or _private_streams()
+def serve() -> None:
+    """Send a greeting, then answer each question, until there are none."""
+    questions, replies = _private_streams()
     functions = Functions()
 
     def send(message: msgspec.Struct) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
 import pytest
+from fake_interpreters import all_gone, wait_until
 
 from peft_regress.cli.main import main
 from peft_regress.measure.scripts import process
@@ -126,3 +128,56 @@ def test_a_flood_of_output_is_no_matter(watch, tmp_path):
     flood = "import sys\nfor _ in range(30):\n    sys.stdout.write('x' * 1_000_000)\n"
     (tmp_path / "train.py").write_text(flood + TRAIN)
     assert "4 optimizer steps" in watch("train.py")[1]
+
+
+NAPS = """
+import json, os, subprocess, sys, time
+daemon = subprocess.Popen(["sleep", "600"], start_new_session=True)
+seen = {"pids": [os.getpid(), daemon.pid], "variables": dict(os.environ)}
+with open("seen.part", "w") as file:
+    json.dump(seen, file)
+os.rename("seen.part", "seen.json")
+"""
+GATES = """
+import pytest
+from peft_regress import Script, case_params
+GATES = [Script("toy/full/net", "train.py")]
+@pytest.mark.parametrize("case", case_params())
+def test_gate(case, peft_regress):
+    peft_regress(case)
+"""
+
+
+def test_a_daemon_of_a_script_holds_nothing_up(watch, tmp_path):
+    (tmp_path / "train.py").write_text(NAPS + TRAIN)
+    code, out, _ = watch("train.py")
+    assert code == 0
+    assert "4 optimizer steps" in out
+    assert all_gone(json.loads((tmp_path / "seen.json").read_text())["pids"])
+
+
+def test_a_script_ends_with_any_command_and_sees_the_same_variables(tmp_path):
+    """`measure` has a worker between; here all are killed, in another test also asked to end."""
+    seen = {}
+    for name, words in {
+        "watch": ("peft_regress", "watch", "train.py"),
+        "gates": ("pytest", "-p", "no:cacheprovider", "test_gates.py"),
+        "measure": ("peft_regress", "measure", "--save", "run.json"),
+    }.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "train.py").write_text(NAPS + "time.sleep(600)\n")
+        (folder / "test_gates.py").write_text(GATES)
+        (folder / "pyproject.toml").write_text(
+            '[tool.peft_regress]\ncases = ["test_gates:GATES"]\nbaselines = "data"\n'
+        )
+        path = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
+        env = {**os.environ, "PYTHONPATH": path, "PYTEST_ADDOPTS": "-q", "PWD": str(folder)}
+        with subprocess.Popen([sys.executable, "-m", *words], cwd=folder, env=env) as command:
+            wait_until((folder / "seen.json").exists)
+            command.kill()
+        seen[name] = json.loads((folder / "seen.json").read_text())
+        assert all_gone(seen[name]["pids"])
+        for other in ("PEFT_REGRESS_PROCESS", "PYTHONPATH", "PWD"):
+            seen[name]["variables"].pop(other)
+    assert seen["gates"]["variables"] == seen["measure"]["variables"] == seen["watch"]["variables"]

@@ -18,10 +18,10 @@ from typing import Final
 import msgspec
 
 from peft_regress.overlay.overlay import opened_overlay
+from peft_regress.processes import variables
 from peft_regress.upgrades.compat.releases import BaseMade, BaseModel, Loaded, Seen, try_adapters
 from peft_regress.upgrades.compat.verdicts import WORDS, judge
 from peft_regress.workers.pool import LocalPool
-from peft_regress.workers.process import variables
 
 HERE: Final = Path(__file__).resolve().parent
 WORK: Final = HERE.parents[1] / "runs" / "compat-study"

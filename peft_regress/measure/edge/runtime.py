@@ -32,7 +32,7 @@ from peft_regress.measure.edge.package import (
 )
 from peft_regress.measure.edge.program import Program
 from peft_regress.text import clean
-from peft_regress.workers.process import WorkerProcess, variables
+from peft_regress.workers.process import WorkerProcess
 
 _RUN_SECONDS: Final = 900.0
 _NO_KERNEL: Final = ("Missing operator", "not found", "0x14")
@@ -112,7 +112,7 @@ class Runtime:
         try:
             if self._worker is None:
                 self._worker = WorkerProcess(
-                    sys.executable, time_limit=_RUN_SECONDS, environment={**variables(), **alone}
+                    sys.executable, time_limit=_RUN_SECONDS, environment=alone
                 )
             worker = self._worker
             before = worker.errors_end

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import os
-import signal
 import subprocess
 import sys
 import tempfile
-import threading
-from collections import deque
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Final
@@ -18,6 +17,7 @@ import msgspec
 
 from peft_regress.errors import InputError
 from peft_regress.measure.scripts.observation import Observation, WatchRequest
+from peft_regress.processes import Process, variables
 from peft_regress.runs.schema import Failure
 from peft_regress.script import Event
 from peft_regress.text import clean, count_of
@@ -29,7 +29,6 @@ OFFLINE: Final = {
     "WANDB_MODE": "offline",
     "TORCHDYNAMO_DISABLE": "1",
     "TOKENIZERS_PARALLELISM": "false",
-    "PYTHONHASHSEED": "0",
 }
 """What a watched script gets unless the caller says otherwise: no network, no tracking, eager."""
 _LAUNCHERS: Final = (
@@ -37,8 +36,7 @@ _LAUNCHERS: Final = (
     "torch.distributed.run",
     "torch.distributed.launch",
 )
-_LINES_KEPT: Final = 20
-_LONGEST_LINE: Final = 2000
+_LONGEST_END: Final = 2000
 _MOST_FILES: Final = 20_000
 """Of the folder of a script: to look at so many takes a tenth of a second."""
 _LEFT_OUT: Final = (".", "__pycache__", "node_modules")
@@ -95,9 +93,12 @@ def watch_script(  # noqa: PLR0913  (all but the script have defaults)
         )
         request.write_bytes(msgspec.json.encode(asked))
         words = [python, "-m", "peft_regress.measure.scripts.child", str(request)]
-        variables = {**os.environ, **OFFLINE, **(env or {})}
+        inherited = variables()
+        # torch sets it where it is loaded, as in a worker; a script compiles nothing.
+        inherited.pop("TORCHINDUCTOR_CACHE_DIR", None)
+        its = {**inherited, **OFFLINE, **(env or {})}
         before = _stamps_below(folder)
-        ended, last = _run(words, env=variables, folder=folder, time_limit=time_limit, shows=shows)
+        ended, last = _run(words, env=its, folder=folder, time_limit=time_limit, shows=shows)
         seen = None
         if answer.is_file():
             seen = msgspec.msgpack.decode(answer.read_bytes(), type=Observation)
@@ -112,49 +113,29 @@ def watch_script(  # noqa: PLR0913  (all but the script have defaults)
     if failure is not None:
         ending = f"{failure.type}: {failure.message}"
         raise ScriptError(f"{clean(script)} took no optimizer step: it ended by {ending}")
-    said = next((clean(line) for line in reversed(last) if line.strip()), "")
+    said = next((clean(line) for line in reversed(last.splitlines()) if line.strip()), "")
     printed = f"; the last line that it printed: {said}" if said else ""
     raise ScriptError(f"{clean(script)} took no optimizer step: it {ended}{printed}")
 
 
 def _run(
     words: list[str], *, env: dict[str, str], folder: Path, time_limit: float, shows: IO[str] | None
-) -> tuple[str, Sequence[str]]:
+) -> tuple[str, str]:
     """Run a command, and return how it ended and the end of its output."""
-    last: deque[str] = deque(maxlen=_LINES_KEPT)
-    with subprocess.Popen(  # noqa: S603  (the user's own script)
-        words,
-        env=env,
-        cwd=folder,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        start_new_session=True,
-    ) as process:
-        assert process.stdout is not None  # noqa: S101 - asked for above
-        reader = threading.Thread(target=_read, args=(process.stdout, last, shows), daemon=True)
-        reader.start()
-        try:
-            code = process.wait(timeout=time_limit)
-            said = f"ended with exit code {code}"
-        except subprocess.TimeoutExpired:
-            said = f"was still running after {time_limit:g} seconds"
-        finally:
-            # What it started in turn, such as workers of a DataLoader, ends with it.
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-        reader.join(timeout=5)
-    return said, last
-
-
-def _read(stream: IO[str], last: deque[str], shows: IO[str] | None) -> None:
-    """Pass the output on, and keep its last lines; a line without an end is cut into pieces."""
-    while line := stream.readline(_LONGEST_LINE):
-        last.append(line.rstrip("\n"))
-        if shows is not None:
-            shows.write(line)
+    deadline = time.monotonic() + time_limit
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    last = ""
+    streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    with Process(words, env=env, cwd=folder, **streams) as process:
+        for read in process.printed(deadline):
+            text = decoder.decode(read)
+            last = (last + text)[-_LONGEST_END:]
+            if shows is not None:
+                shows.write(text)
+        code = process.ended(deadline)
+    if code is None:
+        return f"was still running after {time_limit:g} seconds", last
+    return f"ended with exit code {code}", last
 
 
 def _stamps_below(root: Path) -> dict[str, dict[str, int]]:

@@ -420,8 +420,11 @@ class Watcher:
             loaded=frozenset(loaded_packages()) if is_final else frozenset(),
             **self._facts,
         )
-        # Not JSON, which has no infinity.
-        Path(self._request.answer).write_bytes(msgspec.msgpack.encode(found))
+        # Not JSON, which has no infinity. Whole at any moment: the script may be killed.
+        answer = Path(self._request.answer)
+        written = answer.with_suffix(f".{os.getpid()}")
+        written.write_bytes(msgspec.msgpack.encode(found))
+        written.replace(answer)
 
 
 def digest_of(tensor: Tensor) -> str:
