@@ -69,7 +69,7 @@ def test_a_module_is_watched_and_told_as_json(watch, tmp_path):
         ("sys.exit()", (), "ScriptEnded: it ended with exit code 0, after 2 of 4 steps"),
         ("time.sleep(600)", ("--time-limit=60",), "it was still running after 60 seconds, after 2"),
         ("break", ("--steps=2", "--until=evaluation"), "before the evaluation that until= asks"),
-        ("net.weight.data.fill_(float('inf'))", (), "the loss is nan in step 3"),
+        ("net.weight.data.fill_(float('inf'))", (), "the loss is inf in step 3"),
     ],
 )
 def test_a_script_that_ends_too_early_shows_what_it_did_and_why_it_is_no_case(
