@@ -18,7 +18,7 @@ import msgspec
 from msgspec import UNSET
 
 from peft_regress.baselines import storage
-from peft_regress.baselines.storage import Link, Names, Newest, read_entries_of
+from peft_regress.baselines.storage import Link, Names, Newest, read_entries_of, read_while_still
 from peft_regress.errors import RunFileError
 from peft_regress.files import read_bytes, write_atomic
 from peft_regress.gate.changes import is_shown_only, next_origins
@@ -51,8 +51,8 @@ class Contents:
     links: list[Link] = field(default_factory=list)
     ledgers: Names = field(default_factory=dict)
     adapters: Names = field(default_factory=dict)
-    adapter_of: dict[str, tuple[int, str]] = field(default_factory=dict)
-    """For each case the newest entry that names its adapter, and the digest, as they were named."""
+    adapter_of: dict[str, str] = field(default_factory=dict)
+    """For each case the digest of its adapter, in the order in which they were named last."""
     own: set[str] = field(default_factory=set)
     """The cases that are a user's own."""
     judges: dict[str, Observation] = field(default_factory=dict)
@@ -71,7 +71,7 @@ class Contents:
         for case, digest in accepted.adapters.items():
             self.adapters.setdefault(digest, (index, case))
             self.adapter_of.pop(case, None)
-            self.adapter_of[case] = index, digest
+            self.adapter_of[case] = digest
         if accepted.role == "baseline":
             self._judge(entry, accepted)
 
@@ -101,7 +101,7 @@ def read_contents(root: Path, *, current: bool = True, without: Collection[Path]
     part that one names, is missing.
     """
 
-    def read(paths: Sequence[Path]) -> Contents:
+    def read(root: Path, paths: Sequence[Path]) -> Contents:
         contents = Contents()
         for entry in read_entries_of(path for path in paths if path not in without):
             contents.add(entry)
@@ -109,7 +109,7 @@ def read_contents(root: Path, *, current: bool = True, without: Collection[Path]
             check_whole(root, contents, current=current)
         return contents
 
-    return storage.read_while_still(root, read)
+    return read_while_still(root, read)
 
 
 def check_whole(root: Path, contents: Contents, *, current: bool = True) -> None:
@@ -130,8 +130,7 @@ def current_texts(contents: Contents) -> dict[str, str]:
     named: dict[str, set[str]] = {folder: set() for folder in lines}
     for name, judging in sorted(contents.judges.items()):
         folder = links[judging.run_name].folder
-        _, adapter = contents.adapter_of.get(name, (0, ""))
-        about = list(_standing(judging, adapter))
+        about = list(_standing(judging, contents.adapter_of.get(name, "")))
         named[folder] |= {line.split()[1] for line in about} & links.keys()  # no adapter
         facts = [*about, *_facts(judging)]
         lines[folder] += [f"{printable(f'{name} {fact}')}\n" for fact in facts]
@@ -233,6 +232,8 @@ def _start(digest: str) -> str:
 def _files(root: Path, contents: Contents) -> dict[Path, bytes]:
     """Return the files that follow from the entries of a storage, the name of the newest last."""
     texts = {folder: text.encode() for folder, text in sorted(current_texts(contents).items())}
+    if not contents.links:
+        return {}
     last = contents.links[-1]
     newest = Newest(
         entry=last.name,
@@ -246,11 +247,14 @@ def _files(root: Path, contents: Contents) -> dict[Path, bytes]:
 
 def _check_current(root: Path, contents: Contents) -> None:
     """Raise `RunFileError` for a file that does not say what the entries say."""
+    states = [_files(root, contents)]
     newest = storage.read_newest(root)
-    if newest is None or not contents.links or newest.digest != contents.links[-1].digest:
-        return  # an accept has not ended
-    for path, content in _files(root, contents).items():
-        if _content_of(path) != content:
+    last = contents.links[-1:]
+    if last and (newest.digest if newest else "") == last[0].accepted.predecessor:
+        # An accept has not ended: a file may still say what all entries but the last say.
+        states.append(_files(root, read_contents(root, without=[last[0].path(root)])))
+    for path in states[0]:
+        if _content_of(path) not in [files.get(path, b"") for files in states]:
             command = f"peft-regress accept --renew --baselines {shlex.quote(str(root))}"
             problem = (
                 "is not what the entries say: it was edited or removed, or is older than they are"

@@ -112,7 +112,7 @@ def read_entries(root: Path, runs: Sequence[str]) -> list[Entry]:
 def _stored_entries(root: Path) -> list[Entry]:
     """Read and check all entries of a storage."""
 
-    def read(paths: Sequence[Path]) -> list[Entry]:
+    def read(root: Path, paths: Sequence[Path]) -> list[Entry]:
         contents, found = Contents(), list[Entry]()
         for file in read_entries_of(paths):
             contents.add(file)
