@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -18,13 +18,14 @@ import msgspec
 from msgspec import UNSET
 
 from peft_regress.baselines import storage
-from peft_regress.baselines.storage import Link, Names, Newest, read_entries_of, read_while_still
+from peft_regress.baselines.storage import Link, Newest, read_entries_of, read_while_still
 from peft_regress.errors import RunFileError
-from peft_regress.files import read_bytes, write_atomic
+from peft_regress.files import is_file, is_folder, read_bytes, write_atomic
 from peft_regress.gate.changes import is_shown_only, next_origins
 from peft_regress.gate.facts import error_text
 from peft_regress.gate.verdicts import Confirmation, Observation, observations_of
 from peft_regress.metrics import METRICS, metric_order
+from peft_regress.runs.ledger_files import ledger_file
 from peft_regress.runs.run_file import RunFile
 from peft_regress.runs.schema import Acceptance, Record, canonical_digest, canonical_json, digest_of
 from peft_regress.text import count_of, printable
@@ -49,8 +50,8 @@ class Contents:
     """The entries of a storage in order, as far as they were added, and what follows from them."""
 
     links: list[Link] = field(default_factory=list)
-    ledgers: Names = field(default_factory=dict)
-    adapters: Names = field(default_factory=dict)
+    parts: dict[str, tuple[str, Path, int]] = field(default_factory=dict)
+    """For each digest of a ledger or adapter what it is, its place, and the first entry with it."""
     adapter_of: dict[str, str] = field(default_factory=dict)
     """For each case the digest of its adapter, in the order in which they were named last."""
     own: set[str] = field(default_factory=set)
@@ -66,10 +67,12 @@ class Contents:
         for name, record in entry.run.cases.items():
             if record.is_own:
                 self.own.add(name)
-            if isinstance(record.ledger, str):
-                self.ledgers.setdefault(record.ledger, (index, name))
+            if isinstance(digest := record.ledger, str) and digest not in self.parts:
+                place = ledger_file(Path("ledgers"), digest)
+                self.parts[digest] = f"{name}: its ledger", place, index
         for case, digest in accepted.adapters.items():
-            self.adapters.setdefault(digest, (index, case))
+            place = storage.adapter_folder(Path(), digest)
+            self.parts.setdefault(digest, (f"{case}: its adapter", place, index))
             self.adapter_of.pop(case, None)
             self.adapter_of[case] = digest
         if accepted.role == "baseline":
@@ -93,31 +96,42 @@ class Contents:
             self.judges[name] = dataclasses.replace(self.judges[name], confirmed=by)
 
 
-def read_contents(root: Path, *, current: bool = True, without: Collection[Path] = ()) -> Contents:
+def read_contents(
+    root: Path,
+    *,
+    current: bool = True,
+    without: Collection[Path] = (),
+    see: Callable[[RunFile], None] = lambda _: None,
+) -> Contents:
     """Read all entries of a storage, but some, and check that nothing is missing.
 
     current: whether to check `current.txt` too. without: the newest entries; then nothing else is
-    checked. Raises `RunFileError` for an entry that cannot be trusted, and where an entry, or a
-    part that one names, is missing.
+    checked. see: is called with each entry. Raises `RunFileError` for an entry that cannot be
+    trusted, and where an entry, or a part that one names, is missing.
     """
 
     def read(root: Path, paths: Sequence[Path]) -> Contents:
         contents = Contents()
         for entry in read_entries_of(path for path in paths if path not in without):
             contents.add(entry)
+            see(entry)
         if not without:
-            check_whole(root, contents, current=current)
+            _check_whole(root, contents)
+            if current:
+                _check_current(root, contents)
         return contents
 
     return read_while_still(root, read)
 
 
-def check_whole(root: Path, contents: Contents, *, current: bool = True) -> None:
-    """Raise `RunFileError` if an entry or a part of one is missing, or `current.txt` is not so."""
+def _check_whole(root: Path, contents: Contents) -> None:
+    """Raise `RunFileError` if an entry is missing, or by its name a part of one."""
     storage.check_order(root, contents.links)
-    storage.check_parts(root, contents.links, ledgers=contents.ledgers, adapters=contents.adapters)
-    if current:
-        _check_current(root, contents)
+    for what, place, index in contents.parts.values():
+        path = root / place
+        if not (is_file(path) or is_folder(path)):
+            problem = f"{what} {path} is missing"
+            raise RunFileError(contents.links[index].path(root), problem)
 
 
 # --- current.txt ----------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ without a remedy gets the commands that take the last whole state from git.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import re
 import shutil
@@ -21,7 +22,6 @@ import msgspec
 from peft_regress.errors import InputError, RunFileError
 from peft_regress.files import is_folder, read_bytes
 from peft_regress.overlay.commits import git
-from peft_regress.runs.ledger_files import ledger_file
 from peft_regress.runs.run_file import CONFLICT, RunFile, read_run_file
 from peft_regress.runs.schema import Acceptance
 
@@ -29,7 +29,6 @@ _T = TypeVar("_T")
 _Read = Callable[[Path, list[Path]], _T]
 """Reads the entries of a storage, and checks that nothing is missing."""
 
-_MOST_COMMITS: Final = 20
 _ENTRY_NAME: Final = re.compile(r"^(\d{4,})_.+\.json$")
 
 _OTHER_FOLDERS = frozenset({"adapters", "ledgers", "sources"})
@@ -213,28 +212,6 @@ def _broken_link(link: Link, links: Sequence[Link]) -> str:
     return f"follows {names[predecessor]}, {why}: two branches accepted, or files were mixed"
 
 
-Names = dict[str, tuple[int, str]]
-"""For each digest of a ledger or adapter the position of the first entry with it, and the case."""
-
-
-def check_parts(root: Path, links: Sequence[Link], *, ledgers: Names, adapters: Names) -> None:
-    """Raise `RunFileError` if a part is missing that an entry relies on.
-
-    It looks at names; who reads a part checks its content.
-    """
-    folder = root / "ledgers"
-    found = {path.name for path in folder.glob("*/*.json.gz")} if is_folder(folder) else set()
-    for digest, (index, case) in ledgers.items():
-        path = ledger_file(folder, digest)
-        if path.name not in found:
-            raise RunFileError(links[index].path(root), f"{case}: its ledger {path} is missing")
-    for digest, (index, case) in adapters.items():
-        folder = adapter_folder(root, digest)
-        if not is_folder(folder):
-            problem = f"relies on the adapter of {case} in {folder}, which is missing"
-            raise RunFileError(links[index].path(root), problem)
-
-
 # --- the way out of a storage that is not whole ---------------------------------------------------
 
 
@@ -256,42 +233,32 @@ def read_while_still(root: Path, read: _Read[_T]) -> _T:
 
 def _remedy(root: Path, read: _Read[_T]) -> str:
     """Return the commands that take the last whole state, and accept the entries it lacks."""
-    with tempfile.TemporaryDirectory() as scratch:
-        for commit in _commits(root):
+    of_this_branch = ("rev-list", "--first-parent", "--abbrev-commit", "--max-count=10", "HEAD")
+    with contextlib.suppress(InputError), tempfile.TemporaryDirectory() as scratch:
+        for commit in git(root, *of_this_branch, "--", ".").split():
             copy = Path(scratch, commit)
-            git(root, "archive", f"--output={copy}.tar", commit, ".")
-            shutil.unpack_archive(f"{copy}.tar", copy, filter="data")
-            try:
+            with contextlib.suppress(InputError):
+                git(root, "archive", f"--output={copy}.tar", commit, ".")
+                shutil.unpack_archive(f"{copy}.tar", copy, filter="tar")
                 read(copy, kept := baseline_files(copy))
-            except InputError:
-                continue
-            if kept:
-                return _commands(root, commit, {path.read_bytes() for path in kept})
+                if kept:
+                    return _commands(root, commit, {path.read_bytes() for path in kept})
     return "No commit of git has it whole: take it from another checkout or a backup."
-
-
-def _commits(root: Path) -> list[str]:
-    """Return the last commits that changed a storage, on the side of the branch that is here."""
-    how = ("--first-parent", "--abbrev-commit", f"--max-count={_MOST_COMMITS}")
-    try:
-        return git(root, "rev-list", *how, "HEAD", "--", ".").split()
-    except InputError:
-        return []
 
 
 def _commands(root: Path, commit: str, kept: set[bytes]) -> str:
     # What git does not know yet is in the folder that is put aside.
     asides = (root.with_name(f"{root.name}.aside-{number}") for number in itertools.count(1))
     aside = next(path for path in asides if not path.exists())
-    lacking = [path for path in baseline_files(root) if path.read_bytes() not in kept]
     words = [
         f"mv {quote(str(root))} {quote(str(aside))}",
         f"git restore --source {commit} --staged --worktree -- {quote(str(root))}",
-        *(
-            f"peft-regress accept {quote(str(aside / path.relative_to(root)))} "
-            f"--baselines {quote(str(root))}"
-            for path in lacking
-        ),
     ]
-    more = ", and accept what that lacks" if lacking else ""
+    words += [
+        f"peft-regress accept {quote(str(aside / path.relative_to(root)))} "
+        f"--baselines {quote(str(root))}"
+        for path in baseline_files(root)
+        if path.read_bytes() not in kept
+    ]
+    more = ", and accept what that lacks" if words[2:] else ""
     return f"Put it aside, take that of commit {commit}{more}: `{' && '.join(words)}`."

@@ -40,7 +40,7 @@ def project(tmp_path, monkeypatch):
     ("here", "storage", "typed", "suite"),
     [
         (".", "data", [], "gates"),
-        (".", "elsewhere", ["--baselines", "elsewhere"], "gates --regress-baseline elsewhere"),
+        (".", "elsewhere", ["--baselines", "elsewhere"], "gates"),
         ("gates", "data", [], "."),
         ("data", "data", [], "PROJECT/gates"),
     ],
@@ -57,17 +57,19 @@ def test_the_commands_of_page_and_verdict_name_suite_and_storage(  # noqa: PLR09
     page = html.unescape((project / "page.html").read_text())
     printed = {one for one in re.findall(r"<code>([^<]*)</code>", page) if " " in one}
     suite = suite.replace("PROJECT", str(project))
+    judging = ["--regress-baseline"] if typed else []
     for way in ("text", "markdown"):
         out = command("compare", project / storage, run, "--format", way, *typed)[1]
         joined = out.replace("\\\n", " ")
         printed |= set(re.findall(r"(?:pytest|peft-regress) (?!-->)[^`\n]*", joined))
     assert {" ".join(shlex.split(one)[:2]) for one in printed} == {
         *("peft-regress accept", "peft-regress compare", "peft-regress explain"),
-        f"pytest {suite.split()[0]}",
+        f"pytest {suite}",
     }
     for words in map(shlex.split, sorted(printed)):
         if words[0] == "pytest":
-            assert shlex.join(words).startswith(f"pytest {suite} --regress-cases")
+            assert [words[1], *words[2:-2:2]] == [suite, *judging]
+            assert all((project / storage).samefile(one) for one in words[3:-2])
             found = run_in(".", f'"{sys.executable}" -m {shlex.join(words)} --collect-only -q')
             assert f"[{CASE}]" in found
         else:
@@ -76,5 +78,5 @@ def test_the_commands_of_page_and_verdict_name_suite_and_storage(  # noqa: PLR09
             assert (project / storage).samefile(named)
             assert command(*words[1:])[0] == 0, "the run was accepted first"
     data = json.loads(command("report", "--format", "json", *typed)[1])
-    storage = "".join(f" {word}" for word in typed)
-    assert (data["suite"], data["storage"]) == (suite, storage)
+    assert data["suite"] == " ".join([suite, *judging, *typed[1:]])
+    assert data["storage"] == "".join(f" {word}" for word in typed)
