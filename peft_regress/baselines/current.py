@@ -51,7 +51,8 @@ class Contents:
 
     links: list[Link] = field(default_factory=list)
     parts: dict[str, tuple[str, Path, int]] = field(default_factory=dict)
-    """For each digest of a ledger or adapter what it is, its place, and the first entry with it."""
+    """For each digest of a ledger or adapter what to say without it, its place, and the first entry
+    with it."""
     adapter_of: dict[str, str] = field(default_factory=dict)
     """For each case the digest of its adapter, in the order in which they were named last."""
     own: set[str] = field(default_factory=set)
@@ -69,10 +70,10 @@ class Contents:
                 self.own.add(name)
             if isinstance(digest := record.ledger, str) and digest not in self.parts:
                 place = ledger_file(Path("ledgers"), digest)
-                self.parts[digest] = f"{name}: its ledger", place, index
+                self.parts[digest] = f"{name}: its ledger {place} is missing", place, index
         for case, digest in accepted.adapters.items():
             place = storage.adapter_folder(Path(), digest)
-            self.parts.setdefault(digest, (f"{case}: its adapter", place, index))
+            self.parts.setdefault(digest, (f"{case}: its adapter {place} is missing", place, index))
             self.adapter_of.pop(case, None)
             self.adapter_of[case] = digest
         if accepted.role == "baseline":
@@ -127,10 +128,8 @@ def read_contents(
 def _check_whole(root: Path, contents: Contents) -> None:
     """Raise `RunFileError` if an entry is missing, or by its name a part of one."""
     storage.check_order(root, contents.links)
-    for what, place, index in contents.parts.values():
-        path = root / place
-        if not (is_file(path) or is_folder(path)):
-            problem = f"{what} {path} is missing"
+    for problem, place, index in contents.parts.values():
+        if not (is_file(root / place) or is_folder(root / place)):
             raise RunFileError(contents.links[index].path(root), problem)
 
 
