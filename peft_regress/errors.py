@@ -56,9 +56,12 @@ class UnknownNameError(InputError):
 
 
 class RunFileError(InputError):
-    """A run file that cannot be trusted: unreadable, altered, or of another schema."""
+    """A run file that cannot be trusted: unreadable, altered, or of another schema.
 
-    def __init__(self, path: Path | str, problem: str, remedy: str) -> None:
+    remedy: empty where whoever reads the whole storage knows it.
+    """
+
+    def __init__(self, path: Path | str, problem: str, remedy: str = "") -> None:
         self.path = path
         self.problem = problem
         self.remedy = remedy

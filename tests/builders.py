@@ -262,7 +262,7 @@ def write_run(path, run=None):
 def read_runs(root, *, ledgers=True):
     """Read every entry of a storage, oldest first, and check their order."""
 
-    def read(paths):
+    def read(root, paths):
         entries = list(read_entries_of(paths, ledgers=ledgers))
         check_order(root, [Link.of(entry) for entry in entries])
         return entries

@@ -60,16 +60,17 @@ def accept_run(  # noqa: PLR0913  (each is one fact of the entry)
     source: Path,
     *,
     root: Path,
-    reason: str,
     date: str,
-    history: bool = False,
+    reason: str | None = None,
+    history: bool | None = None,
     retire: Sequence[str] = (),
     allow_errors: Sequence[str] = (),
 ) -> Accepted:
     """Copy a run, or an entry of another storage, into the baseline storage as its newest entry.
 
-    Expected cases that a glob of `retire` matches are expected no longer, until an entry holds them
-    again. If the newest entry is this run, accepted in the same way, nothing is stored.
+    An entry keeps its reason and role, where none is given, and the cases that it retired. Expected
+    cases that a glob of `retire` matches are expected no longer, until an entry holds them again.
+    If the newest entry is this run, accepted in the same way, nothing is stored.
 
     A case that repeats an entry, and shows nothing new, is one line that confirms that entry.
 
@@ -77,19 +78,24 @@ def accept_run(  # noqa: PLR0913  (each is one fact of the entry)
     is for history) repeats what is not stored, or has a case in error that no glob of
     `allow_errors` matches; for an empty reason, a `retire` that matches nothing, a broken storage.
     """
+    made = with_confirmed(read_run(source))
+    was = made.run.accepted
+    reason = was.reason if was and reason is None else reason or ""
     if not reason.strip():
         raise InputError(
             "a baseline needs a reason: --reason TEXT says why the new numbers are right"
         )
     if not reason.isprintable():
         raise InputError(f"--reason {reason!a}: write plain text on one line")
-    made = with_confirmed(read_run(source))
     if not made.run.cases:
         raise InputError(f"{source}: the run holds no case, so there is nothing to accept")
     check_sums(made.run, str(source))
-    if not history:
-        _check_errors(made, allow_errors)
     role: Role = "history" if history else "baseline"
+    if was and history is None:
+        role = was.role
+    # What judges elsewhere was allowed there.
+    if role == "baseline" and (was is None or was.role == "history"):
+        _check_errors(made, allow_errors)
     accepted = Acceptance(reason=reason, date=date, role=role, entry="", retired=list(retire))
     with _writing(root):
         root.mkdir(parents=True, exist_ok=True)
@@ -111,9 +117,10 @@ def _held(run: Run, accepted: Acceptance, contents: Contents) -> tuple[Run, Acce
     accepted: with globs in the place of the cases to retire.
     """
     repeats = dict[str, str]()
+    retired = {name for one in accepted.retired for name in matching_ids(contents.judges, one)}
     if accepted.role == "baseline":
         run, repeats = split(run, contents.judges)
-    retired = {name for one in accepted.retired for name in matching_ids(contents.judges, one)}
+        retired |= contents.judges.keys() & (run.accepted.retired if run.accepted else ())
     return run, msgspec.structs.replace(accepted, retired=sorted(retired), repeats=repeats)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -18,13 +18,14 @@ import msgspec
 from msgspec import UNSET
 
 from peft_regress.baselines import storage
-from peft_regress.baselines.storage import Link, Names, Newest, read_entries_of
+from peft_regress.baselines.storage import Link, Newest, read_entries_of, read_while_still
 from peft_regress.errors import RunFileError
-from peft_regress.files import read_bytes, write_atomic
+from peft_regress.files import is_file, is_folder, read_bytes, write_atomic
 from peft_regress.gate.changes import is_shown_only, next_origins
 from peft_regress.gate.facts import error_text
 from peft_regress.gate.verdicts import Confirmation, Observation, observations_of
 from peft_regress.metrics import METRICS, metric_order
+from peft_regress.runs.ledger_files import ledger_file
 from peft_regress.runs.run_file import RunFile
 from peft_regress.runs.schema import Acceptance, Record, canonical_digest, canonical_json, digest_of
 from peft_regress.text import count_of, printable
@@ -49,10 +50,11 @@ class Contents:
     """The entries of a storage in order, as far as they were added, and what follows from them."""
 
     links: list[Link] = field(default_factory=list)
-    ledgers: Names = field(default_factory=dict)
-    adapters: Names = field(default_factory=dict)
-    adapter_of: dict[str, tuple[int, str]] = field(default_factory=dict)
-    """For each case the newest entry that names its adapter, and the digest, as they were named."""
+    parts: dict[str, tuple[str, Path, int]] = field(default_factory=dict)
+    """For each digest of a ledger or adapter what to say without it, its place, and the first entry
+    with it."""
+    adapter_of: dict[str, str] = field(default_factory=dict)
+    """For each case the digest of its adapter, in the order in which they were named last."""
     own: set[str] = field(default_factory=set)
     """The cases that are a user's own."""
     judges: dict[str, Observation] = field(default_factory=dict)
@@ -66,12 +68,14 @@ class Contents:
         for name, record in entry.run.cases.items():
             if record.is_own:
                 self.own.add(name)
-            if isinstance(record.ledger, str):
-                self.ledgers.setdefault(record.ledger, (index, name))
+            if isinstance(digest := record.ledger, str) and digest not in self.parts:
+                place = ledger_file(Path("ledgers"), digest)
+                self.parts[digest] = f"{name}: its ledger {place} is missing", place, index
         for case, digest in accepted.adapters.items():
-            self.adapters.setdefault(digest, (index, case))
+            place = storage.adapter_folder(Path(), digest)
+            self.parts.setdefault(digest, (f"{case}: its adapter {place} is missing", place, index))
             self.adapter_of.pop(case, None)
-            self.adapter_of[case] = index, digest
+            self.adapter_of[case] = digest
         if accepted.role == "baseline":
             self._judge(entry, accepted)
 
@@ -93,31 +97,40 @@ class Contents:
             self.judges[name] = dataclasses.replace(self.judges[name], confirmed=by)
 
 
-def read_contents(root: Path, *, current: bool = True, without: Collection[Path] = ()) -> Contents:
+def read_contents(
+    root: Path,
+    *,
+    current: bool = True,
+    without: Collection[Path] = (),
+    see: Callable[[RunFile], None] = lambda _: None,
+) -> Contents:
     """Read all entries of a storage, but some, and check that nothing is missing.
 
     current: whether to check `current.txt` too. without: the newest entries; then nothing else is
-    checked. Raises `RunFileError` for an entry that cannot be trusted, and where an entry, or a
-    part that one names, is missing.
+    checked. see: is called with each entry. Raises `RunFileError` for an entry that cannot be
+    trusted, and where an entry, or a part that one names, is missing.
     """
 
-    def read(paths: Sequence[Path]) -> Contents:
+    def read(root: Path, paths: Sequence[Path]) -> Contents:
         contents = Contents()
         for entry in read_entries_of(path for path in paths if path not in without):
             contents.add(entry)
+            see(entry)
         if not without:
-            check_whole(root, contents, current=current)
+            _check_whole(root, contents)
+            if current:
+                _check_current(root, contents)
         return contents
 
-    return storage.read_while_still(root, read)
+    return read_while_still(root, read)
 
 
-def check_whole(root: Path, contents: Contents, *, current: bool = True) -> None:
-    """Raise `RunFileError` if an entry or a part of one is missing, or `current.txt` is not so."""
+def _check_whole(root: Path, contents: Contents) -> None:
+    """Raise `RunFileError` if an entry is missing, or by its name a part of one."""
     storage.check_order(root, contents.links)
-    storage.check_parts(root, contents.links, ledgers=contents.ledgers, adapters=contents.adapters)
-    if current:
-        _check_current(root, contents)
+    for problem, place, index in contents.parts.values():
+        if not (is_file(root / place) or is_folder(root / place)):
+            raise RunFileError(contents.links[index].path(root), problem)
 
 
 # --- current.txt ----------------------------------------------------------------------------------
@@ -130,8 +143,7 @@ def current_texts(contents: Contents) -> dict[str, str]:
     named: dict[str, set[str]] = {folder: set() for folder in lines}
     for name, judging in sorted(contents.judges.items()):
         folder = links[judging.run_name].folder
-        _, adapter = contents.adapter_of.get(name, (0, ""))
-        about = list(_standing(judging, adapter))
+        about = list(_standing(judging, contents.adapter_of.get(name, "")))
         named[folder] |= {line.split()[1] for line in about} & links.keys()  # no adapter
         facts = [*about, *_facts(judging)]
         lines[folder] += [f"{printable(f'{name} {fact}')}\n" for fact in facts]
@@ -233,6 +245,8 @@ def _start(digest: str) -> str:
 def _files(root: Path, contents: Contents) -> dict[Path, bytes]:
     """Return the files that follow from the entries of a storage, the name of the newest last."""
     texts = {folder: text.encode() for folder, text in sorted(current_texts(contents).items())}
+    if not contents.links:
+        return {}
     last = contents.links[-1]
     newest = Newest(
         entry=last.name,
@@ -246,11 +260,14 @@ def _files(root: Path, contents: Contents) -> dict[Path, bytes]:
 
 def _check_current(root: Path, contents: Contents) -> None:
     """Raise `RunFileError` for a file that does not say what the entries say."""
+    states = [_files(root, contents)]
     newest = storage.read_newest(root)
-    if newest is None or not contents.links or newest.digest != contents.links[-1].digest:
-        return  # an accept has not ended
-    for path, content in _files(root, contents).items():
-        if _content_of(path) != content:
+    last = contents.links[-1:]
+    if last and (newest.digest if newest else "") == last[0].accepted.predecessor:
+        # An accept has not ended: a file may still say what all entries but the last say.
+        states.append(_files(root, read_contents(root, without=[last[0].path(root)])))
+    for path in states[0]:
+        if _content_of(path) not in [files.get(path, b"") for files in states]:
             command = f"peft-regress accept --renew --baselines {shlex.quote(str(root))}"
             problem = (
                 "is not what the entries say: it was edited or removed, or is older than they are"

@@ -12,17 +12,16 @@ from typing import Final, Literal
 
 import msgspec
 
-from peft_regress.baselines.current import Contents, check_whole
+from peft_regress.baselines.current import read_contents
 from peft_regress.baselines.named_runs import find_input
 from peft_regress.baselines.references import as_confirmed
-from peft_regress.baselines.storage import read_entries_of, read_while_still
 from peft_regress.errors import AbsentError
 from peft_regress.files import is_folder
 from peft_regress.gate.judge import judge_case
 from peft_regress.gate.repeats import completed
 from peft_regress.gate.verdicts import Observation, Reason, Verdict
 from peft_regress.metrics import metric_order
-from peft_regress.runs.run_file import read_run_file
+from peft_regress.runs.run_file import RunFile, read_run_file
 from peft_regress.runs.schema import Record, Role, Run
 from peft_regress.text import clean
 
@@ -111,20 +110,16 @@ def read_entries(root: Path, runs: Sequence[str]) -> list[Entry]:
 
 def _stored_entries(root: Path) -> list[Entry]:
     """Read and check all entries of a storage."""
+    runs = dict[Path, Run]()
 
-    def read(paths: Sequence[Path]) -> list[Entry]:
-        contents, found = Contents(), list[Entry]()
-        for file in read_entries_of(paths):
-            contents.add(file)
-            link, run = contents.links[-1], _shown(file.run)
-            how = link.accepted
-            found.append(
-                Entry(name=link.stem, date=how.date, role=how.role, run=run, path=file.path)
-            )
-        check_whole(root, contents)
-        return found
+    def see(file: RunFile) -> None:
+        runs[file.path] = _shown(file.run)
 
-    return read_while_still(root, read)
+    return [
+        Entry(name=link.stem, date=how.date, role=how.role, run=runs[path], path=path)
+        for link in read_contents(root, see=see).links
+        for how, path in [(link.accepted, link.path(root))]
+    ]
 
 
 def _shown(run: Run) -> Run:

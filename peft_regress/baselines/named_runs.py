@@ -98,18 +98,13 @@ def find_input(root: Path, name: str) -> Named:
         raise InputError(*error.args) from None
 
 
-def named_cases(root: Path, name: str) -> dict[str, Observation]:
-    """Return the cases of what is named, by id. Raises what `find_named` raises."""
-    return find_named(root, name).observations()
-
-
 def named_case(root: Path, name: str, case: str) -> Observation:
     """Return one case of what is named.
 
     Raises `InputError` if `case` is no case id, `AbsentError` if there is no such case.
     """
     split_case_id(case)
-    cases = named_cases(root, name)
+    cases = find_named(root, name).observations()
     if case not in cases:
         close = difflib.get_close_matches(case, sorted(cases), n=3) or sorted(cases)[:3]
         hint = f" There are: {', '.join(close)}." if close else ""
@@ -127,7 +122,7 @@ def load_references(root: Path, name: str | None) -> dict[str, Observation]:
     if name is None:
         return read_references(root, drift=True)
     try:
-        return named_cases(root, name)
+        return find_named(root, name).observations()
     except AbsentError as error:
         raise InputError(f"--regress-baseline {error}") from None
 

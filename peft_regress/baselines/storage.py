@@ -1,27 +1,33 @@
 """The entries of a storage: where they lie, their order, and whether all of them are there.
 
 Each entry names the content digest of the entry before it, its own place, and what it relies on:
-ledgers and adapters. `newest` names the newest entry, so that its absence shows, too. It is written
-after the entry and may be one entry behind.
+ledgers and adapters. `newest` names the newest entry, so that its absence shows, too. An error
+without a remedy gets the commands that take the last whole state from git.
 """
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import re
-import shlex
+import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from shlex import quote
 from typing import Final, NamedTuple, TypeVar
 
 import msgspec
 
 from peft_regress.errors import InputError, RunFileError
 from peft_regress.files import is_folder, read_bytes
-from peft_regress.runs.ledger_files import ledger_file
-from peft_regress.runs.run_file import RunFile, read_run_file
+from peft_regress.overlay.commits import git
+from peft_regress.runs.run_file import CONFLICT, RunFile, read_run_file
 from peft_regress.runs.schema import Acceptance
 
 _T = TypeVar("_T")
+_Read = Callable[[Path, list[Path]], _T]
+"""Reads the entries of a storage, and checks that nothing is missing."""
 
 _ENTRY_NAME: Final = re.compile(r"^(\d{4,})_.+\.json$")
 
@@ -95,17 +101,6 @@ def read_entries_of(paths: Iterable[Path], *, ledgers: bool = False) -> Iterator
         yield entry
 
 
-def read_while_still(root: Path, read: Callable[[list[Path]], _T]) -> _T:
-    """Read the entries of a storage; once more if one was accepted meanwhile."""
-    while True:
-        paths = baseline_files(root)
-        try:
-            return read(paths)
-        except RunFileError:
-            if baseline_files(root) == paths:
-                raise
-
-
 def acceptance_of(entry: RunFile) -> Acceptance:
     """Return as what an entry was accepted."""
     assert entry.run.accepted is not None, entry.path  # noqa: S101  (`read_entries_of` refuses others)
@@ -169,13 +164,12 @@ def read_newest(root: Path) -> Newest | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        problem = f"cannot be read ({error.strerror})"
-        raise RunFileError(path, problem, restore(root)) from error
+        raise RunFileError(path, f"cannot be read ({error.strerror})") from error
     except ValueError as error:
-        if content.startswith(b"<<<<<<<") or b"\n<<<<<<<" in content:
-            problem = "has git conflict markers: two branches accepted"
-            raise RunFileError(path, problem, _take_one_side(root)) from error
-        raise RunFileError(path, f"does not name an entry ({error})", restore(root)) from error
+        problem = f"does not name an entry ({error})"
+        if CONFLICT.search(content):
+            problem = "has git conflict markers: two branches accepted, or an entry was reverted"
+        raise RunFileError(path, problem) from error
 
 
 def encode_newest(newest: Newest) -> bytes:
@@ -187,92 +181,84 @@ def encode_newest(newest: Newest) -> bytes:
 
 
 def check_order(root: Path, links: Sequence[Link]) -> None:
-    """Raise `RunFileError` unless each entry follows the one before, up to the newest."""
+    """Raise `RunFileError` unless each entry follows the one before, and `newest` names one."""
     for link in links:
         if link.accepted.entry != link.name:
             problem = f"was moved or renamed: it is the entry {link.accepted.entry}"
-            raise RunFileError(link.path(root), problem, restore(root))
+            raise RunFileError(link.path(root), problem)
     before = ""
     for link in links:
         if link.accepted.predecessor != before:
-            raise _broken_link(root, link, links)
+            raise RunFileError(link.path(root), _broken_link(link, links))
         before = link.digest
-    _check_newest(root, links)
+    path, newest = newest_file(root), read_newest(root)
+    # The first accept that was killed leaves none.
+    if newest is None and len(links) > 1:
+        raise RunFileError(path, "is missing, so that no one knows the newest entry")
+    if newest and newest.digest not in {link.digest for link in links}:
+        raise RunFileError(path, f"names {newest.entry}, which is missing or was replaced")
 
 
-def _broken_link(root: Path, link: Link, links: Sequence[Link]) -> RunFileError:
-    """Return the error of an entry that does not name the one before it."""
-    predecessor, path = link.accepted.predecessor, link.path(root)
+def _broken_link(link: Link, links: Sequence[Link]) -> str:
+    """Return the problem of an entry that does not name the one before it."""
+    predecessor = link.accepted.predecessor
     names = {one.digest: one.stem for one in links} | {"": "no entry"}
     if predecessor not in names:
-        problem = f"its predecessor is missing (content_digest {predecessor})"
-        return RunFileError(path, problem, restore(root))
+        return f"its predecessor is missing (content_digest {predecessor})"
     others = [
         one.stem for one in links if one is not link and one.accepted.predecessor == predecessor
     ]
     why = f"as {others[0]} does" if others else "which is not the entry before it"
-    return RunFileError(
-        path,
-        f"follows {names[predecessor]}, {why}: two branches accepted, or files were mixed",
-        _take_one_side(root),
-    )
+    return f"follows {names[predecessor]}, {why}: two branches accepted, or files were mixed"
 
 
-def _take_one_side(root: Path) -> str:
-    return (
-        "Take the storage of one branch with `git restore --source BRANCH --staged --worktree -- "
-        f"{shlex.quote(str(root))}`, then `peft-regress accept` the entry of the other, "
-        "from a worktree of that branch."
-    )
+# --- the way out of a storage that is not whole ---------------------------------------------------
 
 
-def _check_newest(root: Path, links: Sequence[Link]) -> None:
-    path, newest = newest_file(root), read_newest(root)
-    # An accept that was killed leaves it one entry behind.
-    allowed: list[str | None] = [link.digest for link in links[-2:]]
-    if len(links) < 2:  # noqa: PLR2004
-        allowed.append(None)
-    if (newest and newest.digest) in allowed:
-        return
-    if newest is None:
-        raise RunFileError(path, "is missing, so that no one knows the newest entry", restore(root))
-    problem = (
-        f"is older than {links[-1].stem}: it names {newest.entry}"
-        if newest.digest in {link.digest for link in links}
-        else f"names {newest.entry}, which is missing or was replaced"
-    )
-    raise RunFileError(path, problem, restore(root))
+def read_while_still(root: Path, read: _Read[_T]) -> _T:
+    """Read the entries of a storage; once more if one was accepted meanwhile.
 
-
-Names = dict[str, tuple[int, str]]
-"""For each digest of a ledger or adapter the position of the first entry with it, and the case."""
-
-
-def check_parts(root: Path, links: Sequence[Link], *, ledgers: Names, adapters: Names) -> None:
-    """Raise `RunFileError` if a part is missing that an entry relies on.
-
-    It looks at names; who reads a part checks its content.
+    An error without a remedy gets the commands that make the storage whole.
     """
-    folder = root / "ledgers"
-    found = {path.name for path in folder.glob("*/*.json.gz")} if is_folder(folder) else set()
-    for digest, (index, case) in ledgers.items():
-        path = ledger_file(folder, digest)
-        if path.name not in found:
-            problem = f"{case}: its ledger {path} is missing"
-            raise RunFileError(links[index].path(root), problem, restore(folder))
-    for digest, (index, case) in adapters.items():
-        check_adapter(root, links[index].path(root), case, digest)
+    while True:
+        paths = baseline_files(root)
+        try:
+            return read(root, paths)
+        except RunFileError as error:
+            if baseline_files(root) == paths:
+                raise RunFileError(
+                    error.path, error.problem, error.remedy or _remedy(root, read)
+                ) from error
 
 
-def check_adapter(root: Path, entry: Path, case: str, digest: str) -> Path:
-    """Return the folder of an adapter that an entry names. Raises `RunFileError` without one."""
-    folder = adapter_folder(root, digest)
-    if not is_folder(folder):
-        problem = f"relies on the adapter of {case} in {folder}, which is missing"
-        raise RunFileError(entry, problem, restore(folder))
-    return folder
+def _remedy(root: Path, read: _Read[_T]) -> str:
+    """Return the commands that take the last whole state, and accept the entries it lacks."""
+    of_this_branch = ("rev-list", "--first-parent", "--abbrev-commit", "--max-count=10", "HEAD")
+    with contextlib.suppress(InputError), tempfile.TemporaryDirectory() as scratch:
+        for commit in git(root, *of_this_branch, "--", ".").split():
+            copy = Path(scratch, commit)
+            with contextlib.suppress(InputError):
+                git(root, "archive", f"--output={copy}.tar", commit, ".")
+                shutil.unpack_archive(f"{copy}.tar", copy, filter="tar")
+                read(copy, kept := baseline_files(copy))
+                if kept:
+                    return _commands(root, commit, {path.read_bytes() for path in kept})
+    return "No commit of git has it whole: take it from another checkout or a backup."
 
 
-def restore(path: Path) -> str:
-    """Return how to get back what was committed."""
-    return f"Restore it with `git checkout -- {shlex.quote(str(path))}`."
+def _commands(root: Path, commit: str, kept: set[bytes]) -> str:
+    # What git does not know yet is in the folder that is put aside.
+    asides = (root.with_name(f"{root.name}.aside-{number}") for number in itertools.count(1))
+    aside = next(path for path in asides if not path.exists())
+    words = [
+        f"mv {quote(str(root))} {quote(str(aside))}",
+        f"git restore --source {commit} --staged --worktree -- {quote(str(root))}",
+    ]
+    words += [
+        f"peft-regress accept {quote(str(aside / path.relative_to(root)))} "
+        f"--baselines {quote(str(root))}"
+        for path in baseline_files(root)
+        if path.read_bytes() not in kept
+    ]
+    more = ", and accept what that lacks" if words[2:] else ""
+    return f"Put it aside, take that of commit {commit}{more}: `{' && '.join(words)}`."

@@ -23,7 +23,7 @@ from peft_regress.baselines.run_adapters import (
     read_checked,
     write_adapter,
 )
-from peft_regress.baselines.storage import adapter_folder, check_adapter, newest_file
+from peft_regress.baselines.storage import adapter_folder, newest_file
 from peft_regress.cases import Case
 from peft_regress.errors import InputError
 from peft_regress.files import read_bytes
@@ -105,8 +105,8 @@ def _kept_by(run: Run, source: Path) -> Iterator[Adapter]:
 def _named_by(entry: Run, source: Path) -> Iterator[Adapter]:
     """Yield the adapters that an entry of another storage names of its own cases."""
     assert entry.accepted is not None  # noqa: S101  (an entry)
-    for case, digest in entry.accepted.adapters.items():
-        adapter = _read_named(source.parent.parent, source, case, digest)
+    for digest in entry.accepted.adapters.values():
+        adapter = _read_named(source.parent.parent, digest)
         if _is_of(entry, adapter.stored):
             yield adapter
 
@@ -119,13 +119,10 @@ def _is_of(run: Run, stored: StoredAdapter) -> bool:
 def _by_slot(root: Path, contents: Contents) -> dict[str, Adapter]:
     """Return the adapters that a storage holds, by method or own case, the last that was named."""
     named = {
-        (case if case in contents.own else Case.parse(case).method): (index, case, digest)
-        for case, (index, digest) in contents.adapter_of.items()
+        (case if case in contents.own else Case.parse(case).method): digest
+        for case, digest in contents.adapter_of.items()
     }
-    return {
-        slot: _read_named(root, contents.links[index].path(root), case, digest)
-        for slot, (index, case, digest) in named.items()
-    }
+    return {slot: _read_named(root, digest) for slot, digest in named.items()}
 
 
 # --- reading --------------------------------------------------------------------------------------
@@ -142,8 +139,7 @@ def stored_adapter(root: Path, case: Case, definition: str) -> tuple[Path, Store
     judging, named = contents.judges.get(case.id), contents.adapter_of.get(case.id)
     if judging is None or named is None:
         return None
-    index, digest = named
-    found = _read_named(root, contents.links[index].path(root), case.id, digest)
+    found = _read_named(root, named)
     return (found.folder, found.stored) if found.stored.definition == definition else None
 
 
@@ -153,9 +149,9 @@ def _contents(root: Path, _newest: bytes) -> Contents:
     return read_contents(root)
 
 
-def _read_named(root: Path, entry: Path, case: str, digest: str) -> Adapter:
+def _read_named(root: Path, digest: str) -> Adapter:
     """Read an adapter; its folder has the manifest's digest as its name."""
-    folder = check_adapter(root, entry, case, digest)
+    folder = adapter_folder(root, digest)
     stored = read_checked(folder)
     found = digest_of(read_bytes(folder / MANIFEST))
     if found != digest:

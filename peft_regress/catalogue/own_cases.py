@@ -70,8 +70,26 @@ def usual_matrix() -> str:
 
 def usual_storage() -> Path:
     """Return the storage of the settings, relative to the working folder if it lies below."""
-    storage, here = settings_in_use().baselines, Path.cwd()
-    return storage.relative_to(here) if storage.is_relative_to(here) else storage
+    return _shown(settings_in_use().baselines)
+
+
+def usual_suite() -> Path:
+    """Return the folder whose tests measure the cases of the settings, shown as the storage is.
+
+    It is the package of the first case, as `init` writes it, if that has tests; else the project.
+    """
+    settings = settings_in_use()
+    if not settings.cases:
+        return Path("benchmarks")
+    *package, _ = settings.cases[0].partition(":")[0].split(".")
+    folder = settings.folder.joinpath(*package)
+    return _shown(folder if any(folder.rglob("test_*.py")) else settings.folder)
+
+
+def _shown(path: Path) -> Path:
+    """Return a path relative to the working folder if it lies below."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def device_classes() -> tuple[DeviceClass, ...]:

@@ -11,7 +11,7 @@ import click
 
 from peft_regress.baselines.accept import Accepted, accept_run, renew_current
 from peft_regress.baselines.named_runs import find_named
-from peft_regress.cli.options import baselines_option, examples
+from peft_regress.cli import options
 from peft_regress.report import contents_line
 from peft_regress.report.sentences import false_invariants
 from peft_regress.report.terminal import print_progress, say
@@ -21,15 +21,21 @@ from peft_regress.text import count_of
 
 @click.command(
     "accept",
-    epilog=examples(
+    epilog=options.examples(
         "peft-regress accept runs/bench.json --reason 'peft 0.21 frees activations'",
         "peft-regress accept runs/old.json --reason 'how peft 0.14 was' --history",
     ),
 )
 @click.argument("run", metavar="[RUN]", required=False)
-@click.option("--reason", metavar="TEXT", help="Why the new numbers are right, in one line.")
 @click.option(
-    "--history", is_flag=True, help="Store the run for `history` only: it judges nothing."
+    "--reason",
+    metavar="TEXT",
+    help="Why the new numbers are right, in one line; of an entry by default its own.",
+)
+@click.option(
+    "--history/--no-history",
+    default=None,
+    help="Store the run for `history` only: it judges nothing. An entry keeps its role by default.",
 )
 @click.option(
     "--retire",
@@ -48,30 +54,29 @@ from peft_regress.text import count_of
     is_flag=True,
     help="Accept nothing; write anew the files `current.txt`, which say what judges each case.",
 )
-@baselines_option
+@options.baselines_option
+@click.pass_context
 def command(
-    run: str | None, reason: str | None, baselines: Path, *, renew: bool, **settings: Any
+    context: click.Context, /, run: str | None, baselines: Path, *, renew: bool, **settings: Any
 ) -> None:
     """Store RUN in the baseline storage, so that it judges later runs.
 
-    RUN is a run file, a folder of shards, or an entry of another branch.
+    RUN is a run file, a folder of shards, or an entry of another branch, which keeps its reason,
+    role and retired cases.
     """
     if renew:
-        if run is not None or reason is not None:
-            raise click.UsageError("--renew accepts nothing, so it takes no RUN and no --reason")
+        options.refuse_beside(context, "--renew", {"run", *settings}, "it accepts nothing")
         for path in renew_current(baselines):
             say(f"wrote {path}")
         return
-    if run is None or reason is None:
-        raise click.UsageError(
-            "name the RUN to accept, and say with --reason TEXT why its numbers are right"
-        )
+    if run is None:
+        raise click.UsageError("name the RUN to accept")
     source = find_named(baselines, run).of_one_run()
     date = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
     for what, ids in false_invariants(read_run(source).run).items():
         more = f" and {len(ids) - 1} more" if ids[1:] else ""
         print_progress(f"{ids[0]}{more}: {what}")
-    done = accept_run(source, root=baselines, reason=reason, date=date, **settings)
+    done = accept_run(source, root=baselines, date=date, **settings)
     # Only now: without a reader the entry is stored all the same.
     for line in _lines(done, source):
         say(line)

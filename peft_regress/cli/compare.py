@@ -14,10 +14,9 @@ from peft_regress.baselines.references import expected_cases, is_complete, read_
 from peft_regress.baselines.run_adapters import gather_adapters
 from peft_regress.cases import matching_ids
 from peft_regress.catalogue.matrix import matrix_cases
-from peft_regress.catalogue.own_cases import device_classes, usual_matrix, usual_storage
+from peft_regress.catalogue.own_cases import device_classes
 from peft_regress.cli import options
 from peft_regress.errors import InputError
-from peft_regress.gate.comparison import Invocation
 from peft_regress.gate.judge import judge
 from peft_regress.gate.verdicts import observations_of
 from peft_regress.report.sentences import narrowing_words
@@ -87,13 +86,13 @@ def command(  # noqa: PLR0913  (arguments and options)
         references = before.observations()
         expected = set(references)
     file = str(save or after.path)
-    invocation = Invocation(
+    invocation = options.invocation_of(
+        storage,
+        matrix,
         old=old,
         new=new if save is None and storage == baselines else file,
         file=file,
-        baselines=None if storage == usual_storage() else str(storage),
         strict=strict,
-        matrix=None if matrix == usual_matrix() else matrix,
         cases=cases,
     )
     selection = after.run.selection

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import json
+import shlex
 from collections.abc import Callable, Collection, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,9 +15,11 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 from click.core import ParameterSource
 
-from peft_regress.catalogue.own_cases import usual_matrix, usual_storage
+from peft_regress.catalogue.own_cases import usual_matrix, usual_storage, usual_suite
 from peft_regress.cli.progress import print_sentence
 from peft_regress.errors import InputError
+from peft_regress.files import resolved
+from peft_regress.gate.comparison import Invocation
 from peft_regress.interrupts import ending_signals_interrupt
 from peft_regress.report.document import Document
 from peft_regress.report.terminal import echo, show
@@ -55,6 +58,18 @@ def examples(*lines: str) -> str:
     """Return the end of a help text: commands, on lines that click does not wrap."""
     return "\n".join(
         ("\b", "Examples:" if lines[1:] else "Example:", *(f"  {line}" for line in lines))
+    )
+
+
+def invocation_of(baselines: Path, matrix: str, **typed: Any) -> Invocation:
+    """Return what was typed, so that the printed commands work in this project."""
+    suite = [str(usual_suite())]
+    is_usual = resolved(baselines) == resolved(usual_storage())
+    return Invocation(
+        suite=shlex.join(suite if is_usual else [*suite, "--regress-baseline", str(baselines)]),
+        baselines=None if is_usual else str(baselines),
+        matrix=None if matrix == usual_matrix() else matrix,
+        **typed,
     )
 
 

@@ -6,6 +6,7 @@ import functools
 import itertools
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -26,7 +27,7 @@ from peft_regress.baselines.references import (
     read_references_before,
 )
 from peft_regress.catalogue.matrix import built_in_matrices
-from peft_regress.catalogue.own_cases import device_classes, usual_matrix, usual_storage
+from peft_regress.catalogue.own_cases import device_classes, usual_matrix
 from peft_regress.cli import options
 from peft_regress.files import write_atomic
 from peft_regress.gate.comparison import Comparison, Invocation
@@ -114,12 +115,14 @@ def _content(entries: list[Entry], baselines: Path, cases: str | None) -> Conten
     def whole_run(entry: Entry) -> Run:
         return read_whole(entry.path)
 
+    typed = options.invocation_of(baselines, usual_matrix())
     return Content(
         entries=entries,
         whole_run=whole_run,
         devices=device_classes(),
         newest=judge_newest(baselines, entries, whole_run, cases or "*"),
-        pairs=judged_pairs(entries, whole_run=whole_run),
+        pairs=judged_pairs(entries, typed, whole_run=whole_run),
+        typed=typed,
     )
 
 
@@ -166,12 +169,12 @@ def _judge(
         observations_of(whole, newest.name),
         expected=expected,
         complete=is_complete(whole.selection, cases, expected),
-        invocation=Invocation(
+        invocation=options.invocation_of(
+            baselines,
+            matrix,
             old=str(baselines),
             new=newest.name,
             file=str(newest.path),
-            baselines=None if baselines == usual_storage() else str(baselines),
-            matrix=None if matrix == usual_matrix() else matrix,
             cases=cases,
         ),
         devices=device_classes(),
@@ -184,9 +187,9 @@ def _matrix_of(run: Run) -> str:
 
 
 def judged_pairs(
-    entries: Sequence[Entry], *, whole_run: Callable[[Entry], Run]
+    entries: Sequence[Entry], typed: Invocation, *, whole_run: Callable[[Entry], Run]
 ) -> dict[Pair, Comparison]:
-    """Return the verdicts on the chosen pairs of entries."""
+    """Return the verdicts on the chosen pairs; `typed` names the storage and the suite."""
 
     @functools.cache
     def observed(index: int) -> dict[str, Observation]:
@@ -200,7 +203,7 @@ def judged_pairs(
         found[pair] = judge(
             *map(observed, pair),
             complete=is_complete(new.run.selection, "*", old.run.cases),
-            invocation=Invocation(old=old.name, new=new.name),
+            invocation=replace(typed, old=old.name, new=new.name),
             devices=device_classes(),
         )
     return found

@@ -58,12 +58,12 @@ def earlier_checkouts(requirements: Sequence[str], base: str) -> Iterator[Commit
             folder = Path(text)
             if not (is_path(text) and is_folder(folder)):
                 continue
-            root = _git(folder, "rev-parse", "--show-toplevel")
+            root = git(folder, "rev-parse", "--show-toplevel")
             commit, title = _found(folder, base)
             clone = Path(scratch, str(index))
-            _git(folder, "clone", "--quiet", "--shared", "--no-checkout", root, str(clone))
-            _git(clone, "checkout", "--quiet", "--detach", commit)
-            texts[index] = str(clone / _git(folder, "rev-parse", "--show-prefix"))
+            git(folder, "clone", "--quiet", "--shared", "--no-checkout", root, str(clone))
+            git(clone, "checkout", "--quiet", "--detach", commit)
+            texts[index] = str(clone / git(folder, "rev-parse", "--show-prefix"))
             commits.append(commit)
         if not commits:
             raise InputError(
@@ -77,11 +77,11 @@ def _found(folder: Path, base: str) -> tuple[str, str]:
     """Return the id of a commit, and what reports call it."""
     if base != MERGE_BASE:
         ref = base.removeprefix(_PREFIX)
-        commit = _git(folder, "rev-parse", "--verify", "--end-of-options", f"{ref}^{{commit}}")
+        commit = git(folder, "rev-parse", "--verify", "--end-of-options", f"{ref}^{{commit}}")
         return commit, f"commit {commit[:12]}, {printable(ref)}"
     target = os.environ.get("GITHUB_BASE_REF")
     branches = (f"origin/{target}",) if target else _UPSTREAM
-    known = set(_git(folder, "for-each-ref", "--format=%(refname)").split())
+    known = set(git(folder, "for-each-ref", "--format=%(refname)").split())
     names = {one: {f"refs/remotes/{one}", f"refs/heads/{one}"} for one in branches}
     branch = next((one for one in branches if names[one] & known), None)
     if branch is None:
@@ -89,9 +89,9 @@ def _found(folder: Path, base: str) -> tuple[str, str]:
             f"{folder}: has no branch {' or '.join(branches)}: fetch it, as by `git fetch origin`, "
             "or name another commit by --base git:REF"
         )
-    commit = _git(folder, "merge-base", "HEAD", branch)
-    is_clean = not _git(folder, "status", "--porcelain")
-    if is_clean and commit == _git(folder, "rev-parse", "HEAD"):
+    commit = git(folder, "merge-base", "HEAD", branch)
+    is_clean = not git(folder, "status", "--porcelain")
+    if is_clean and commit == git(folder, "rev-parse", "HEAD"):
         raise InputError(
             f"{folder}: has nothing that {branch} lacks, so that there is no change to judge; name "
             "another commit by --base git:REF, such as git:HEAD~1"
@@ -99,8 +99,8 @@ def _found(folder: Path, base: str) -> tuple[str, str]:
     return commit, f"commit {commit[:12]}, the merge base with {branch}"
 
 
-def _git(folder: Path, *words: str) -> str:
-    """Return what git prints. Raises `InputError` with its message if it fails."""
+def git(folder: Path, *words: str) -> str:
+    """Return what git prints in a folder. Raises `InputError` with its message if it fails."""
     try:
         done = subprocess.run(  # noqa: S603  (git, as the user has it)
             ("git", "-C", str(folder), *words),  # noqa: S607
@@ -110,7 +110,7 @@ def _git(folder: Path, *words: str) -> str:
             errors="replace",
         )
     except FileNotFoundError:
-        raise InputError("git is not installed, which a commit as base needs") from None
+        raise InputError("git is not installed, which commits are read with") from None
     if done.returncode:
         said = " ".join(done.stderr.split()) or "failed without a message"
         raise InputError(f"{folder}: git {words[0]}: {said}")

@@ -36,7 +36,8 @@ from peft_regress.runs.schema import (
 )
 from peft_regress.text import clean
 
-_CONFLICT = re.compile(rb"^(<{7}|={7}|>{7}|\|{7})", re.MULTILINE)
+CONFLICT = re.compile(rb"^(<{7}|={7}|>{7}|\|{7})", re.MULTILINE)
+"""A line that git writes where two branches conflict."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,13 +153,13 @@ def _parse(path: Path) -> dict[str, Any]:
     try:
         document: dict[str, Any] = msgspec.json.decode(content, type=dict[str, Any])
     except (ValueError, RecursionError) as error:
-        if _CONFLICT.search(content) is None:
+        if CONFLICT.search(content) is None:
             raise RunFileError(path, f"is not valid JSON ({error})", _restore(path)) from error
         raise RunFileError(
             path,
             "has git conflict markers, and runs do not merge line by line",
-            f"Take one side whole with `git checkout --ours -- {shlex.quote(str(path))}` (or "
-            "--theirs), then `peft-regress accept` a new run if the other side still counts.",
+            f"Take the other branch's with `git checkout --theirs -- {shlex.quote(str(path))}`; of "
+            "an entry the next message says how to keep both.",
         ) from error
     ours = document.get("peft_regress")
     if not isinstance(ours, dict):

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import msgspec
 from msgspec import UNSET
 
-from peft_regress.baselines.named_runs import named_cases
+from peft_regress.baselines.named_runs import find_named
 from peft_regress.baselines.references import read_references
 from peft_regress.baselines.run_adapters import adapters_of_run
 from peft_regress.cases import Case
@@ -373,7 +373,7 @@ def _stored_references(
     if settings.base == "run":
         return None
     if settings.base != "auto":
-        return named_cases(settings.setup.baselines, settings.base)
+        return find_named(settings.setup.baselines, settings.base).observations()
     stored = read_references(settings.setup.baselines)
     found = {case.id: _of_here(stored[case.id]) for case in cases if case.id in stored}
     chosen = {name: one for name, one in found.items() if one is not None}

@@ -3,8 +3,6 @@
 import functools
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import msgspec
@@ -26,6 +24,7 @@ from builders import (
     trained,
     write_run,
 )
+from git_shell import run_in
 
 from peft_regress.baselines import current, storage
 from peft_regress.baselines.accept import renew_current
@@ -180,13 +179,25 @@ def test_one_that_is_not_what_the_entries_say_is_refused_until_it_is_written_ane
     load_references(root, None)
 
 
-def test_while_an_accept_has_not_ended_it_may_be_behind(root):
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("change", [edited, Path.unlink])
+def test_while_an_accept_has_not_ended_it_is_as_before_the_entry_or_as_after(root, first, change):
     """The name of the newest entry comes last."""
-    kept = {path: path.read_bytes() for path in (root / LINUX / "current.txt", newest_file(root))}
-    store(root, make_record(LORA, {"aten_ops": 1}))
-    for path, content in kept.items():
-        path.write_bytes(content)
-    assert load_references(root, None)[LORA].run_name.startswith("0002_")
+    if first:
+        shutil.rmtree(root)
+    path, newest = root / LINUX / "current.txt", newest_file(root)
+    kept = {one: one.read_bytes() if one.exists() else b"" for one in (path, newest)}
+    store(root, make_record(LORA, {"aten_ops": 900, "peak_bytes": 1}))
+    for content in (path.read_bytes(), kept[path]):
+        for one, before in ((newest, kept[newest]), (path, content)):
+            one.write_bytes(before) if before else one.unlink(missing_ok=True)
+        assert load_references(root, None)[LORA].record.value_of("peak_bytes") == 1
+        if path.exists() and not (first and change is Path.unlink):
+            change(path)
+            with pytest.raises(InputError, match=r"current.txt: .*accept --renew"):
+                load_references(root, None)
+    assert renew_current(root)
+    load_references(root, None)
 
 
 @pytest.mark.parametrize("storage", ["baselines", "examples/baselines"])
@@ -206,18 +217,6 @@ def kept_run(path, run, size):
         save=lambda folder: (folder / "a.safetensors").write_bytes(b"x" * size) and None,
     )
     return path
-
-
-_SHELL = rf"""set -e
-peft-regress() {{ "{sys.executable}" -m peft_regress "$@"; }}
-git() {{ command git -c user.name=n -c user.email=e@x -c init.defaultBranch=main "$@"; }}"""
-
-
-def run_in(folder, script):
-    command = ["bash", "-c", f"{_SHELL}\n{script}"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, check=False, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 def test_a_diff_shows_all_that_an_accepted_run_changed_and_no_entry(tmp_path):

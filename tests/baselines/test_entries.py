@@ -20,6 +20,7 @@ from builders import (
     write_run,
 )
 
+from peft_regress.baselines.accept import accept_run
 from peft_regress.baselines.current import read_contents
 from peft_regress.baselines.references import read_references
 from peft_regress.baselines.storage import acceptance_of, baseline_files
@@ -28,11 +29,12 @@ from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.errors import InputError, RunFileError, UnknownNameError
 from peft_regress.runs.ledger_files import ledger_file
 from peft_regress.runs.run_file import read_run_file, write_run_file
-from peft_regress.runs.schema import Acceptance, Ledger
+from peft_regress.runs.schema import Acceptance, Failure, Ledger
 
 ROOT = Path(__file__).parents[2]
 DATE = "2026-01-01T00:00:00+00:00"
 LINUX = "Linux-CPython-3.11-64bit"
+HEAD = "shift/head/resnet18"
 
 
 def store(root, run=None, **how):
@@ -66,11 +68,50 @@ def test_accepting_an_entry_again_makes_a_new_entry(tmp_path):
     """As when an entry of role history shall gate after all."""
     source = write_entry(tmp_path, 1, role="history")
     before = source.read_bytes()
-    stored = accept(source, root=tmp_path, reason="now it gates", date=DATE)
+    stored = accept(source, root=tmp_path, reason="now it gates", date=DATE, history=False)
     accepted = acceptance_of(read_run_file(stored))
     assert stored.name == "0002_peft-0.18.1.json"
     assert (accepted.role, accepted.reason) == ("baseline", "now it gates")
     assert source.read_bytes() == before
+
+
+FAILED = make_record(FULL, status="error", error=Failure(type="E", message="m"))
+WAS = Acceptance(reason="theirs", date=DATE, role="baseline", entry="x/0001_y")
+
+
+@pytest.mark.parametrize(
+    ("was", "typed", "expected"),
+    [
+        ({}, {}, ("baseline", "theirs", [])),
+        ({"retired": [GALORE, "a/b/c"]}, {}, ("baseline", "theirs", [GALORE])),
+        ({"retired": [GALORE]}, {"retire": ["*/head/*"]}, ("baseline", "theirs", [HEAD, GALORE])),
+        ({"retired": [GALORE]}, {"history": True, "reason": "r"}, ("history", "r", [])),
+        ({"role": "history"}, {"reason": "r"}, ("history", "r", [])),
+        (
+            {"role": "history"},
+            {"history": False, "allow_errors": ["*"]},
+            ("baseline", "theirs", []),
+        ),
+    ],
+)
+def test_an_entry_keeps_its_reason_role_and_retired_cases(tmp_path, was, typed, expected):
+    """A retired case that this storage does not expect is no news, and what judged judges."""
+    root = tmp_path / "b"
+    write_entry(root, 1, *map(make_record, (LORA, FULL, GALORE, HEAD)))
+    theirs = msgspec.structs.replace(WAS, **was)
+    run = make_run(make_record(LORA), FAILED, accepted=theirs)
+    for _ in range(2):
+        done = accept_run(write_run(tmp_path / "theirs.json", run), root=root, date=DATE, **typed)
+    assert not done.is_new, "typed twice"
+    found = done.run.accepted
+    assert (found.role, found.reason, found.retired) == expected
+
+
+def test_an_error_of_an_entry_for_history_is_allowed_by_name_alone(tmp_path):
+    run = make_run(FAILED, accepted=msgspec.structs.replace(WAS, role="history"))
+    source = write_run(tmp_path / "theirs.json", run)
+    with pytest.raises(InputError, match="--allow-errors"):
+        accept_run(source, root=tmp_path / "b", date=DATE, history=False)
 
 
 def test_numbers_go_on_from_the_highest_of_any_machine(tmp_path):
@@ -92,6 +133,7 @@ def test_accept_of_shards_keeps_every_timed_entry(tmp_path):
 @pytest.mark.parametrize(
     ("run", "how", "message"),
     [
+        (None, {"reason": None}, "--reason"),
         (None, {"reason": ""}, "--reason"),
         (None, {"reason": "\n\t"}, "--reason"),
         (msgspec.structs.replace(make_run(), cases={}), {}, "holds no case"),

@@ -158,9 +158,17 @@ NO_RUN = "Make a run file with `pytest SUITE --regress-save PATH`"
     ("arguments", "code", "message"),
     [
         (("list", "--cases", "shfit/*"), 2, "shfit/*"),
-        (("accept", "run.json"), 2, "--reason"),
-        (("accept", "--renew", "run.json"), 2, "--renew accepts nothing"),
-        (("accept", "--renew", "--reason", "why"), 2, "--renew accepts nothing"),
+        (("accept",), 2, "name the RUN to accept"),
+        *(
+            (("accept", "--renew", *words), 2, f"{words[0]} does not go with --renew")
+            for words in (
+                ("run",),
+                ("--reason", "why"),
+                ("--history",),
+                ("--retire", "X"),
+                ("--allow-errors", "X"),
+            )
+        ),
         (("accept", "run.json", "--reason", "why"), 3, "--regress-save"),
         (("compare", "old.json", "new.json"), 2, "--regress-save"),
         (("history", "run.json"), 2, NO_RUN),

@@ -5,13 +5,14 @@ from page_world import make_entry
 
 from peft_regress.cli import report
 from peft_regress.cli.report import chosen_pairs, judged_pairs
+from peft_regress.gate.comparison import Invocation
 from peft_regress.runs.schema import Selection
 
 FOUR = [make_entry(number, make_record(LORA)) for number in range(4)]
 
 
 def judged(*entries):
-    return judged_pairs(entries, whole_run=lambda entry: entry.run)
+    return judged_pairs(entries, Invocation(), whole_run=lambda entry: entry.run)
 
 
 def test_every_pair_with_a_common_case_is_judged_both_ways():

@@ -173,7 +173,7 @@ TEXT = [
     (lambda text: text.replace(b'"benchmarks": [', b'"benchmarks": {}, "x": ['), "'benchmarks' is"),
     (
         lambda text: text.replace(b"\n", b"\n<<<<<<< HEAD\n", 5),
-        "conflict markers.*git checkout --ours.*peft-regress accept",
+        "conflict markers.*git checkout --theirs -- ",
     ),
 ]
 """What happens to the text of a file, and the refusal."""

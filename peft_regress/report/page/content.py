@@ -23,7 +23,7 @@ from peft_regress.catalogue.matrix import built_in_matrices
 from peft_regress.devices import DeviceClass
 from peft_regress.gate.budgets import budget_of
 from peft_regress.gate.changes import value_of
-from peft_regress.gate.comparison import Comparison
+from peft_regress.gate.comparison import Comparison, Invocation
 from peft_regress.gate.policy import Bounds
 from peft_regress.gate.verdicts import FAILING, INCOMPLETE, BudgetUse
 from peft_regress.metrics import METRICS, Metric, MetricSpec, Unit, format_value, metric_order
@@ -101,6 +101,8 @@ class Content:
     """The newest entry that something judges, by its index, and the comparison."""
     pairs: Mapping[tuple[int, int], Comparison] = dataclasses.field(default_factory=dict)
     """The verdicts on entries NEW by entries OLD, by their indices."""
+    typed: Invocation = dataclasses.field(default_factory=Invocation)
+    """The storage and the suite that commands name."""
 
     @functools.cached_property
     def cases(self) -> dict[str, dict[int, Record]]:

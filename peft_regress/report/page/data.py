@@ -25,7 +25,7 @@ from peft_regress.report.page.content import (
 from peft_regress.report.page.plots import costs_of
 from peft_regress.report.sentences import outcome_line, shown_change
 from peft_regress.report.verdict.document import style_of
-from peft_regress.report.verdict.next_steps import compare_command, quoted
+from peft_regress.report.verdict.next_steps import compare_command, quoted, storage_words
 from peft_regress.report.verdict.to_json import encode_verdict
 from peft_regress.runs.schema import OUTPUT_SCHEMA_VERSION, Record
 from peft_regress.text import clean
@@ -63,6 +63,8 @@ def page_data(content: Content) -> dict[str, Any]:
         "devices": [_encode_device(device) for device in content.devices],
         "units": UNITS,
         "verdict": verdict,
+        "suite": content.typed.suite,
+        "storage": "".join(f" {word}" for word in storage_words(content.typed)),
         "cases": [_encode_case(content, name) for name in content.cases],
     }
 

@@ -54,9 +54,9 @@ function showNothing(main) {
       DATA.entries.length === 0
         ? "No entry is stored and no run file was named. "
         : `The ${plural(DATA.entries.length, "entry", "entries")} hold no case. `,
-      h("code", {}, "tox run -e bench"),
+      h("code", {}, `pytest ${DATA.suite} --regress-save run.json`),
       " makes a run, and ",
-      h("code", {}, "peft-regress accept"),
+      h("code", {}, `peft-regress accept run.json --reason "..."${DATA.storage}`),
       " stores it.",
     ),
   );

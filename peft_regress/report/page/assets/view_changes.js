@@ -48,7 +48,7 @@ function changesBetween({ old: oldName, new: newName }) {
   const names = [old, now].map((entry) => DATA.entries[entry].word);
   return [
     note("These two were not judged when this page was made. In a terminal:"),
-    h("p", {}, h("code", {}, `peft-regress compare ${names.join(" ")}`)),
+    h("p", {}, h("code", {}, `peft-regress compare ${names.join(" ")}${DATA.storage}`)),
   ];
 }
 
