@@ -68,6 +68,7 @@ def test_a_module_is_watched_and_told_as_json(watch, tmp_path):
         ("import time; time.sleep(60)", ("--time-limit=3", "train.py"), "running after 3"),
         (None, ("train.py",), "no such script: train.py"),
         (None, ("-m", "torch.distributed.run"), "watch the script that it starts"),
+        ("", ("train.py", "\udcff"), "\\udcff: is not UTF-8; rename it"),
         ("", ("--env", "A", "train.py"), "--env 'A' is not NAME=VALUE"),
     ],
 )

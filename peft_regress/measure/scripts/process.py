@@ -17,6 +17,7 @@ from typing import IO, Final
 import msgspec
 
 from peft_regress.errors import InputError
+from peft_regress.files import encoded
 from peft_regress.measure.scripts.observation import Observation, WatchRequest
 from peft_regress.text import clean
 
@@ -87,7 +88,7 @@ def watch_script(  # noqa: PLR0913  (all but the script have defaults)
             nudge=nudge,
             answer=str(answer),
         )
-        request.write_bytes(msgspec.json.encode(asked))
+        request.write_bytes(encoded(asked))
         words = [python, "-m", "peft_regress.measure.scripts.child", str(request)]
         variables = {**os.environ, **OFFLINE, **(env or {})}
         before = _stamps_below(folder)
