@@ -87,11 +87,10 @@ class Coverage:
             complete=not self.was_interrupted
             and not left_out
             and self.collected.selected <= self.measured,
-            narrowed_by=[
-                printable(how)  # it may hold a name that is not UTF-8
-                for how in (*self.before_collection, *self.after_collection)
-                if left_out
-            ],
+            # A path may hold bytes that are not UTF-8.
+            narrowed_by=[*map(printable, self.before_collection + self.after_collection)]
+            if left_out
+            else [],
             not_selected=sorted(left_out),
         )
 
