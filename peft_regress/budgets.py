@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Final, Literal
@@ -36,6 +35,8 @@ _QUANTITIES: Final[Mapping[str, Quantity]] = {
 }  # fmt: skip
 OWN_MATRIX: Final = "own"
 """The matrix of own cases that name no other."""
+LARGEST: Final = 2**63
+"""No number of a budget or a bound comes near it; a file holds no larger whole number."""
 LEAST_SHARE: Final = 1e-6
 MOST_SHARE: Final = 1e6
 
@@ -53,7 +54,7 @@ class Bound(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         """Raise `InputError` for a bound that is no number from 0 on, or has no reason."""
-        if not 0 <= self.bound < float("inf"):
+        if not (_is_number(self.bound) and self.bound >= 0):
             raise InputError(f"bound {self.bound!r} is not a number from 0 on")
         if not self.reason.strip():
             raise InputError(f"bound {self.bound!r} needs a reason: the evidence for it")
@@ -100,11 +101,11 @@ class Budget(
                     force_setattr(self, name, parse_amount(given, quantity))
             except InputError as error:
                 raise InputError(f"budget {name}={error}") from None
-        if self.score is not None and not _is_finite(self.score):
-            raise InputError(f"budget score={self.score!r} is not a finite number")
+        if self.score is not None and not _is_number(self.score):
+            raise InputError(f"budget score={self.score!r} is not a number below {LARGEST:.1e}")
         shares = {name: share for name in SHARES if (share := getattr(self, name)) is not None}
         for name, share in shares.items():
-            if not (_is_finite(share) and LEAST_SHARE <= share <= MOST_SHARE):
+            if not (_is_number(share) and LEAST_SHARE <= share <= MOST_SHARE):
                 raise InputError(f"budget {name}={share!r} is not a share, such as 0.85")
             if self.of is None:
                 raise InputError(
@@ -126,11 +127,11 @@ class Budget(
 
 
 def _is_size(given: object) -> bool:
-    return type(given) is int and 0 <= given < 2**63
+    return type(given) is int and 0 <= given < LARGEST
 
 
-def _is_finite(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and abs(value) < LARGEST
 
 
 def parse_amount(text: object, quantity: Quantity) -> int:
@@ -143,4 +144,7 @@ def parse_amount(text: object, quantity: Quantity) -> int:
         raise InputError(
             f"{shown!r} is not an amount with one of {', '.join(units)}, such as {example!r}"
         )
-    return round(float(match["number"]) * units[match["unit"]])
+    amount = float(match["number"]) * units[match["unit"]]
+    if not amount < LARGEST:
+        raise InputError(f"{shown!r} is too large, not below {LARGEST:.1e}")
+    return round(amount)

@@ -19,6 +19,9 @@ _Record = TypeVar("_Record", bound=msgspec.Struct)
 _LARGEST_BYTES = 2**28
 """A hundred times the size of a run file of the default matrix."""
 
+_STREAMS: Final = ("/dev", "/dev/fd")
+"""The folders of what the shell has opened: /dev/stdin, `<(command)`."""
+
 CACHE_VARIABLE: Final = "PEFT_REGRESS_CACHE"
 
 
@@ -75,7 +78,7 @@ def read_toml(path: Path, *, remedy: str) -> dict[str, Any]:
         return tomllib.loads(read_bytes(path).decode())
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); {remedy}") from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # also for a number of 5,000 digits
         raise InputError(f"{path}: is not valid TOML ({error})") from error
 
 
@@ -97,12 +100,25 @@ def read_table(table: Any, kind: type[_Record], where: str) -> _Record:
 
 
 def read_bytes(path: Path) -> bytes:
-    """Read a whole file. Raises `OSError`, also for one larger than any run file: /dev/zero."""
+    """Read a whole file. Raises `OSError`, also for one larger than any run file: /dev/zero.
+
+    A FIFO is refused, unless the shell opened it: its writer may never come.
+    """
+    if path.is_fifo() and str(path.parent) not in _STREAMS:
+        raise OSError(errno.EINVAL, "is a FIFO", str(path))
     with path.open("rb") as stream:
         content = stream.read(_LARGEST_BYTES + 1)
     if len(content) > _LARGEST_BYTES:
-        raise OSError(errno.EFBIG, f"larger than {_LARGEST_BYTES >> 20} MiB")
+        raise OSError(errno.EFBIG, f"larger than {_LARGEST_BYTES >> 20} MiB", str(path))
     return content
+
+
+def encoded(message: msgspec.Struct) -> bytes:
+    """Return a message as JSON. Raises `InputError` for a path in it that is not UTF-8."""
+    try:
+        return msgspec.json.encode(message)
+    except UnicodeEncodeError as error:
+        raise InputError(f"{error.object}: is not UTF-8; rename it") from None
 
 
 def write_atomic(path: Path, content: bytes) -> None:
@@ -111,7 +127,7 @@ def write_atomic(path: Path, content: bytes) -> None:
     What is not a regular file, such as a FIFO or /dev/stdout, is written to and never replaced.
     """
     try:
-        if str(path.parent) in {"/dev", "/dev/fd"} or (path.exists() and not path.is_file()):
+        if str(path.parent) in _STREAMS or (path.exists() and not path.is_file()):
             with path.open("ab") as stream:
                 stream.write(content)
             return

@@ -80,7 +80,7 @@ def read_settings(start: Path, *, root: Path | None = None) -> Settings:
     end = next((at for at in above if at == root or os.path.lexists(at / ".git")), above[-1])
     for folder in above[: above.index(end) + 1]:
         file = folder / _FILE
-        table = _table(file) if file.is_file() else None
+        table = _table(file) if os.path.lexists(file) else None
         if table is not None:
             return _parsed(file, table)
     return Settings(folder=start, baselines=start / _STORAGE)

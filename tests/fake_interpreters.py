@@ -79,6 +79,7 @@ for line in sys.stdin:
             more = dict(curve=known[0]["curve"], repeats=known[0]["run_name"])
         if not misbehave(how.get(name)):
             record = dict(script["record"], case=case, **more)
+            record.update(script["wrong"].get(name, dict()))
             if how.get("numbers") == "own":
                 record["metrics"]["forward_flops"]["value"] = os.getpid()
             send(record=record, imported=script["uses"])
@@ -106,6 +107,7 @@ def write_worker(
     packages=None,
     uses=None,
     answers=None,
+    wrong=None,
     file="/nowhere.py",
     pause=0,
 ):
@@ -113,7 +115,7 @@ def write_worker(
 
     What is known, it repeats. A step takes `seconds` and a case `pause` seconds, the
     libraries come from `file`, and each case uses the packages of `uses` besides. Functions of
-    `answers` are answered with that. `how` maps a
+    `answers` are answered with that. `wrong` has fields of records, by case. `how` maps a
     request's type, a case id (when it is measured), `before` or `after` an id, or `greeting` to:
     kill, exit, hang, refuse, babble or null (no record); and `numbers` to own (each process has its
     own).
@@ -128,6 +130,7 @@ def write_worker(
         "packages": packages or {"peft-regress": "0.1.0", "peft": "0.18.1", "torch": "2.13.0"},
         "uses": uses or {},
         "answers": answers or {},
+        "wrong": wrong or {},
         "file": file,
         "pause": pause,
     }

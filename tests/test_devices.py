@@ -53,6 +53,7 @@ def test_a_table_of_ones_own_adds_to_it_and_replaces(tmp_path):
         ({"mine": {**MINE, "ram": "1 GB"}}, "unknown key of devices: mine 'ram'"),
         ({"mine": {"title": "x"}}, "devices: mine: Object missing required field `memory`"),
         ({"mine": {**MINE, "memory": "64"}}, "devices: mine: '64' is not an amount"),
+        ({"mine": {**MINE, "memory": "1e400 MiB"}}, "mine: '1e400 MiB' is too large"),
         ({"mine": {**MINE, "memory": 64}}, "devices: mine: Expected `str`, got `int`"),
         ({"mine": {**MINE, "storage": "1 GFLOP"}}, "devices: mine: '1 GFLOP' is not"),
         ({"mine": 3}, "devices: mine: Expected `object`, got `int`"),

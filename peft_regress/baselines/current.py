@@ -276,11 +276,14 @@ def _check_current(root: Path, contents: Contents) -> None:
 
 
 def _content_of(path: Path) -> bytes:
-    """Return the content of a file; empty without one."""
+    """Return the content of a file; empty without one. Raises `RunFileError` for a FIFO."""
     try:
         return read_bytes(path)
-    except OSError:
+    except FileNotFoundError:
         return b""
+    except OSError as error:
+        problem = f"cannot be read ({error.strerror})"
+        raise RunFileError(path, problem, "Remove it, and run `accept --renew`.") from error
 
 
 def write_current(root: Path, contents: Contents) -> list[Path]:

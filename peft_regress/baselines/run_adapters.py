@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import secrets
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -19,7 +20,7 @@ from msgspec import UNSET, UnsetType
 
 from peft_regress.cases import Case, CaseId, DataFile, Name, Version, in_words, is_data_file
 from peft_regress.errors import InputError
-from peft_regress.files import is_folder, read_bytes, resolved, write_atomic
+from peft_regress.files import is_folder, read_bytes, write_atomic
 from peft_regress.runs.schema import MadeWith, Run
 from peft_regress.text import clean
 
@@ -119,30 +120,37 @@ def write_adapter(target: Path, files: Mapping[str, bytes]) -> None:
         write_atomic(target / name, files[name])
 
 
-def gather_adapters(source: Path, run_file: Path) -> None:
-    """Replace the adapters beside a run file by those of another run, or of all its shards.
-
-    Raises `InputError` if they cannot be copied.
-    """
-    target = adapters_of_run(run_file)
-    if resolved(target) not in map(resolved, _kept_beside(source)):
-        shutil.rmtree(target, ignore_errors=True)
-    add_adapters(source, run_file)
-
-
 def add_adapters(source: Path, run_file: Path) -> None:
-    """Copy the adapters of a run, or of all its shards, to the folder beside another run file.
+    """Copy the adapters of a run, or of all its shards, to those beside another run file.
 
-    Run files whose names differ only in the ending share a folder: there is nothing to copy.
-    Raises `InputError` if they cannot be copied.
+    Raises `InputError` if they cannot be copied; those that were there stay as they were.
+    """
+    with gathered_adapters(source, run_file, beside=[adapters_of_run(run_file)]):
+        pass
+
+
+@contextlib.contextmanager
+def gathered_adapters(
+    source: Path, run_file: Path, *, beside: Iterable[Path] = ()
+) -> Iterator[None]:
+    """Replace the adapters beside a run file, which the context writes, by those of another run.
+
+    source: that run, or the folder of its shards. beside: further folders. If anything fails, the
+    adapters stay as they were. Raises `InputError` if they cannot be copied.
     """
     target = adapters_of_run(run_file)
+    staged = target.with_name(f".peft-regress-{secrets.token_hex(8)}.tmp")
     try:
-        for folder in _kept_beside(source):
-            if resolved(folder) != resolved(target):
-                shutil.copytree(folder, target, dirs_exist_ok=True, symlinks=True)
+        for folder in filter(is_folder, (*beside, *_kept_beside(source))):
+            shutil.copytree(folder, staged, dirs_exist_ok=True, symlinks=True)
+        yield
+        shutil.rmtree(target, ignore_errors=True)
+        if is_folder(staged):
+            staged.rename(target)
     except OSError as error:
         raise InputError(f"{target}: cannot be written ({error.strerror or error})") from error
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
 
 
 def _kept_beside(source: Path) -> list[Path]:

@@ -21,7 +21,7 @@ from peft_regress.catalogue.architectures import Architecture
 from peft_regress.catalogue.own_cases import own_fine_tune
 from peft_regress.catalogue.tasks.digits import NUM_CLASSES, SOURCE_CLASSES
 from peft_regress.errors import SourceError
-from peft_regress.files import is_folder, resolved
+from peft_regress.files import is_folder, read_bytes, resolved
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -97,11 +97,11 @@ def read_manifest(root: Path) -> dict[str, SourceEntry]:
     """Return the manifest's entries by architecture, or raise `SourceError`."""
     path = manifest_path(root)
     try:
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, SourceEntry])
+        return msgspec.json.decode(read_bytes(path), type=dict[str, SourceEntry])
     except OSError as error:
         remedy = _remedy(path) if is_folder(path.parent) else f"{CLONE_REMEDY}."
         problem = _problem(error)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         problem, remedy = f"not a manifest of sources ({error})", _remedy(path)
     raise SourceError(f"{path}: {problem}. {remedy}")
 
@@ -125,7 +125,7 @@ def read_source(root: Path, name: str) -> bytes:
     expected = _entry(root, name).sha256
     path = source_path(root, name)
     try:
-        content = path.read_bytes()
+        content = read_bytes(path)
         found = hashlib.sha256(content).hexdigest()
         problem = "" if found == expected else f"found {found}"
     except OSError as error:

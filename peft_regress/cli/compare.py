@@ -11,7 +11,7 @@ import msgspec
 from peft_regress import report
 from peft_regress.baselines.named_runs import check_output, find_input
 from peft_regress.baselines.references import expected_cases, is_complete, read_references
-from peft_regress.baselines.run_adapters import gather_adapters
+from peft_regress.baselines.run_adapters import gathered_adapters
 from peft_regress.cases import matching_ids
 from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.catalogue.own_cases import device_classes
@@ -126,5 +126,5 @@ def _save(made: RunFile, path: Path, baselines: Path, old: str) -> None:
         (storages if before.is_storage else reads).append(before.path)
     for storage in storages:
         check_output(path, "--save", storage=storage, reads=reads)
-    write_run_file(path, msgspec.structs.replace(made.run, accepted=None), made.document)
-    gather_adapters(made.path, path)
+    with gathered_adapters(made.path, path):
+        write_run_file(path, msgspec.structs.replace(made.run, accepted=None), made.document)

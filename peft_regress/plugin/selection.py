@@ -14,6 +14,7 @@ from peft_regress.baselines.storage import baseline_files
 from peft_regress.errors import InputError
 from peft_regress.files import is_file
 from peft_regress.runs.schema import Selection
+from peft_regress.text import printable
 
 
 def kept_from_collection(option: Any) -> list[str]:
@@ -86,7 +87,10 @@ class Coverage:
             complete=not self.was_interrupted
             and not left_out
             and self.collected.selected <= self.measured,
-            narrowed_by=[*self.before_collection, *self.after_collection] if left_out else [],
+            # A path may hold bytes that are not UTF-8.
+            narrowed_by=[*map(printable, self.before_collection + self.after_collection)]
+            if left_out
+            else [],
             not_selected=sorted(left_out),
         )
 

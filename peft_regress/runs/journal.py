@@ -135,18 +135,18 @@ def read_journal(path: Path) -> list[Line]:
     for number, line in enumerate(content.split(b"\n")[:-1], start=1):
         try:
             lines.append(msgspec.json.decode(line, type=Line))
-            check_kept(lines[-1].kept.record)
-        except (msgspec.DecodeError, InputError) as error:
+            check_kept(lines[-1].case, lines[-1].kept)
+        except (ValueError, RecursionError, InputError) as error:
             remedy = "Remove it, and make the run again."
             raise RunFileError(path, f"line {number}: {error}", remedy) from error
     return lines
 
 
-def check_kept(record: Record) -> None:
-    """Raise `InputError` for a record without its ledger, or one that contradicts itself."""
-    if isinstance(record.ledger, str):
-        raise InputError(f"{record.case.id}: its ledger stands elsewhere")
-    check_record(record.case.id, record)
+def check_kept(name: str, kept: KeptRecord, definition: str | None = None) -> None:
+    """Raise `InputError` for a record without its ledger, and as `check_record` does."""
+    if isinstance(kept.record.ledger, str):
+        raise InputError(f"{name}: its ledger stands elsewhere")
+    check_record(name, kept.record, definition)
 
 
 def is_journal(path: Path) -> bool:

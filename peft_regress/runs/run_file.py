@@ -217,11 +217,16 @@ def _restore(path: Path) -> str:
     return f"Restore it with `git checkout -- {shlex.quote(str(path))}`, or make the run again."
 
 
-def check_record(name: str, record: Record) -> None:
-    """Raise `InputError` for a record of another case, or one that contradicts itself."""
+def check_record(name: str, record: Record, definition: str | None = None) -> None:
+    """Raise `InputError` for a record of another case, or one that contradicts itself.
+
+    definition: that of the case, where it is known.
+    """
     # Also of equal ids: method `lora-r4` without a rank is not method `lora` of rank 4.
     if Case.parse(name) != record.case:
         raise InputError(f"case {name!r} has the record of {record.case.id!r}")
+    if definition not in {None, record.definition}:
+        raise InputError(f"{name}: definition {record.definition!r}, expected {definition!r}")
     check_finite(record.metrics, name)
     check_consistent(record, name)
 

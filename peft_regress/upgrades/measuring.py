@@ -27,7 +27,7 @@ from peft_regress.baselines.run_adapters import (
     place_adapter,
     prune_adapters,
 )
-from peft_regress.cases import Case, Name, Version
+from peft_regress.cases import Case, DataFile, Name, Version
 from peft_regress.catalogue.budget_file import BudgetFile, stated_budgets
 from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.errors import InputError
@@ -35,7 +35,7 @@ from peft_regress.gate.repeats import KnownCurve
 from peft_regress.invariants import KNOWN
 from peft_regress.overlay.pip import Planned, direct_sources
 from peft_regress.runs.environment import changed_packages, commit_here
-from peft_regress.runs.journal import Header, KeptRecord, Line, header_of, run_of
+from peft_regress.runs.journal import Header, KeptRecord, Line, check_kept, header_of, run_of
 from peft_regress.runs.run_file import without_host, write_run_file
 from peft_regress.runs.schema import (
     Failure,
@@ -106,7 +106,7 @@ class MeasuredCase(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     defined: DefinedCase
     kept: KeptRecord
-    adapter: dict[str, bytes]
+    adapter: dict[DataFile, bytes]
     """The files of the kept adapter, by name."""
 
 
@@ -156,10 +156,11 @@ def _measured(
         asked = msgspec.structs.replace(request, scratch=scratch)
         try:
             kept = worker.ask(f"{MEASURER}.measure", asked, KeptRecord)
+            check_kept(case.id, kept, defined.definition)
             files = adapter_files(Path(scratch), case)
         except RequestRefusedError:
             raise
-        except WorkerError as error:
+        except (WorkerError, InputError) as error:
             worker.kill()
             if seat.is_stopped:
                 raise WorkerError("interrupted") from None
@@ -369,8 +370,12 @@ class _Work:
         self.on_record(record)
 
     def _check(self, case: Case, measured: MeasuredCase) -> None:
-        """Raise an error if a record is not of the environment that was asked for."""
+        """Raise an error if a record is not of the case and environment that was asked for."""
         source = measured.defined
+        try:
+            check_kept(case.id, measured.kept, source.definition)
+        except InputError as error:
+            raise NodeError(f"{source.where}: {error}") from None
         earlier = next(iter(self.lines.values()), None)
         known = source.environment if earlier is None else earlier.header.environment
         for name, (one, other) in changed_packages(known, source.environment).items():

@@ -6,6 +6,7 @@ often as Dask's `distributed.scheduler.allowed-failures` says; what fails by its
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import itertools
 import logging
@@ -21,10 +22,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
-from distributed import Client, KilledWorker
+from distributed import Client, KilledWorker, Security
+from distributed.comm.core import connect
 from distributed.versions import VersionMismatchWarning
 
 from peft_regress.errors import AbsentError, InputError, PeftRegressError
+from peft_regress.files import encoded
 from peft_regress.settings import Settings
 from peft_regress.text import clean, count_of
 from peft_regress.workers.node import Node, Task, check, do, facts_here, own_code
@@ -93,7 +96,7 @@ class DaskPool:
         for request in requests:
             task = Task(
                 function=function,
-                request=msgspec.Raw(msgspec.json.encode(request)),
+                request=msgspec.Raw(encoded(request)),
                 planned=list(environment.planned),
                 libraries=list(environment.libraries),
             )
@@ -164,10 +167,11 @@ class DaskPool:
         except PeftRegressError as error:  # of the node
             _end(work, error)
         except (OSError, TimeoutError, CancelledError):
-            _end(work, self._lost())
+            _end(work, self.lost())
         except Exception as error:  # noqa: BLE001  (it may be a pickle, or raise anything)
             shown = clean(f"{type(error).__name__}: {error}", longest=600)
-            _end(work, NodeError(f"node {work.key}: its answer is no result: {shown}"))
+            nodes = ", ".join(*self._client.who_has([there]).values()) or "a node"
+            _end(work, NodeError(f"{nodes}: its answer for {work.what} is no result: {shown}"))
         else:
             if work.future.set_running_or_notify_cancel():
                 work.future.set_result(answer)
@@ -176,13 +180,13 @@ class DaskPool:
         """Return the workers with the resource. Raises `ClusterLostError`."""
         try:
             if str(self._client.status) != "running":
-                raise self._lost()
+                raise self.lost()
             known = self._client.scheduler_info(n_workers=-1)["workers"]
         except (OSError, TimeoutError):
-            raise self._lost() from None
+            raise self.lost() from None
         return [name for name, one in known.items() if _SLOT in (one["resources"] or {})]
 
-    def _lost(self) -> ClusterLostError:
+    def lost(self) -> ClusterLostError:
         """Return the error of a scheduler that has gone."""
         return ClusterLostError(f"{self._address}: the Dask scheduler has gone")
 
@@ -262,7 +266,10 @@ def opened_cluster(  # noqa: PLR0913  (all but the address by name)
     client = _client(address)
     try:
         pool = DaskPool(address, client, say=say)
-        pool.prepare(node)
+        try:
+            pool.prepare(node)
+        except (OSError, CancelledError):
+            raise pool.lost() from None
         say(f"{address}: {count_of(pool.slots, 'worker')}, dashboard {client.dashboard_link}")
         following = threading.Thread(target=pool.follow, daemon=True)
         following.start()
@@ -277,8 +284,16 @@ def opened_cluster(  # noqa: PLR0913  (all but the address by name)
             client.close(timeout=_CONNECT_SECONDS)
 
 
+async def _greet(address: str) -> None:
+    """Greet a scheduler: a client would wait for the answer for ever, and then not close."""
+    secure = Security().get_connection_args("client")
+    comm = await asyncio.wait_for(connect(address, **secure), _CONNECT_SECONDS)
+    await comm.close()
+
+
 def _client(address: str) -> Client:
     try:
+        asyncio.run(_greet(address))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", VersionMismatchWarning)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import shlex
 import sys
 import threading
@@ -73,7 +74,7 @@ class Keeper:
         if resume is None:
             return []
         # A search may begin with the journal that it goes on with later.
-        is_absent = not (resume.exists() or journal.resumed_journal(resume).exists())
+        is_absent = not any(map(os.path.lexists, (resume, journal.resumed_journal(resume))))
         return [] if is_absent and self.option == _OF_SEARCH else journal.read_lines(resume)
 
     def prepare(self) -> list[str]:

@@ -17,6 +17,7 @@ from typing import IO, Final, Self, TypeVar
 import msgspec
 
 from peft_regress.errors import InputError, PeftRegressError
+from peft_regress.files import encoded
 from peft_regress.processes import Process, variables
 from peft_regress.text import clean
 from peft_regress.workers.serve import PROTOCOL, Hello, Question, Reply
@@ -149,7 +150,7 @@ class WorkerProcess:
         Raises `RequestRefusedError` if the function raised something, `WorkerTimeoutError` if the
         worker is silent for too long, `WorkerError` if it has ended or answers anything else.
         """
-        asked = Question(function=function, request=msgspec.Raw(msgspec.json.encode(request)))
+        asked = Question(function=function, request=msgspec.Raw(encoded(request)))
         line = msgspec.json.encode(asked)
         deadline = time.monotonic() + self.time_limit
         assert self._process.stdin is not None  # noqa: S101  (it is a pipe)

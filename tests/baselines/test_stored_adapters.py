@@ -291,7 +291,8 @@ def test_links_beside_the_shards_stay_links(tmp_path):
     kept = tmp_path / "shards" / "a.adapters" / "lora"
     kept.mkdir(parents=True)
     (kept / "link").symlink_to(secret)
-    run_adapters.gather_adapters(tmp_path / "shards", tmp_path / "run.json")
+    with run_adapters.gathered_adapters(tmp_path / "shards", tmp_path / "run.json"):
+        pass
     assert (run_adapters.adapters_of_run(tmp_path / "run.json") / "lora" / "link").is_symlink()
 
 
@@ -299,5 +300,6 @@ def test_run_files_that_share_a_folder_of_adapters_keep_it(tmp_path):
     kept = run_adapters.adapters_of_run(tmp_path / "run.json") / "lora" / "model.safetensors"
     kept.parent.mkdir(parents=True)
     kept.write_text("plain")
-    run_adapters.gather_adapters(tmp_path / "run.json", tmp_path / "run.txt")
+    with run_adapters.gathered_adapters(tmp_path / "run.json", tmp_path / "run.txt"):
+        pass
     assert kept.read_text() == "plain"

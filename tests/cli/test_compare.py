@@ -1,8 +1,11 @@
 """`peft-regress compare`: by a run, an entry or the storage; shards, and their union."""
 
+import functools
 import json
+import os
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import msgspec
@@ -15,6 +18,7 @@ from builders import (
     LORA,
     MACHINE,
     VALUES,
+    full_disk,
     keep_weights,
     make_record,
     make_run,
@@ -192,6 +196,8 @@ def test_a_case_that_was_retired_since_is_missing_from_no_run(run, storage, tmp_
         assert run(*arguments)[0] == exit_code
 
 
+WRITES = [(os, "mkdir"), (os, "fsync"), (os, "replace"), (shutil, "copyfile")]
+
 NO_ENTRY = "is no file and no entry of baselines. Entries: 0001_peft-0.18.1."
 
 
@@ -240,6 +246,40 @@ def test_the_union_is_one_run_file_with_the_adapters_and_can_be_accepted(
         digest.removeprefix("sha256:") for digest in entry.adapters.values()
     }
     assert run("baselines", "out/run.json")[0] == 0
+
+
+def test_a_full_disk_keeps_the_saved_run_and_its_adapters(run, tmp_path, monkeypatch):
+    """Every write fails in turn, until there is none left to fail."""
+    for name in ("saved.json", "shards/shard.json"):
+        write_run(tmp_path / name, make_run(make_record(LORA, {**VALUES, "aten_ops": len(name)})))
+        keep_weights(tmp_path / name, make_record(LORA), name.encode())
+    saved = [path for path in tmp_path.rglob("saved*/**/*") if path.is_file()]
+    saved = {path: path.read_bytes() for path in [*saved, tmp_path / "saved.json"]}
+    there = sorted(tmp_path.rglob("*"))
+    writes = {name: getattr(module, name) for module, name in WRITES}
+    failed = 0
+    while True:
+        left = [failed]
+
+        def write(*arguments, name, left=left, **how):
+            left[0] -= 1
+            return full_disk() if left[0] < 0 else writes[name](*arguments, **how)
+
+        with monkeypatch.context() as patch:
+            for module, name in WRITES:
+                patch.setattr(module, name, functools.partial(write, name=name))
+            code, out, err = run("shards", "shards", "--save", "saved.json")
+        if left[0] >= 0:
+            break
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert "cannot be written" in err
+        assert sorted(tmp_path.rglob("*")) == there
+        assert all(path.read_bytes() == content for path, content in saved.items())
+        failed += 1
+    assert code == 0
+    assert failed > len(saved)
+    assert sorted(tmp_path.rglob("*")) == there
+    assert all(path.read_bytes() != content for path, content in saved.items())
 
 
 def test_the_union_is_saved_even_if_it_is_incomplete_and_there_is_no_baseline(run, tmp_path):

@@ -93,6 +93,7 @@ def test_a_script_that_ends_too_early_shows_what_it_did_and_why_it_is_no_case(
         ("import time; time.sleep(60)", ("--time-limit=3", "train.py"), "running after 3"),
         (None, ("train.py",), "no such script: train.py"),
         (None, ("-m", "torch.distributed.run"), "watch the script that it starts"),
+        ("", ("train.py", "\udcff"), "\\udcff: is not UTF-8; rename it"),
         ("", ("--env", "A", "train.py"), "--env 'A' is not NAME=VALUE"),
     ],
 )

@@ -6,7 +6,12 @@ import pytest
 
 from peft_regress.errors import InputError
 from peft_regress.plugin.options import RegressOptions, Shard
-from peft_regress.plugin.selection import chosen_from_collected, kept_from_collection
+from peft_regress.plugin.selection import (
+    Collected,
+    Coverage,
+    chosen_from_collected,
+    kept_from_collection,
+)
 
 
 @pytest.mark.parametrize(
@@ -104,3 +109,14 @@ def test_each_way_is_found_wherever_it_is_written(pytester, monkeypatch, how, wo
     assert narrowed(pytester, ini=" ".join(words)) == [how]
     monkeypatch.setenv("PYTEST_ADDOPTS", " ".join(words))
     assert narrowed(pytester, "-q") == [how]
+
+
+def test_a_path_that_is_not_utf_8_can_stand_in_a_run_file():
+    coverage = Coverage(
+        known=frozenset({"shift/lora-r4/tiny"}),
+        measured=frozenset(),
+        collected=Collected(),
+        before_collection=["tests/\udcff"],
+        after_collection=[],
+    )
+    assert coverage.selection.narrowed_by == [r"tests/\udcff"]

@@ -76,6 +76,8 @@ ELSEWHERE = msgspec.structs.replace(make_record(), ledger=f"sha256:{'0' * 64}")
         (b'"method":"lora"', b'"method":"../../x"', "line 1: Expected"),
         (b'"schema_version":2', b'"schema_version":3', "line 1: Expected `int` <= 2"),
         (b'"status":"ok"', b'"status":"error"', "line 1: .*status 'error' with error None"),
+        (b'"times":null', b'"times":{"a":' + b"[" * 100_000, "line 1: .*recursion"),
+        (b'"method":"lora"', b'"method":"\xff"', "line 1: .*UTF-8"),
     ],
 )
 def test_a_line_that_does_not_fit_is_refused(path, old, new, problem):

@@ -93,6 +93,9 @@ def test_a_budget_becomes_numbers(budget, limits):
     [
         ({"of": "toy/full/net"}, "budget of='toy/full/net' limits nothing: add a share, such as"),
         ({"peak_of": 0.85}, "budget peak_of=0.85 is of no case: name it, as in of='digits/full"),
+        ({"score": 10**400}, "is not a number below"),
+        ({"peak": "1e30 MiB"}, "budget peak='1e30 MiB' is too large"),
+        ({"of": "toy/full/net", "ship_of": 10**400}, "is not a share"),
         ({"of": "toy/full/net", "ship_of": 0}, "budget ship_of=0 is not a share, such as 0.85"),
         ({"of": "toy/full/net", "ship_of": "85 %"}, "budget ship_of='85 %' is not a share"),
         ({"of": "toy/full/net", "update_of": float("inf")}, "update_of=inf is not a share"),

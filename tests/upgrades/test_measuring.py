@@ -2,15 +2,18 @@
 
 import dataclasses
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import Future
 from pathlib import Path
 from types import SimpleNamespace
 
 import fake_interpreters
+import msgspec
 import pytest
 from builders import CURVE, MACHINE, make_record, make_run
 from msgspec import UNSET
@@ -22,13 +25,14 @@ from peft_regress.budgets import Budget
 from peft_regress.cases import Case
 from peft_regress.catalogue.budget_file import stated_budgets
 from peft_regress.catalogue.matrix import matrix_cases, parse_case_id
+from peft_regress.errors import InputError
 from peft_regress.gate.repeats import KnownCurve
 from peft_regress.measure import Recipe, measure
 from peft_regress.measure.costs import ProfileCache
 from peft_regress.metrics import COST_METRICS, INFERENCE_METRICS
 from peft_regress.runs.journal import KeptRecord
 from peft_regress.runs.run_file import read_run_file
-from peft_regress.runs.schema import with_budget
+from peft_regress.runs.schema import Record, with_budget
 from peft_regress.upgrades import measuring
 from peft_regress.upgrades.measuring import (
     DefinedCase,
@@ -39,7 +43,7 @@ from peft_regress.upgrades.measuring import (
 )
 from peft_regress.upgrades.worker import CaseRequest, Measurer
 from peft_regress.workers import process as process_module
-from peft_regress.workers.pool import UnusableEnvironmentError
+from peft_regress.workers.pool import NodeError, UnusableEnvironmentError
 
 ROOT = Path(__file__).parents[2]
 SETUP = MeasuringSetup(baselines=ROOT / "baselines", jobs=1, time_limit=120)
@@ -141,6 +145,49 @@ def test_a_lost_case_is_in_error_and_the_rest_goes_on(worker, how, kind, message
     assert (lost.definition, lost.metrics) == (run.cases[SECOND].definition, {})
     assert [run.cases[name].status for name in (SECOND, OTHER)] == ["ok", "ok"]
     assert fake_interpreters.all_gone(fake_interpreters.processes_of(python))
+
+
+WRONG = [
+    ({"case": msgspec.to_builtins(CASES[2])}, f"case '{BAD}' has the record of '{OTHER}'"),
+    ({"definition": "another"}, f"{BAD}: definition 'another', expected "),
+    ({"status": "error"}, f"{BAD}: status 'error' with error None"),
+    ({"metrics": {}}, f"{BAD}: status 'ok' with 0 metrics"),
+    ({"ledger": f"sha256:{'0' * 64}"}, f"{BAD}: its ledger stands elsewhere"),
+]
+
+
+@pytest.mark.parametrize(("wrong", "problem"), WRONG)
+def test_a_record_that_no_run_file_could_hold_is_a_lost_case(worker, wrong, problem):
+    lost = measured(worker(wrong={BAD: wrong})).cases[BAD].error
+    assert lost.type == "WorkerLost"
+    assert lost.message.startswith(problem)
+
+
+def test_a_folder_that_is_not_utf_8_is_named(worker):
+    with pytest.raises(InputError, match=r"\\udcff/baselines: is not UTF-8; rename it"):
+        measure_cases(
+            CASES,
+            python=Path(worker()),
+            setup=dataclasses.replace(SETUP, baselines=Path("\udcff/baselines")),
+        )
+
+
+@pytest.mark.parametrize(("wrong", "problem"), WRONG)
+def test_such_a_record_of_another_machine_is_refused_with_its_name(wrong, problem):
+    sent = {**msgspec.to_builtins(make_record(BAD)), **wrong}
+    where = DefinedCase(
+        definition=make_record(BAD).definition,
+        where="node 7",
+        machine=MACHINE,
+        environment={"peft": "0.18.1"},
+    )
+    kept = KeptRecord(record=msgspec.convert(sent, Record))
+    future: Future[MeasuredCase] = Future()
+    future.set_result(MeasuredCase(defined=where, kept=kept, adapter={}))
+    pool = SimpleNamespace(is_remote=True, submit=lambda *_: [future])
+    setup = dataclasses.replace(SETUP, pool=pool)
+    with pytest.raises(NodeError, match=f"^node 7: {re.escape(problem)}"):
+        measure_cases(CASES[:1], python=Path(sys.executable), setup=setup)
 
 
 def test_a_worker_lost_between_cases_is_replaced(worker):

@@ -2,8 +2,10 @@
 
 import contextlib
 import re
+import socket
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
@@ -209,18 +211,28 @@ MEASURED = MeasuredCase(
 
 def taken(result):
     """Return what comes of a task that Dask has done."""
-    pool = DaskPool("tcp://a:1", SimpleNamespace(status="running"), say=print)
+    client = SimpleNamespace(status="running", who_has=lambda _: {"key": ["tcp://b:2"]})
+    pool = DaskPool("tcp://a:1", client, say=print)
     work = cluster_module._Work("", FIRST, "key", MeasuredCase)
     pool._take(work, SimpleNamespace(result=result))
     return work.future.result(timeout=0)
 
 
-def test_an_answer_that_is_no_result_names_the_task():
+ODD_NAMES = [
+    *("../x.json", "/etc/x.json", "a/b.json", ".x.json", "x.py", "x.json\\n", "x\\u0000.json"),
+]
+
+
+def test_an_answer_that_is_no_result_names_the_node():
     answer = msgspec.json.encode(MEASURED).decode()
     assert taken(lambda timeout: answer) == MEASURED
     wrong = answer.replace('{"peft":"1"}', '{"../x":"1"}')
-    for text, problem in (("text", "malformed"), (wrong, "regex"), (None, "bytes-like")):
-        with pytest.raises(NodeError, match=rf"^node key: its answer is no result.*{problem}"):
+    deep = answer.replace('"times":null', f'"times":{{"a":{"[" * 100_000}')
+    placed = [answer.replace('"adapter":{}', f'"adapter":{{"{name}":""}}') for name in ODD_NAMES]
+    tries = [("text", "malformed"), (None, "bytes-like"), (deep, "recursion")]
+    for text, problem in (*tries, *((text, "regex") for text in (wrong, *placed))):
+        assert text != answer
+        with pytest.raises(NodeError, match=rf"^tcp://b:2: .*{FIRST} is no result.*{problem}"):
             taken(lambda timeout, text=text: text)
 
 
@@ -242,16 +254,28 @@ def test_a_result_is_not_unpickled(shared):
             taken(future.result)
 
 
+def _babble(server):
+    with server.accept()[0] as connection:
+        connection.sendall(b"HTTP/1.1 400 Bad Request\r\n")
+
+
 @pytest.mark.parametrize(
     ("address", "code", "problem"),
     [
         ("node:8786", 2, "is neither `local` nor the address of a Dask scheduler"),
         ("tcp://10.0.0.5", 2, "such as tcp://10.0.0.5:8786"),
         ("tcp://127.0.0.1:9", 3, "no Dask scheduler answers there"),
+        ("silent", 3, "no Dask scheduler answers there (TimeoutError)"),
+        ("babbling", 3, "no Dask scheduler answers there"),
     ],
 )
 def test_an_address_without_a_scheduler_is_one_line(measure, address, code, problem):
-    found, out, err = measure(address)
+    # The system accepts connections for a server that does not.
+    with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor() as threads:
+        port = f"tcp://127.0.0.1:{server.getsockname()[1]}"
+        if address == "babbling":
+            threads.submit(_babble, server)
+        found, out, err = measure(port if address in {"silent", "babbling"} else address)
     assert (found, out, err.count("\n")) == (code, "", 1)
     assert problem in err
 

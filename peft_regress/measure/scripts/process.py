@@ -16,6 +16,7 @@ from typing import IO, Final
 import msgspec
 
 from peft_regress.errors import InputError
+from peft_regress.files import encoded
 from peft_regress.measure.scripts.observation import Observation, WatchRequest
 from peft_regress.processes import Process, variables
 from peft_regress.runs.schema import Failure
@@ -91,7 +92,7 @@ def watch_script(  # noqa: PLR0913  (all but the script have defaults)
             nudge=nudge,
             answer=str(answer),
         )
-        request.write_bytes(msgspec.json.encode(asked))
+        request.write_bytes(encoded(asked))
         words = [python, "-m", "peft_regress.measure.scripts.child", str(request)]
         inherited = variables()
         # torch sets it where it is loaded, as in a worker; a script compiles nothing.
