@@ -162,6 +162,8 @@ class ScriptFacts(_Sparse, frozen=True, kw_only=True):
     """Digests of the whole numbers that the model got, by argument, one a micro-batch."""
     unseeded: list[str] = []
     """What differs between two runs, and so is in no record: inputs in words, metrics by name."""
+    uncounted: dict[str, list[str]] = {}
+    """By metric that therefore has no value: the operators without a FLOP formula."""
     written: str = ""
     """The files of its folder that appeared or changed while it ran, in words."""
 
@@ -265,6 +267,11 @@ class Record(_Strict, frozen=True, kw_only=True):
     def unseeded(self) -> list[str]:
         """Return what differs between two runs of a script; empty for any other case."""
         return [] if self.script is UNSET else self.script.unseeded
+
+    @property
+    def uncounted(self) -> dict[str, list[str]]:
+        """Return the operators of a script without a FLOP formula, by metric; else empty."""
+        return {} if self.script is UNSET else self.script.uncounted
 
     @property
     def repeated_run(self) -> str | None:

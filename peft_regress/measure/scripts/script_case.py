@@ -114,6 +114,7 @@ class ScriptRecipe:
                 autocast=first.autocast,
                 batches=_equal(_digests(first), _digests(second)),
                 unseeded=unseeded,
+                uncounted={f"{at}_flops": list(names) for at, names in first.uncounted.items()},
                 written=few(first.written),
             ),
             **stated_by(script),
