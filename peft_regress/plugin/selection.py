@@ -14,6 +14,7 @@ from peft_regress.baselines.storage import baseline_files
 from peft_regress.errors import InputError
 from peft_regress.files import is_file
 from peft_regress.runs.schema import Selection
+from peft_regress.text import redacted
 
 
 def kept_from_collection(option: Any) -> list[str]:
@@ -82,11 +83,12 @@ class Coverage:
     def selection(self) -> Selection:
         """The selection as the run file has it."""
         left_out = self.not_selected
+        narrowed_by = (*self.before_collection, *self.after_collection)
         return Selection(
             complete=not self.was_interrupted
             and not left_out
             and self.collected.selected <= self.measured,
-            narrowed_by=[*self.before_collection, *self.after_collection] if left_out else [],
+            narrowed_by=list(map(redacted, narrowed_by)) if left_out else [],
             not_selected=sorted(left_out),
         )
 

@@ -18,7 +18,7 @@ from peft_regress.budgets import Bound, Budget
 from peft_regress.cases import Address, Case, CaseId, Digest, Moment, Name, Version
 from peft_regress.errors import InputError
 from peft_regress.metrics import Metric, Numerics
-from peft_regress.text import clean
+from peft_regress.text import clean, redacted
 
 SCHEMA_VERSION = 2
 """The version of the run files that this package writes and reads."""
@@ -55,9 +55,9 @@ class Failure(_Strict, frozen=True, kw_only=True):
 
     @classmethod
     def of(cls, error: BaseException) -> Failure:
-        """Return the type and the message of an exception."""
+        """Return the type and the message of an exception, redacted."""
         # A file name in a message may hold bytes that are no text; a record must stay writable.
-        message = str(error).encode("utf-8", "backslashreplace").decode().strip()
+        message = redacted(str(error).encode("utf-8", "backslashreplace").decode().strip())
         return cls(type=type(error).__name__, message=message or "no message")
 
 

@@ -18,7 +18,7 @@ import msgspec
 
 from peft_regress.errors import InputError
 from peft_regress.measure.scripts.observation import Observation, WatchRequest
-from peft_regress.text import clean
+from peft_regress.text import clean, redacted
 
 OFFLINE: Final = {
     "HF_HUB_OFFLINE": "1",
@@ -99,7 +99,7 @@ def watch_script(  # noqa: PLR0913  (all but the script have defaults)
         return msgspec.structs.replace(seen, written=_written(folder, before))
     if seen is not None and seen.ended:
         raise ScriptError(f"{clean(script)} took no optimizer step: it ended by {seen.ended}")
-    said = next((clean(line) for line in reversed(last) if line.strip()), "")
+    said = next((clean(redacted(line, env)) for line in reversed(last) if line.strip()), "")
     printed = f"; the last line that it printed: {said}" if said else ""
     raise ScriptError(f"{clean(script)} took no optimizer step: it {ended}{printed}")
 
