@@ -69,7 +69,7 @@ _SECRETS: Final = re.compile(
     r"\b(?:hf|gh[opsur])_[A-Za-z0-9]{16,}|\bgithub_pat_\w{16,}|\bsk-[\w-]{16,}"
     r"|\b(?:AKIA|ASIA)[A-Z0-9]{16}\b|(?<=Bearer )[\w.~+/=-]+|(?<=://)[^\s/@]+(?=@)"
     # A variable or an option with its value: `api_key=...`, or in a list `"--token","..."`.
-    r"""|(?i:(?<=token)|(?<=key)|(?<=secret)|(?<=password))(?:=|",")[^\s"'&,;]{8,}"""
+    r"""|((?i:token|key|secret|password)(?:=|","))[^\s"'&,;]{8,}"""
 )
 
 
@@ -86,7 +86,7 @@ def redacted(text: str, variables: Mapping[str, str] | None = None) -> str:
     }
     for secret in sorted(secrets, key=len, reverse=True):
         text = text.replace(secret, "***")
-    text = _SECRETS.sub(lambda found: _separator(found[0]) + "***", text)
+    text = _SECRETS.sub(r"\1***", text)
     folders = {*sys.path}
     with contextlib.suppress(FileNotFoundError):  # it was deleted
         folders.add(os.getcwd())  # noqa: PTH109  (text, as in `sys.path`)
@@ -96,11 +96,6 @@ def redacted(text: str, variables: Mapping[str, str] | None = None) -> str:
     )
     own = re.escape(os.path.expanduser("~"))  # noqa: PTH111  (it may not be known)
     return re.sub(rf"(?<![\w.~])(?:{own}(?![\w.-])|/(?:home|Users)/[^/\s'\":,)]+)", "~", text)
-
-
-def _separator(secret: str) -> str:
-    """Return what stands between the name of a secret and its value, if the match has it."""
-    return next((one for one in ("=", '","') if secret.startswith(one)), "")
 
 
 def model_name(path: str) -> str:

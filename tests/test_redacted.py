@@ -10,6 +10,9 @@ from functools import partial
 
 import pytest
 
+from peft_regress.imports import told
+from peft_regress.measure.invariants.facts import told_of
+from peft_regress.measure.scripts.process import ScriptError, watch_script
 from peft_regress.text import model_name, redacted
 
 TOKEN = "hf_" + 34 * "a"
@@ -64,6 +67,18 @@ def test_a_stored_text_has_no_secret_and_no_home(monkeypatch, text, stored):
 )
 def test_a_model_is_named_without_its_folder(path, name):
     assert model_name(path) == name
+
+
+def test_an_error_loses_its_secrets_before_it_is_cut():
+    for length in range(120, 160):
+        error = RuntimeError(f"{length * 'x'} {TOKEN}")
+        assert "hf_a" not in told(error) + told_of(error)
+
+
+def test_the_last_line_of_a_script_has_no_secret_that_it_was_given(tmp_path):
+    (tmp_path / "train.py").write_text("import os\nprint('uses', os.environ['OUR_SECRET'])\n")
+    with pytest.raises(ScriptError, match=r"took no optimizer step: .*uses \*\*\*$"):
+        watch_script("train.py", folder=tmp_path, env={"OUR_SECRET": "battery staple"})
 
 
 GATES = """

@@ -46,7 +46,7 @@ _COSTS: Final = (
 )
 """What a reader asks of another definition; nothing is judged."""
 
-_VARYING: Final = re.compile(r"'[^']*'|\"[^\"]*\"|`[^`]*`|/\S+|[\w.]*\d[\w.]*")
+_VARYING: Final = re.compile(r"'[^']*'|\"[^\"]*\"|`[^`]*`|~?/\S+|[\w.]*\d[\w.]*")
 """The names, paths and numbers in a message."""
 _MOST_GROWTH: Final = 10
 
