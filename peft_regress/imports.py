@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from peft_regress.errors import InputError, PeftRegressError, UnknownNameError
-from peft_regress.text import clean, printable
+from peft_regress.text import clean, printable, redacted
 
 _DOTTED: Final = r"[^\W\d]\w*(?:\.[^\W\d]\w*)*"
 _PATH: Final = re.compile(rf"(?P<module>{_DOTTED}):(?P<name>{_DOTTED})")
@@ -122,7 +122,8 @@ def told(error: BaseException) -> str:
         text = str(error)
     else:
         text = f"{type(error).__name__}: {error}"
-    shown = clean(text.rstrip(": "), longest=_LONGEST_MESSAGE)
+    # Before it is cut: a part of a secret is not recognized.
+    shown = clean(redacted(text.rstrip(": ")), longest=_LONGEST_MESSAGE)
     return shown if place is None else f"{shown} ({printable(place)})"
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import gettext
+import os
 import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 _LONGEST_TEXT = 160
@@ -55,3 +58,47 @@ def few(names: Sequence[str]) -> str:
     """Return the first three of some names, and how many more there are."""
     more = f" and {len(names) - 3} more" if names[3:] else ""
     return ", ".join(map(clean, names[:3])) + more
+
+
+# --- What is stored -------------------------------------------------------------------------------
+
+_SECRET_NAMES: Final = ("TOKEN", "KEY", "SECRET", "PASSWORD")
+_SHORTEST_SECRET: Final = 8
+"""Characters: a shorter value may be a word of the text."""
+_SECRETS: Final = re.compile(
+    r"\b(?:hf|gh[opsur])_[A-Za-z0-9]{16,}|\bgithub_pat_\w{16,}|\bsk-[\w-]{16,}"
+    r"|\b(?:AKIA|ASIA)[A-Z0-9]{16}\b|(?<=Bearer )[\w.~+/=-]+|(?<=://)[^\s/@]+(?=@)"
+    # A variable or an option with its value: `api_key=...`, or in a list `"--token","..."`.
+    r"""|((?i:token|key|secret|password)(?:=|","))[^\s"'&,;]{8,}"""
+)
+
+
+def redacted(text: str, variables: Mapping[str, str] | None = None) -> str:
+    """Return a text to store: without secrets, and alike in all folders and on all machines.
+
+    Paths below a folder of `sys.path`, as the project's is, or the working folder, become relative
+    to it, and homes `~`. variables: environment variables besides those of this process.
+    """
+    secrets = {
+        value
+        for name, value in (*os.environ.items(), *(variables or {}).items())
+        if name.upper().endswith(_SECRET_NAMES) and len(value) >= _SHORTEST_SECRET
+    }
+    for secret in sorted(secrets, key=len, reverse=True):
+        text = text.replace(secret, "***")
+    text = _SECRETS.sub(r"\1***", text)
+    folders = {*sys.path}
+    with contextlib.suppress(FileNotFoundError):  # it was deleted
+        folders.add(os.getcwd())  # noqa: PTH109  (text, as in `sys.path`)
+    known = "|".join(re.escape(one) for one in sorted(folders, key=len, reverse=True) if one[1:])
+    text = re.sub(
+        rf"(?<![\w./~-])(?:{known})(?:(/)|(?![\w.-]))", lambda at: "" if at[1] else ".", text
+    )
+    own = re.escape(os.path.expanduser("~"))  # noqa: PTH111  (it may not be known)
+    return re.sub(rf"(?<![\w.~])(?:{own}(?![\w.-])|/(?:home|Users)/[^/\s'\":,)]+)", "~", text)
+
+
+def model_name(path: str) -> str:
+    """Return the name of a model: of the hub whole (`org/name`), of a folder its last part."""
+    is_of_hub = re.fullmatch(r"\w[\w.-]*(?:/[\w.-]+)?", path)
+    return path if is_of_hub else re.split(r"[/\\]", path.rstrip("/\\"))[-1]

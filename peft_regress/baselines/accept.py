@@ -33,7 +33,6 @@ from peft_regress.runs.run_file import (
     RunFile,
     read_run,
     read_run_file,
-    without_host,
     write_run_file,
 )
 from peft_regress.runs.schema import Acceptance, Role, Run, check_acceptance
@@ -132,11 +131,10 @@ def _store(
     adapters = Choice({}, {})
     if accepted.role == "baseline":
         adapters = choose_adapters(made.run, source, root, contents)
-    machine_info = without_host(made.document.get("machine_info", {}))
     number = 1 + max(map(entry_number, baseline_files(root)), default=0)
     peft = made.run.environment.get("peft")
     title = "run" if peft is None else f"peft-{peft.replace('!', '-')}"
-    path = root / _machine_id(machine_info) / f"{number:04d}_{title}.json"
+    path = root / _machine_id(made.document.get("machine_info", {})) / f"{number:04d}_{title}.json"
     accepted = msgspec.structs.replace(
         accepted,
         entry=entry_name(path),
@@ -145,7 +143,7 @@ def _store(
     )
     run = with_digests(msgspec.structs.replace(run, accepted=accepted))
     check_acceptance(run)
-    document = {**made.document, "machine_info": machine_info}
+    document = dict(made.document)
     document["benchmarks"] = [
         one
         for one in document.get("benchmarks", ())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import secrets
 import shutil
 import tempfile
@@ -22,7 +23,7 @@ from peft_regress.cases import Case, CaseId, DataFile, Name, Version, in_words, 
 from peft_regress.errors import InputError
 from peft_regress.files import is_folder, read_bytes, write_atomic
 from peft_regress.runs.schema import MadeWith, Run
-from peft_regress.text import clean
+from peft_regress.text import clean, model_name
 
 LARGEST_BYTES: Final = 2 * 2**20
 """Larger adapters are not kept: those of forty methods must fit into 10 MB."""
@@ -83,7 +84,7 @@ def keep_adapter(  # noqa: PLR0913  (what identifies the files, and how to write
     files: dict[str, bytes] = {}
     with contextlib.suppress(OSError), tempfile.TemporaryDirectory() as temporary:
         save(Path(temporary))
-        contents = {path.name: path.read_bytes() for path in sorted(Path(temporary).iterdir())}
+        contents = {path.name: _public(path) for path in sorted(Path(temporary).iterdir())}
         is_small = sum(map(len, contents.values())) <= LARGEST_BYTES
         if is_small and all(map(is_data_file, contents)):
             stored = StoredAdapter(
@@ -95,6 +96,21 @@ def keep_adapter(  # noqa: PLR0913  (what identifies the files, and how to write
             )
             files = {**contents, MANIFEST: manifest_content(stored)}
     place_adapter(folder, case, files)
+
+
+def _public(file: Path) -> bytes:
+    """Return the content of an adapter's file; its configuration names no folder of a model."""
+    content = file.read_bytes()
+    if file.name != "adapter_config.json":
+        return content
+    config = json.loads(content)
+    public = {
+        name: model_name(value)
+        if name.endswith("_name_or_path") and isinstance(value, str)
+        else value
+        for name, value in config.items()
+    }
+    return content if public == config else json.dumps(public, indent=2, sort_keys=True).encode()
 
 
 def adapter_files(folder: Path, case: Case) -> dict[str, bytes]:

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils.flop_counter import conv_flop_count, flop_registry
 
 from peft_regress.cost.formulas import Formula, register_flop_formula, register_paper_formula
@@ -84,6 +85,35 @@ def _addmv(_bias: Tensor, matrix: Tensor, _vector: Tensor, **_: Any) -> int:
 @_products(aten.addr, aten.addr_)
 def _addr(_bias: Tensor, a: Tensor, b: Tensor, **_: Any) -> int:
     return 2 * a.numel() * b.numel()
+
+
+# Of each group one product. `offs` has the ends of the groups in the dimension that they split: the
+# rows of a (m, k) with b (g, k, n), the columns of b (k, n) with a (g, m, k), or of a (m, k) and
+# b (k, n) the sums, for a result (g, m, n). Fake ones are taken to split all of it. Without `offs`,
+# a and b are batches.
+
+
+@_products("aten._grouped_mm", "transformers.grouped_mm_fallback")
+def _grouped_product(
+    a: Tensor, b: Tensor, offs: Tensor | None = None, *_args: Any, **_: Any
+) -> int:
+    (m, k), n = a.shape[-2:], b.shape[-1]
+    if offs is None:
+        return 2 * a.numel() * n
+    split, others = k, m * n
+    if a.dim() > b.dim():
+        split, others = n, m * k
+    elif a.dim() < b.dim():
+        split, others = m, k * n
+    return 2 * others * (split if isinstance(offs, FakeTensor) else int(offs[-1]))
+
+
+# What transformers runs without that operator takes both gradients, always.
+
+
+@_products("transformers.grouped_mm_fallback_backward")
+def _grouped_product_backward(a: Tensor, b: Tensor, offs: Tensor, *_args: Any, **_: Any) -> int:
+    return 2 * _grouped_product(a, b, offs)
 
 
 # One direction of a layer of an LSTM, x (t, n, i): each step multiplies x by (4h, i) and the last

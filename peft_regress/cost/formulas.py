@@ -12,8 +12,9 @@ from peft_regress.errors import InputError, PeftRegressError
 
 Formula = TypeVar("Formula", bound="Callable[..., int]")
 
-_FORMULAS: dict[Any, Callable[..., int]] = {}
-_PAPER_FORMULAS: dict[Any, Callable[..., int]] = {}
+_FORMULAS: dict[str, Callable[..., int]] = {}
+"""By name, such as "aten.mm": not every torch, and no torch by itself, has all of them."""
+_PAPER_FORMULAS: dict[str, Callable[..., int]] = {}
 
 
 class UncountedOperatorError(PeftRegressError):
@@ -45,16 +46,17 @@ def register_flop_formula(*operators: Any) -> Callable[[Formula], Formula]:
     """Register a formula for operators that the built-in formulas do not cover.
 
     The formula is called as `formula(*args, out=result, **kwargs)` and returns FLOPs. Operators
-    are packets, such as `torch.ops.aten.mm`. The paper's counter ignores it, as torch's does.
+    are packets, such as `torch.ops.aten.mm`, or their names. The paper's counter ignores it, as
+    torch's does.
 
     Raises `InputError` if one of the operators already has a formula.
     """
 
     def register(formula: Formula) -> Formula:
         for operator in operators:
-            if operator in _FORMULAS:
+            if str(operator) in _FORMULAS:
                 raise InputError(f"{operator} already has a FLOP formula")
-        _FORMULAS.update(dict.fromkeys(operators, formula))
+        _FORMULAS.update(dict.fromkeys(map(str, operators), formula))
         return formula
 
     return register
@@ -64,7 +66,7 @@ def register_paper_formula(*operators: Any) -> Callable[[Formula], Formula]:
     """Register what torch's own counter counts."""
 
     def register(formula: Formula) -> Formula:
-        _PAPER_FORMULAS.update(dict.fromkeys(operators, formula))
+        _PAPER_FORMULAS.update(dict.fromkeys(map(str, operators), formula))
         return formula
 
     return register
@@ -72,12 +74,12 @@ def register_paper_formula(*operators: Any) -> Callable[[Formula], Formula]:
 
 def formula_of(packet: Any) -> Callable[..., int] | None:
     """Return the correct formula of an operator packet, or None."""
-    return _FORMULAS.get(packet)
+    return _FORMULAS.get(str(packet))
 
 
 def paper_formula_of(packet: Any) -> Callable[..., int] | None:
     """Return the formula that torch's own counter applies to a packet, or None."""
-    return _PAPER_FORMULAS.get(packet)
+    return _PAPER_FORMULAS.get(str(packet))
 
 
 # --- Operators that must have a formula -----------------------------------------------------------

@@ -52,7 +52,12 @@ def check_objective(objective: object, model: nn.Module) -> None:
 
 
 # torch has no error class for these. They occur if Python code asks a fake tensor for its memory,
-_ASKS_FOR_MEMORY = (".numpy() is not supported for tensor subclasses", "Cannot access data pointer")
+# in a grouped product in float32, which has no fake kernel,
+_NEEDS_REAL_ONES = (
+    ".numpy() is not supported for tensor subclasses",
+    "Cannot access data pointer",
+    "Expected inputs of BF16 type but got",
+)
 # or if a shape depends on values, as that of a jagged tensor does.
 _ASKS_FOR_SHAPES = "shape_env must not be None"
 
@@ -71,7 +76,7 @@ def cannot_be_fake(
         problem = f"{error}, reached in {location}, needs values, or has no fake kernel"
     elif _ASKS_FOR_SHAPES in str(error):
         problem = f"an operator in {location} has a shape that depends on values"
-    elif any(text in str(error) for text in _ASKS_FOR_MEMORY):
+    elif any(text in str(error) for text in _NEEDS_REAL_ONES):
         problem = f"an operator in {location} needs values: {str(error).partition(chr(10))[0]}"
     else:
         return None

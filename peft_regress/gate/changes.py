@@ -234,8 +234,10 @@ def _of_newest(sides: _Sides, name: str) -> Iterator[Reason | Remark]:
         return
     elif old is None or new is None:
         obstacle: Obstacle | None = None
-        # What an older version of this project cannot measure is not gone: nobody looked.
-        if new is None and name in METRICS and name not in sides.new.known:
+        # What an older version of this project cannot measure is not gone: nobody looked. Nor are
+        # the FLOPs of operators without a formula, which a remark names.
+        is_unknown = name in METRICS and name not in sides.new.known
+        if new is None and (is_unknown or name in sides.new.record.uncounted):
             obstacle = "not measured"
         # New work, such as an SVD in `step()`, is worse; other metrics need a reference.
         elif old is None and either.kind != "exact":
@@ -343,7 +345,7 @@ def _could_know(side: Observation, name: str) -> bool:
 
     What a program costs is measured where a case asks for it, which shows in its record.
     """
-    if name == "optimizer_updates" or name in side.record.unseeded:
+    if name == "optimizer_updates" or name in (*side.record.unseeded, *side.record.uncounted):
         return False  # it varies; older versions measured updates for some optimizers only
     was_asked = name not in EDGE_METRICS or not EDGE_METRICS.keys().isdisjoint(side.record.metrics)
     return was_asked and name in side.known and name in METRICS

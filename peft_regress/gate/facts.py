@@ -46,7 +46,7 @@ _COSTS: Final = (
 )
 """What a reader asks of another definition; nothing is judged."""
 
-_VARYING: Final = re.compile(r"'[^']*'|\"[^\"]*\"|`[^`]*`|/\S+|[\w.]*\d[\w.]*")
+_VARYING: Final = re.compile(r"'[^']*'|\"[^\"]*\"|`[^`]*`|~?/\S+|[\w.]*\d[\w.]*")
 """The names, paths and numbers in a message."""
 _MOST_GROWTH: Final = 10
 
@@ -207,6 +207,9 @@ def _script_reasons(old: Record, new: Record) -> Iterator[Reason]:
 
 def script_remarks(new: Record) -> Iterator[Remark]:
     """Say what of a script is not judged or cannot be seen, and which files it wrote."""
+    for name, operators in new.uncounted.items():
+        text = f"there is no FLOP formula for {few(operators)}"
+        yield Remark(kind="not judged", subject=name, text=text)
     if new.unseeded:
         yield Remark(kind="unseeded", subject="script", text=few(new.unseeded))
     if new.script is not UNSET and new.script.written:

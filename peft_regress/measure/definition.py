@@ -7,6 +7,7 @@ from peft_regress.fine_tune import FineTune
 from peft_regress.measure.recipe import Recipe
 from peft_regress.measure.scripts.script_case import ScriptRecipe
 from peft_regress.runs.schema import canonical_digest, canonical_json
+from peft_regress.text import model_name, redacted
 
 PROTOCOL_VERSION: Final = 1
 """Raised by hand when the way of measuring changes: older baselines become incomparable."""
@@ -49,7 +50,9 @@ def settings_of(recipe: Recipe) -> dict[str, str]:
     stated = _stated(recipe.fine_tune)
     stated |= {f"adapter {name}": value for name, value in recipe.adapter.described().items()}
     return {
-        name: value if isinstance(value, str) else canonical_json(value).decode()
+        name: redacted(model_name(value) if name.endswith("_name_or_path") else value)
+        if isinstance(value, str)
+        else redacted(canonical_json(value).decode())
         for name, value in stated.items()
     }
 

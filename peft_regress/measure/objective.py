@@ -20,6 +20,8 @@ Context: TypeAlias = Callable[[nn.Module], AbstractContextManager[Any]]
 """Makes the context that a model runs in."""
 
 _PAIR: Final = 2
+_ROUNDINGS: Final = 4
+"""How far merging and unmerging may move a number, in roundings of the largest one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,14 +188,37 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
 @contextlib.contextmanager
 def evaluated(model: nn.Module) -> Iterator[None]:
-    """Put a model in eval mode, and restore each module's mode."""
+    """Put a model in eval mode, and restore each module's mode.
+
+    A module with a `train` of its own, such as those of loralib, may merge and unmerge weights by
+    it. The rounding of that is undone; any other change stays, for `frozen_unchanged` to see.
+    """
     modes = {module: module.training for module in model.modules()}
+    before = {
+        tensor: tensor.detach().clone()
+        for module in modes
+        if type(module).train is not nn.Module.train
+        for tensor in module.parameters()
+        if tensor.is_floating_point()
+    }
     model.eval()
+    largest = [max(_largest(was), _largest(tensor)) for tensor, was in before.items()]
     try:
         yield
     finally:
-        for module, mode in modes.items():
+        for module, mode in modes.items():  # a parent before its parts
+            if module.training != mode:
+                module.train(mode)
+        for module, mode in modes.items():  # of a part that parents in two modes share
             module.training = mode
+        for (tensor, was), size in zip(before.items(), largest, strict=True):
+            rounding = _ROUNDINGS * torch.finfo(was.dtype).eps * size
+            if tensor.shape == was.shape and _largest(tensor - was) <= rounding:
+                tensor.data.copy_(was)
+
+
+def _largest(tensor: Tensor) -> float:
+    return float(tensor.detach().abs().max()) if tensor.numel() else 0.0
 
 
 @contextlib.contextmanager

@@ -30,7 +30,7 @@ from peft_regress.measure.invariants.facts import Fact
 from peft_regress.measure.invariants.filled import one_wide_image
 from peft_regress.measure.invariants.saving import StoredOutput
 from peft_regress.measure.invariants.watch import InvariantWatch
-from peft_regress.measure.objective import is_pair, number
+from peft_regress.measure.objective import evaluated, is_pair, number
 from peft_regress.measure.recipe import Recipe
 from peft_regress.measure.training import TrainingRun, device_of, move_nearby, on_device
 from peft_regress.metrics import Metric, make_metric
@@ -237,11 +237,12 @@ class Rounds:
         if self._is_done:
             return
         recipe, training = self._recipe, self._training
-        if seed == recipe.seeds[0]:
-            (scores, own), peak = peak_while(lambda: self._scores_of(model), model)
-            self._peaks["evaluation_peak_bytes"] = peak
-        else:
-            scores, own = self._scores_of(model)
+        with evaluated(model):
+            if seed == recipe.seeds[0]:
+                (scores, own), peak = peak_while(lambda: self._scores_of(model), model)
+                self._peaks["evaluation_peak_bytes"] = peak
+            else:
+                scores, own = self._scores_of(model)
         if not math.isfinite(scores["loss"]):
             raise NonFiniteLossError(step=len(training.losses), loss=scores["loss"], seed=seed)
         self._rounds.append(_Round(training, scores, own))

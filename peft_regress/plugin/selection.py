@@ -14,7 +14,7 @@ from peft_regress.baselines.storage import baseline_files
 from peft_regress.errors import InputError
 from peft_regress.files import is_file
 from peft_regress.runs.schema import Selection
-from peft_regress.text import printable
+from peft_regress.text import printable, redacted
 
 
 def kept_from_collection(option: Any) -> list[str]:
@@ -83,14 +83,13 @@ class Coverage:
     def selection(self) -> Selection:
         """The selection as the run file has it."""
         left_out = self.not_selected
+        narrowed_by = (*self.before_collection, *self.after_collection)
         return Selection(
             complete=not self.was_interrupted
             and not left_out
             and self.collected.selected <= self.measured,
             # A path may hold bytes that are not UTF-8.
-            narrowed_by=[*map(printable, self.before_collection + self.after_collection)]
-            if left_out
-            else [],
+            narrowed_by=[redacted(printable(one)) for one in narrowed_by] if left_out else [],
             not_selected=sorted(left_out),
         )
 

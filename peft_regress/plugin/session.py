@@ -35,7 +35,7 @@ from peft_regress.plugin.selection import Coverage, should_have_cases
 from peft_regress.report.terminal import layout_of, write_summary
 from peft_regress.runs.environment import commit_of, describe_machine, installed_packages
 from peft_regress.runs.journal import Header, KeptRecord, Line, run_file_of, run_of
-from peft_regress.runs.run_file import without_host, write_run_file
+from peft_regress.runs.run_file import write_run_file
 from peft_regress.runs.schema import SCHEMA_VERSION, Record, Run, Selection, with_budget
 from peft_regress.settings import read_settings
 from peft_regress.workers.keeper import Keeper, can_stand_beside
@@ -289,7 +289,7 @@ class RegressSession:
             config=config,
             benchmarks=benchmarks,
             include_data=True,
-            machine_info=without_host(machine_info),
+            machine_info=machine_info,
             commit_info=self._commit_info,
         )
         for entry in document["benchmarks"]:

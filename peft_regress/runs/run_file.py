@@ -34,7 +34,7 @@ from peft_regress.runs.schema import (
     check_finite,
     content_digest,
 )
-from peft_regress.text import clean
+from peft_regress.text import clean, redacted
 
 CONFLICT = re.compile(rb"^(<{7}|={7}|>{7}|\|{7})", re.MULTILINE)
 """A line that git writes where two branches conflict."""
@@ -124,18 +124,23 @@ def write_run_file(path: Path, run: Run, document: dict[str, Any], *, ledgers: b
         bare = msgspec.structs.replace(bare, content_digest=content_digest(bare))
         whole = msgspec.structs.replace(bare, ledgers=run.ledgers) if ledgers else bare
         ours = msgspec.to_builtins(whole)
-        content = dump_json({**document, "peft_regress": ours})
+        content = dump_json({**_public(document), "peft_regress": ours})
     except ValueError as error:
         raise InputError(f"{path}: cannot be written ({in_words(str(error))})") from error
     write_atomic(path, content.encode())
     return bare
 
 
-def without_host(machine_info: dict[str, Any]) -> dict[str, Any]:
-    """Return pytest-benchmark's machine_info without host name and CPU flags."""
-    cpu = machine_info.get("cpu")
-    cpu = {k: v for k, v in cpu.items() if k != "flags"} if isinstance(cpu, dict) else cpu
-    return {**machine_info, "node": "", "cpu": cpu}
+def _public(document: dict[str, Any]) -> dict[str, Any]:
+    """Return pytest-benchmark's part without host name, CPU flags, and the folder git failed in."""
+    public, commit = dict(document), document.get("commit_info")
+    if machine := document.get("machine_info"):
+        cpu = machine.get("cpu")
+        cpu = {k: v for k, v in cpu.items() if k != "flags"} if isinstance(cpu, dict) else cpu
+        public["machine_info"] = {**machine, "node": "", "cpu": cpu}
+    if isinstance(commit, dict) and "error" in commit:
+        public["commit_info"] = {**commit, "error": redacted(str(commit["error"]))}
+    return public
 
 
 # --- reading one file -----------------------------------------------------------------------------

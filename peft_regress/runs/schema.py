@@ -18,7 +18,7 @@ from peft_regress.budgets import Bound, Budget
 from peft_regress.cases import Address, Case, CaseId, Digest, Moment, Name, Version
 from peft_regress.errors import InputError
 from peft_regress.metrics import Metric, Numerics
-from peft_regress.text import clean
+from peft_regress.text import clean, redacted
 
 SCHEMA_VERSION = 2
 """The version of the run files that this package writes and reads."""
@@ -55,9 +55,9 @@ class Failure(_Strict, frozen=True, kw_only=True):
 
     @classmethod
     def of(cls, error: BaseException) -> Failure:
-        """Return the type and the message of an exception."""
+        """Return the type and the message of an exception, redacted."""
         # A file name in a message may hold bytes that are no text; a record must stay writable.
-        message = str(error).encode("utf-8", "backslashreplace").decode().strip()
+        message = redacted(str(error).encode("utf-8", "backslashreplace").decode().strip())
         return cls(type=type(error).__name__, message=message or "no message")
 
 
@@ -162,6 +162,8 @@ class ScriptFacts(_Sparse, frozen=True, kw_only=True):
     """Digests of the whole numbers that the model got, by argument, one a micro-batch."""
     unseeded: list[str] = []
     """What differs between two runs, and so is in no record: inputs in words, metrics by name."""
+    uncounted: dict[str, list[str]] = {}
+    """By metric that therefore has no value: the operators without a FLOP formula."""
     written: str = ""
     """The files of its folder that appeared or changed while it ran, in words."""
     unseen: list[str] = []
@@ -269,6 +271,11 @@ class Record(_Strict, frozen=True, kw_only=True):
     def unseeded(self) -> list[str]:
         """Return what differs between two runs of a script; empty for any other case."""
         return [] if self.script is UNSET else self.script.unseeded
+
+    @property
+    def uncounted(self) -> dict[str, list[str]]:
+        """Return the operators of a script without a FLOP formula, by metric; else empty."""
+        return {} if self.script is UNSET else self.script.uncounted
 
     @property
     def repeated_run(self) -> str | None:

@@ -36,7 +36,7 @@ from peft_regress.invariants import KNOWN
 from peft_regress.overlay.pip import Planned, direct_sources
 from peft_regress.runs.environment import changed_packages, commit_here
 from peft_regress.runs.journal import Header, KeptRecord, Line, check_kept, header_of, run_of
-from peft_regress.runs.run_file import without_host, write_run_file
+from peft_regress.runs.run_file import write_run_file
 from peft_regress.runs.schema import (
     Failure,
     Machine,
@@ -46,6 +46,7 @@ from peft_regress.runs.schema import (
     error_record,
     with_budget,
 )
+from peft_regress.text import redacted
 from peft_regress.upgrades.worker import MEASURER, CaseRequest, prepare
 from peft_regress.workers.keeper import Keeper, version_in
 from peft_regress.workers.pool import (
@@ -169,7 +170,7 @@ def _measured(
                 failure = Failure(type="TimeoutError", message=limit)
             else:
                 problem = str(error).removeprefix(f"{worker.interpreter}: ")
-                failure = Failure(type="WorkerLost", message=_FOLDERS.sub("", problem))
+                failure = Failure(type="WorkerLost", message=redacted(_FOLDERS.sub("", problem)))
             record = error_record(case, defined.definition, failure)
             kept = KeptRecord(record=record, trains=request.trains)
     return MeasuredCase(defined=defined, kept=kept, adapter=files)
@@ -413,7 +414,7 @@ def save_run(path: Path, run: Run) -> None:
     from pytest_benchmark.utils import get_commit_info
 
     document = {
-        "machine_info": without_host(pytest_benchmark_generate_machine_info()),  # type: ignore[no-untyped-call]  # untyped there
+        "machine_info": pytest_benchmark_generate_machine_info(),  # type: ignore[no-untyped-call]  # untyped there
         "commit_info": get_commit_info(),  # type: ignore[no-untyped-call]  # untyped there
         "benchmarks": [],
         "datetime": dt.datetime.now(dt.UTC).isoformat(),

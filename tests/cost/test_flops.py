@@ -5,6 +5,8 @@ import torch
 import torchvision
 from network_zoo import Applying, adamw, step
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from peft_regress.cost import UncountedOperatorError, formulas, register_flop_formula
@@ -52,6 +54,71 @@ def test_matrix_products(operator, operands, flops):
 
 def test_torch_s_counter_takes_complex_numbers_for_real_ones():
     assert paper_formula_of(aten.mm)(A.to(torch.complex64), B, out=A @ B) == ONCE
+
+
+class Counting(TorchDispatchMode):
+    """Sums the FLOPs of all that runs, by our formulas."""
+
+    flops = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if formula := formula_of(func._overloadpacket):
+            self.flops += formula(*args, out=out, **(kwargs or {}))
+        return out
+
+
+def grouped_mm(a, b, offs):
+    return nn.functional.grouped_mm(a, b, offs=offs)
+
+
+def fallback(a, b, offs):
+    from transformers.integrations import moe  # noqa: F401  (registers it)
+
+    return torch.ops.transformers.grouped_mm_fallback(a, b, offs=offs)
+
+
+def mm_by_mm(a, b, offs):
+    """Take the product of each group by `mm`."""
+    if offs is None:
+        return torch.stack([x @ y for x, y in zip(a, b, strict=True)])
+    ends = offs.tolist()
+    groups = list(enumerate(zip([0, *ends], ends, strict=False)))
+    if a.dim() < b.dim():
+        return torch.cat([a[start:end] @ b[at] for at, (start, end) in groups])
+    if a.dim() > b.dim():
+        return torch.cat([a[at] @ b[:, start:end] for at, (start, end) in groups], dim=1)
+    return torch.stack([a[:, start:end] @ b[start:end] for _, (start, end) in groups])
+
+
+@pytest.mark.skipif(not hasattr(nn.functional, "grouped_mm"), reason="this torch has none")
+@pytest.mark.parametrize("fake", [False, True])
+@pytest.mark.parametrize(
+    ("product", "shapes", "ends", "share"),
+    [
+        (grouped_mm, ((16, 8), (3, 8, 24)), [3, 3, 16], 1),
+        (grouped_mm, ((3, 16, 8), (8, 24)), [8, 8, 24], 1),
+        (grouped_mm, ((16, 8), (8, 24)), [2, 2, 8], 1),
+        (grouped_mm, ((3, 16, 8), (3, 8, 24)), None, 1),
+        (grouped_mm, ((16, 8), (3, 8, 24)), [3, 3, 8], 0.5),  # half the rows are in no group
+        (fallback, ((16, 8), (3, 8, 24)), [3, 3, 16], 1),
+    ],
+)
+def test_grouped_products_cost_as_much_as_each_group_by_itself(product, shapes, ends, share, fake):
+    offs = None if ends is None else torch.tensor(ends, dtype=torch.int32)
+    a, b = (torch.randn(shape, dtype=torch.bfloat16, requires_grad=True) for shape in shapes)
+    with FlopCounterMode(display=False) as counter:
+        mm_by_mm(a, b, offs).sum().backward()
+    expected = counter.get_total_flops()
+    if fake:  # without values, the groups are taken to be all rows
+        expected /= share
+        mode = FakeTensorMode()
+        a, b = mode.from_tensor(a), mode.from_tensor(b)
+        offs = None if ends is None else mode.from_tensor(offs)
+    with Counting() as counting:
+        out = product(a, b, offs)
+        out.backward(torch.ones_like(out))
+    assert counting.flops == expected > 0
 
 
 def test_singular_value_decomposition_is_told_apart_and_symmetric():

@@ -9,6 +9,7 @@ import torch
 from own_training import false_facts, fine_tune, measured
 from peft.tuners.lora.layer import Linear
 from peft.utils import save_and_load
+from torch import nn
 
 from peft_regress.measure.own_adapters import ConfigAdapter
 from peft_regress.runs.schema import Defect
@@ -52,6 +53,47 @@ def test_a_frozen_weight_that_moves_is_named(monkeypatch):
     named = false_facts(record)["frozen_unchanged"]
     assert named == "base_model.model.6.base_layer.weight"
     assert record.defects["frozen_unchanged"] == Defect(tensors=[named])
+
+
+class Merging(nn.Linear):
+    """Merges its weights in eval mode, as a layer of loralib does."""
+
+    unmerged_share = 1.0
+    is_merged = False
+
+    def __init__(self, base):
+        super().__init__(base.in_features, base.out_features)
+        self.load_state_dict(base.state_dict())
+        self.requires_grad_(requires_grad=False)
+        self.a = nn.Parameter(torch.randn(2, base.in_features))
+        self.b = nn.Parameter(torch.zeros(base.out_features, 2))
+
+    def train(self, mode=True):
+        super().train(mode)
+        if mode == self.is_merged:
+            share = -self.unmerged_share if mode else 1
+            self.weight.data += share * self.b.detach() @ self.a.detach()
+            self.is_merged = not mode
+        return self
+
+    def forward(self, x):
+        out = super().forward(x)
+        return out if self.is_merged else out + x @ self.a.T @ self.b.T
+
+
+@pytest.mark.parametrize(("share", "drifts"), [(1.0, False), (0.999, True)])
+def test_merging_in_eval_mode_is_no_defect_unless_weights_drift(monkeypatch, share, drifts):
+    def adapt(net):
+        net.requires_grad_(requires_grad=False)
+        net[6] = Merging(net[6])
+        return net
+
+    monkeypatch.setattr(Merging, "unmerged_share", share)
+    record = measured(fine_tune(adapt, also_train=["8"], seeds=2))
+    assert record.status == "ok", record.error
+    found = false_facts(record)
+    assert found.get("frozen_unchanged") == ("6.weight" if drifts else None)
+    assert bool(found) == drifts
 
 
 def test_a_wrong_merge_names_the_layer_and_one_that_raises_its_error(monkeypatch):

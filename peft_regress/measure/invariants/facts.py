@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from peft_regress.runs.schema import Defect, Failure
-from peft_regress.text import clean
+from peft_regress.text import clean, redacted
 
 T = TypeVar("T")
 
@@ -42,12 +42,12 @@ class Fact(NamedTuple):
             tensors=list(tensors),
             size=size if size is None or size <= _LARGEST else _LARGEST,
         )
-        return cls(holds=False, note=note, defect=defect)
+        return cls(holds=False, note=redacted(note), defect=defect)
 
     @classmethod
     def null(cls, note: str) -> Fact:
         """Return that it does not apply."""
-        return cls(holds=None, note=note)
+        return cls(holds=None, note=redacted(note))
 
     @classmethod
     def unless(cls, wrong: Sequence[str]) -> Fact:
@@ -86,7 +86,7 @@ def raised(error: Exception) -> Fact:
 def told_of(error: Exception) -> str:
     """Return what an error says, and in which layer it was raised."""
     layer = _layer_of(error)
-    said = f"{type(error).__name__}: {clean(str(error))}"
+    said = f"{type(error).__name__}: {clean(redacted(str(error)))}"
     return said + (f", in {layer}" if layer else "")
 
 

@@ -21,7 +21,7 @@ from peft_regress.measure.scripts.observation import Observation, WatchRequest
 from peft_regress.processes import Process, variables
 from peft_regress.runs.schema import Failure
 from peft_regress.script import Event
-from peft_regress.text import clean, count_of
+from peft_regress.text import clean, count_of, redacted
 
 OFFLINE: Final = {
     "HF_HUB_OFFLINE": "1",
@@ -114,7 +114,8 @@ def watch_script(  # noqa: PLR0913  (all but the script have defaults)
     if failure is not None:
         ending = f"{failure.type}: {failure.message}"
         raise ScriptError(f"{clean(script)} took no optimizer step: it ended by {ending}")
-    said = next((clean(line) for line in reversed(last.splitlines()) if line.strip()), "")
+    lines = (line for line in reversed(last.splitlines()) if line.strip())
+    said = next((clean(redacted(line, env)) for line in lines), "")
     printed = f"; the last line that it printed: {said}" if said else ""
     raise ScriptError(f"{clean(script)} took no optimizer step: it {ended}{printed}")
 

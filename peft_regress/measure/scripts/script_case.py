@@ -27,10 +27,11 @@ from peft_regress.runs.schema import (
     TensorSummary,
     canonical_digest,
     canonical_json,
+    digest_of,
     error_record,
 )
 from peft_regress.script import Event, Script
-from peft_regress.text import few
+from peft_regress.text import few, redacted
 
 NUDGE: Final = 1e-4
 """How far the second run moves the weights after its first step, as a share of each number."""
@@ -123,6 +124,7 @@ class ScriptRecipe:
                 autocast=first.autocast,
                 batches=_equal(_digests(first), _digests(second)),
                 unseeded=unseeded,
+                uncounted={f"{at}_flops": list(names) for at, names in first.uncounted.items()},
                 written=few(first.written),
                 unseen=list(first.unseen),
                 steps=_numbers(first),
@@ -132,10 +134,11 @@ class ScriptRecipe:
 
 
 def _settings(script: Script) -> dict[str, str]:
-    """Return what defines the case by name, for people."""
+    """Return what defines the case by name, for people: of variables only digests are stored."""
+    env = {name: digest_of(value.encode())[:19] for name, value in script.env.items()}
     return {
-        name: value if isinstance(value, str) else canonical_json(value).decode()
-        for name, value in _defined(script).items()
+        name: redacted(value if isinstance(value, str) else canonical_json(value).decode())
+        for name, value in {**_defined(script), "env": env}.items()
     }
 
 

@@ -13,6 +13,7 @@ from peft_regress.errors import InputError
 from peft_regress.gate.judge import judge
 from peft_regress.measure.scripts import script_case
 from peft_regress.measure.scripts.process import ScriptError
+from peft_regress.report.sentences import remark_line
 from peft_regress.report.verdict.cases import case_text
 from peft_regress.runs.schema import Record
 
@@ -144,6 +145,28 @@ def test_each_change_is_told_by_its_name(reasons, text, metrics):
     assert case.verdict == "regressed"
     told = {reason.name for reason in case.reasons if reason.verdict == "regressed"}
     assert metrics <= told
+
+
+def test_work_without_a_formula_is_named_and_not_judged(measured, reasons):
+    text = (
+        "criterion = loss_of\n"
+        "def loss_of(x, y):\n"
+        "    more = torch.cdist(x.flatten(1), x.flatten(1), p=1.0).mean()\n"
+        "    return criterion(x, y) + 0 * more\n"
+    )
+    case = reasons(text + LOOP)
+    (reason,) = (one for one in case.reasons if one.name == "forward_flops")
+    assert (reason.verdict, reason.obstacle) == ("incomparable", "not measured")
+    named = "forward_flops is not judged: there is no FLOP formula for aten._cdist_forward"
+    assert named in remarks_of(case)
+    sides = ({ID: observe(measured(one))} for one in (text + LOOP, LOOP))
+    (case,) = judge(*sides).cases
+    assert "forward_flops" not in {one.name for one in case.reasons}
+    assert any(one.startswith("forward_flops is new: ") for one in remarks_of(case))
+
+
+def remarks_of(case):
+    return [remark_line(one) for one in case.remarks]
 
 
 def test_other_data_is_no_other_computation(reasons):
