@@ -25,7 +25,7 @@ from peft_regress.gate.paired_times import (
     judge_ratio,
 )
 from peft_regress.gate.policy import DEFAULT_POLICY
-from peft_regress.upgrades.worker import MEASURER, CaseRequest, Restart, TimeSteps, prepare
+from peft_regress.upgrades.worker import MEASURER, CaseRequest, prepare
 from peft_regress.workers.pool import Environment, Seat
 from peft_regress.workers.process import WorkerError, WorkerProcess
 
@@ -165,9 +165,9 @@ def _started(stack: contextlib.ExitStack, interpreter: str, plan: _Plan) -> Work
 
 def _restart(workers: Sequence[WorkerProcess], *, seed: int) -> None:
     for worker in workers:
-        worker.ask(f"{MEASURER}.restart", Restart(seed=seed), type(None))
+        worker.ask(f"{MEASURER}.restart", seed, type(None))
 
 
 def _time_block(worker: WorkerProcess) -> list[float]:
     """Let a worker take a block of steps, and return the seconds of each."""
-    return worker.ask(f"{MEASURER}.time_steps", TimeSteps(steps=BLOCK_STEPS), list[float])
+    return worker.ask(f"{MEASURER}.time_steps", BLOCK_STEPS, list[float])
