@@ -7,9 +7,9 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
 from peft_regress.catalogue.methods.base_names import base_name, base_prefix
+from peft_regress.cost.batches import map_batch
 from peft_regress.measure.invariants.facts import Fact, attempt
 from peft_regress.measure.invariants.outputs import Outputs, agree, differing, in_float32
 from peft_regress.measure.objective import Context, Objective
@@ -141,11 +141,11 @@ class Probe:
 def channels_last(batch: Any) -> Any:
     """Return a batch with its images channels last."""
 
-    def as_images(leaf: Any) -> Any:
-        is_image = isinstance(leaf, torch.Tensor) and leaf.ndim == _IMAGES
-        return leaf.contiguous(memory_format=torch.channels_last) if is_image else leaf
+    def as_image(leaf: Tensor) -> Tensor:
+        last = torch.channels_last
+        return leaf.contiguous(memory_format=last) if leaf.ndim == _IMAGES else leaf
 
-    return tree_map(as_images, batch)
+    return map_batch(batch, as_image)
 
 
 def _channels_last(model: nn.Module) -> nn.Module:
