@@ -312,7 +312,9 @@ def releases_between(settings: BisectSettings) -> tuple[Version, ...]:
     Raises `InputError` if a text is not a version or both are the same, `AbsentError` if the index
     does not have a release, `PipError` if there is no index or no such package.
     """
-    good, bad = ends = [_version(text) for text in (settings.good, settings.bad)]
+    remedy = "is not a version: write it as `pip index versions PACKAGE` does"
+    texts = (settings.good, settings.bad)
+    good, bad = ends = [parse_version(text, f"{text!r} {remedy}") for text in texts]
     if good == bad:
         raise InputError(
             f"--good and --bad are both {settings.good}: there is nothing between them"
@@ -334,13 +336,12 @@ def releases_between(settings: BisectSettings) -> tuple[Version, ...]:
     return tuple(chosen if good < bad else reversed(chosen))
 
 
-def _version(text: str) -> Version:
+def parse_version(text: str, wrong: str) -> Version:
+    """Read a version; raises `InputError` with a message."""
     try:
         return Version(text)
     except InvalidVersion:
-        raise InputError(
-            f"{text!r} is not a version: write it as `pip index versions PACKAGE` does"
-        ) from None
+        raise InputError(wrong) from None
 
 
 def _chosen_cases(text: str | None, *, matrix: str) -> list[Case]:
