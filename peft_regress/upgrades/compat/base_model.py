@@ -12,8 +12,7 @@ import torch
 from torch import nn
 
 from peft_regress import registry
-from peft_regress.cost.batches import map_batch, named_tensors
-from peft_regress.cost.inference import call_model
+from peft_regress.cost.batches import call_model, map_batch, named_tensors
 from peft_regress.errors import InputError
 from peft_regress.imports import calling, import_object
 from peft_regress.measure.invariants.outputs import RELOAD_TOLERANCE, Outputs, agree
