@@ -121,13 +121,11 @@ def _without_cuda_extension() -> Iterator[None]:
     If there is a CUDA compiler, peft builds a kernel at the first layer and then uses it also
     for CPU tensors. Without one it tries at every layer, and warns.
     """
+    from unittest import mock  # listing names must not cost the import
+
     layer = import_module("peft.tuners.boft.layer")
-    before = getattr(layer, "_FBD_CUDA", None)
-    layer._FBD_CUDA = False  # type: ignore[attr-defined]  # noqa: SLF001
-    try:
+    with mock.patch.object(layer, "_FBD_CUDA", new=False, create=True):
         yield
-    finally:
-        layer._FBD_CUDA = before  # type: ignore[attr-defined]  # noqa: SLF001
 
 
 def _of_lora(

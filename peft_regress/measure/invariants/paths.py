@@ -139,14 +139,11 @@ def _called(change: Callable[[Any], Any], **more: Any) -> Context:
 
     @contextmanager
     def how(model: nn.Module) -> Iterator[None]:
-        handle = model.register_forward_pre_hook(
+        hook = model.register_forward_pre_hook(
             lambda _, args, kwargs: (change(args), {**change(kwargs), **more}), with_kwargs=True
         )
-        try:
-            with evaluated(model), torch.no_grad():
-                yield
-        finally:
-            handle.remove()
+        with hook, evaluated(model), torch.no_grad():
+            yield
 
     return how
 

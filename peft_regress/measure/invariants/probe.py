@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -125,16 +126,12 @@ class Probe:
 
             return hook
 
-        handles = [
-            module.register_forward_hook(note(name.removeprefix(prefix)))
-            for name, module in model.named_modules()
-            if name.startswith(prefix) and name
-        ]
-        try:
+        with ExitStack() as hooks:
+            for name, module in model.named_modules():
+                if name.startswith(prefix) and name:
+                    hook = note(name.removeprefix(prefix))
+                    hooks.enter_context(module.register_forward_hook(hook))
             self.objective.outputs(model, batch, how)
-        finally:
-            for handle in handles:
-                handle.remove()
         return facts
 
 

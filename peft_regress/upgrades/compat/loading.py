@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
+from unittest import mock
 
 import msgspec
 import torch
@@ -186,19 +187,15 @@ def _kept_results() -> Iterator[list[Any]]:
     from peft import PeftModel
 
     results: list[Any] = []
-    name = "load_adapter"
-    original = getattr(PeftModel, name)
+    original: Any = PeftModel.load_adapter
 
     def load_adapter(*arguments: Any, **options: Any) -> Any:
         result = original(*arguments, **options)
         results.append(result)
         return result
 
-    setattr(PeftModel, name, load_adapter)
-    try:
+    with mock.patch.object(PeftModel, "load_adapter", load_adapter):
         yield results
-    finally:
-        setattr(PeftModel, name, original)
 
 
 def _trainable(model: nn.Module) -> list[str]:
