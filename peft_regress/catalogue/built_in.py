@@ -39,8 +39,6 @@ class BuiltIn(FineTune):
     """
 
     method: Method
-    architecture: Architecture
-    task: Task
     defined_by: Callable[[], dict[str, Json]]
     """Returns what defines the case, without the loop."""
     test_batch: int = _TEST_BATCH
@@ -95,8 +93,6 @@ def built_in(case: Case, baselines: Path) -> BuiltIn:
         seeds=1 if edge else SEEDS,
         matrix=DEFAULT_MATRIX,
         method=method,
-        architecture=architecture,
-        task=task,
         defined_by=defined_by,
         runs_in_executorch=edge is not None,
     )
