@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from packaging.utils import canonicalize_name
-from packaging.version import InvalidVersion, Version
+from packaging.version import Version
 
 from peft_regress.cases import Case
 from peft_regress.catalogue.matrix import matrix_cases, parse_case_id, select_cases
@@ -22,7 +22,7 @@ from peft_regress.gate.verdicts import Observation, observations_of
 from peft_regress.invariants import INVARIANTS
 from peft_regress.metrics import METRICS
 from peft_regress.overlay.overlay import opened_overlay
-from peft_regress.overlay.pip import Planned, released_versions
+from peft_regress.overlay.pip import Planned, parse_version, released_versions
 from peft_regress.runs.environment import changed_packages
 from peft_regress.script import Script
 from peft_regress.text import count_of
@@ -334,14 +334,6 @@ def releases_between(settings: BisectSettings) -> tuple[Version, ...]:
     chosen = [one for one in known if min(ends) <= one <= max(ends)]
     chosen = [one for one in chosen if not one.is_prerelease or one in ends]
     return tuple(chosen if good < bad else reversed(chosen))
-
-
-def parse_version(text: str, wrong: str) -> Version:
-    """Read a version; raises `InputError` with a message."""
-    try:
-        return Version(text)
-    except InvalidVersion:
-        raise InputError(wrong) from None
 
 
 def _chosen_cases(text: str | None, *, matrix: str) -> list[Case]:

@@ -87,8 +87,10 @@ def time_cases(  # noqa: PLR0913  (each is one setting)
             f"{len(cases)} cases needs: --pairs {LAUNCH_PAIRS * fewest} is the least"
         )
     require_sources(baselines, cases)
-    packages = [_packages_of(interpreter, time_limit) for interpreter in plan.interpreters]
-    found = []
+    packages, found = [], []
+    for interpreter in plan.interpreters:
+        with contextlib.closing(WorkerProcess(interpreter, time_limit=time_limit)) as worker:
+            packages.append(worker.packages)
     for case in cases:
         found.append(_timed_case(case, plan))
         on_result(found[-1])
@@ -99,11 +101,6 @@ def time_cases(  # noqa: PLR0913  (each is one setting)
         base_packages=packages[0],
         candidate_packages=packages[1],
     )
-
-
-def _packages_of(interpreter: str, time_limit: float) -> dict[str, str]:
-    with contextlib.closing(WorkerProcess(interpreter, time_limit=time_limit)) as worker:
-        return worker.packages
 
 
 def _timed_case(case: Case, plan: _Plan) -> CaseTimes:

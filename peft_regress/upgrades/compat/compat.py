@@ -12,8 +12,7 @@ from packaging.version import Version
 
 from peft_regress.errors import AbsentError, InputError
 from peft_regress.overlay.overlay import ReplacesTorchError, opened_overlay
-from peft_regress.overlay.pip import PipError, released_versions
-from peft_regress.upgrades.bisect import parse_version
+from peft_regress.overlay.pip import PipError, parse_version, released_versions
 from peft_regress.upgrades.compat.adapter import CONFIGURATION, SavedAdapter
 from peft_regress.upgrades.compat.releases import (
     LOADING_SECONDS,
