@@ -127,19 +127,11 @@ def load_devices(more: Path | Mapping[str, Any] | None = None) -> tuple[DeviceCl
 def _device(name: str, table: Any, where: str) -> DeviceClass:
     if not is_name(name):
         raise InputError(f"{where} is not a name of {NAME_RULE}")
-    sheet = read_table(table, _Sheet, where)
-    try:
-        memory = parse_amount(sheet.memory, "byte")
-        reserve = parse_amount(sheet.reserve, "byte")
-        storage = None if sheet.storage is None else parse_amount(sheet.storage, "byte")
-    except InputError as error:
-        raise InputError(f"{where}: {error}") from None
-    return DeviceClass(
-        name=name,
-        title=sheet.title,
-        memory_bytes=memory,
-        reserve_bytes=reserve,
-        storage_bytes=storage,
-        compute=sheet.compute,
-        source=sheet.source,
-    )
+    sheet = msgspec.structs.asdict(read_table(table, _Sheet, where))
+    for amount in ("memory", "reserve", "storage"):
+        text = sheet.pop(amount)
+        try:
+            sheet[f"{amount}_bytes"] = None if text is None else parse_amount(text, "byte")
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from None
+    return DeviceClass(name=name, **sheet)

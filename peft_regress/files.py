@@ -113,7 +113,7 @@ def read_bytes(path: Path) -> bytes:
     return content
 
 
-def encoded(message: msgspec.Struct) -> bytes:
+def encoded(message: object) -> bytes:
     """Return a message as JSON. Raises `InputError` for a path in it that is not UTF-8."""
     try:
         return msgspec.json.encode(message)

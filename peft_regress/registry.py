@@ -5,8 +5,9 @@ A package adds its own by an entry point in one of the groups `peft_regress.meth
 The built-in ones use the same entry points.
 
 A family, from the group `peft_regress.architecture_families`, has items by name that are not
-registered one by one, such as every classifier of torchvision. It is asked only for names that are
-not registered; its items are in no list and belong to no matrix.
+registered one by one, such as every classifier of torchvision: `names()` lists them, and
+`find(name)` returns that item or None. It is asked only for names that are not registered; its
+items are in no list and belong to no matrix.
 """
 
 from __future__ import annotations
@@ -29,15 +30,9 @@ class Named(Protocol):
     def name(self) -> str:
         """The name in a case id."""
 
-
-class Family(Protocol):
-    """Many items by one rule. Its methods are called late and may import what they need."""
-
-    def names(self) -> tuple[str, ...]:
-        """List every name that `find` knows."""
-
-    def find(self, name: str) -> Named | None:
-        """Return the item of exactly that name, or None if the family has none."""
+    @property
+    def matrices(self) -> tuple[str, ...]:
+        """The matrices that it belongs to, such as `default` and `extended`."""
 
 
 _RANK_SUFFIX = re.compile(r"-r[0-9]+$")

@@ -90,7 +90,7 @@ for line in sys.stdin:
     elif kind == "restart":
         say(answer=None)
     elif kind == "time_steps":
-        steps = range(request["steps"])
+        steps = range(request)
         say(answer=[script["seconds"] * draw.uniform(1, 1.05) for _ in steps])
     else:
         say(refused="ValueError: unknown request " + kind)

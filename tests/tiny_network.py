@@ -1,9 +1,9 @@
 """A network of a few thousand parameters with every kind of layer that the methods tell apart."""
 
+from types import SimpleNamespace
+
 import torch
 from torch import nn
-
-from peft_regress.catalogue.tasks.digits import TaskData
 
 
 class TinyNetwork(nn.Module):
@@ -40,7 +40,7 @@ def tiny_data(dtype="float32", *, count=64, size=12, seed=0):
     images = torch.rand(count, 3, size, size, generator=generator)
     images = (images + labels.view(-1, 1, 1, 1)).to(getattr(torch, dtype))
     half = count // 2
-    return TaskData(
+    return SimpleNamespace(
         train_images=images[:half],
         train_labels=labels[:half],
         test_images=images[half:],

@@ -1,4 +1,4 @@
-"""The fine-tuning of a case: the user's own, or a built-in one of the digits."""
+"""The fine-tuning of a built-in case."""
 
 from __future__ import annotations
 
@@ -6,19 +6,17 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from peft_regress import registry
 from peft_regress.cases import Case, Json
 from peft_regress.catalogue.architectures import Architecture, BringsWeights
 from peft_regress.catalogue.matrix import method_at
 from peft_regress.catalogue.methods.method import Method
-from peft_regress.catalogue.own_cases import own_fine_tune
 from peft_regress.catalogue.sources import build_source, source_digest
 from peft_regress.catalogue.tasks.digits import NUM_CLASSES, Task
 from peft_regress.catalogue.tasks.edge import EDGE_STEPS, EdgeTask
 from peft_regress.fine_tune import FineTune
-from peft_regress.script import OwnCase
 from peft_regress.settings import DEFAULT_MATRIX
 
 if TYPE_CHECKING:
@@ -41,8 +39,6 @@ class BuiltIn(FineTune):
     """
 
     method: Method
-    architecture: Architecture
-    task: Task
     defined_by: Callable[[], dict[str, Json]]
     """Returns what defines the case, without the loop."""
     test_batch: int = _TEST_BATCH
@@ -74,11 +70,6 @@ def built_in(case: Case, baselines: Path) -> BuiltIn:
         task.prepare(source, head=architecture.head, seed=torch.initial_seed())
         return source
 
-    def data() -> tuple[Any, Any]:
-        found = task.load()
-        train = found.train_images, found.train_labels
-        return train, (found.test_images, found.test_labels)
-
     def defined_by() -> dict[str, Json]:
         cost: Json = {"batches": [1, BATCH], "resolution": 224, "classes": 10}
         digest = brings.source_sha256 if brings else source_digest(baselines, architecture.name)
@@ -92,7 +83,7 @@ def built_in(case: Case, baselines: Path) -> BuiltIn:
     return BuiltIn(
         case.id,
         model=model,
-        data=data,
+        data=task.load,
         adapter=case.adapter_name,
         also_train=method.heads,
         schedule=None if edge else cosine_to_zero(STEPS),
@@ -102,8 +93,6 @@ def built_in(case: Case, baselines: Path) -> BuiltIn:
         seeds=1 if edge else SEEDS,
         matrix=DEFAULT_MATRIX,
         method=method,
-        architecture=architecture,
-        task=task,
         defined_by=defined_by,
         runs_in_executorch=edge is not None,
     )
@@ -118,12 +107,3 @@ def cosine_to_zero(steps: int) -> Callable[[Optimizer], LRScheduler]:
         return LambdaLR(optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * step / steps)))
 
     return schedule
-
-
-def fine_tune_of(case: Case, baselines: Path) -> OwnCase:
-    """Return what a case measures.
-
-    baselines: the folder with the source checkpoints of built-in cases. Raises `UnknownNameError`
-    for a name that is not registered, `InputError` for a wrong rank or own cases that fail.
-    """
-    return own_fine_tune(case) or built_in(case, baselines)

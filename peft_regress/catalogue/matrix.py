@@ -50,7 +50,7 @@ def matrix_cases(matrix: str = DEFAULT_MATRIX, *, task: str | None = None) -> li
         Case(task=item.name, method=names.method, architecture=names.architecture, rank=names.rank)
         for item in tasks
         if matrix in item.matrices or task is not None
-        for names in _adaptations(item) or _all_adaptations(matrix, item.name)
+        for names in getattr(item, "adaptations", ()) or _all_adaptations(matrix, item.name)
     ]
     return built_in + own
 
@@ -58,11 +58,6 @@ def matrix_cases(matrix: str = DEFAULT_MATRIX, *, task: str | None = None) -> li
 def all_cases() -> list[Case]:
     """List the cases of every matrix. Raises `InputError` for own cases that cannot be imported."""
     return [case for matrix in sorted(_matrices()) for case in matrix_cases(matrix)]
-
-
-def _adaptations(task: Any) -> tuple[Adaptation, ...]:
-    """Return what a task is measured with; empty for all that is in its matrix."""
-    return getattr(task, "adaptations", ())
 
 
 def _all_adaptations(matrix: str, task: str) -> list[Adaptation]:
@@ -125,7 +120,7 @@ def built_in_matrices(case: Case) -> frozenset[str]:
         architecture = registry.get("architecture", case.architecture)
     except UnknownNameError:
         return frozenset()
-    if adaptations := _adaptations(task):
+    if adaptations := getattr(task, "adaptations", ()):
         return frozenset(task.matrices if case.adaptation in adaptations else ())
     if not _is_for(method, case.task, case.architecture):
         return frozenset()

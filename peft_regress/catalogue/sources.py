@@ -71,11 +71,6 @@ def build_source(root: Path, architecture: Architecture) -> nn.Module:
     return source_model(architecture, state)
 
 
-def source_digest(root: Path, name: str) -> str:
-    """Return the recorded SHA-256 of a source, for a case's definition."""
-    return _entry(root, name).sha256
-
-
 def check_sources(root: Path, names: Iterable[str]) -> list[str]:
     """Return a line for each source that is missing or altered; one line if there is none."""
     problems = []
@@ -111,18 +106,19 @@ def _problem(error: OSError) -> str:
     return "missing" if is_gone else f"cannot be read ({error.strerror})"
 
 
-def _entry(root: Path, name: str) -> SourceEntry:
+def source_digest(root: Path, name: str) -> str:
+    """Return the recorded SHA-256 of a source, for a case's definition."""
     manifest = read_manifest(root)
     if name not in manifest:
         path = manifest_path(root)
         has = ", ".join(manifest) or "none"
         raise SourceError(f"{path}: no entry for {name!r} (has {has}). {_remedy(path, name)}")
-    return manifest[name]
+    return manifest[name].sha256
 
 
 def read_source(root: Path, name: str) -> bytes:
     """Return the bytes of a stored source, after checking them. Raises `SourceError`."""
-    expected = _entry(root, name).sha256
+    expected = source_digest(root, name)
     path = source_path(root, name)
     try:
         content = read_bytes(path)

@@ -7,7 +7,7 @@ import dataclasses
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 
 from peft_regress import registry
 from peft_regress.catalogue.methods.method import Method
-from peft_regress.choosing.ranking import Candidate, Costs
+from peft_regress.choosing.ranking import Candidate, Costs, ranked
 from peft_regress.cost.batches import RandomTensor, map_batch
 from peft_regress.cost.pricing import load_model, loss_of_output, parse_inputs
 from peft_regress.cost.profile import loss_of_images, random_images, record_training_step
@@ -33,7 +33,7 @@ from peft_regress.imports import current_folder_first, told
 from peft_regress.measure.costs import CostSettings, adapted_model
 from peft_regress.measure.edge.program import training_program
 from peft_regress.measure.recipe import Recipe
-from peft_regress.metrics import format_value
+from peft_regress.metrics import Unit, format_value
 from peft_regress.settings import DEFAULT_MATRIX
 
 FULL: Final = "full"
@@ -97,15 +97,57 @@ class Limits:
         return {name: bytes_or_flops for name, bytes_or_flops in over.items() if bytes_or_flops > 0}
 
 
-@dataclass(kw_only=True)
-class Tried:
-    """What came of all methods."""
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What `choose` found."""
 
-    candidates: list[Candidate] = field(default_factory=list)
-    refused: dict[str, str] = field(default_factory=dict)
+    subject: Subject
+    limits: Limits
+    candidates: Sequence[Candidate]
+    refused: Mapping[str, str]
     """Why a method does not work on this network."""
-    untried: list[str] = field(default_factory=list)
+    untried: Sequence[str]
     """Methods for which there was no time."""
+    scored_by: str
+    """Where the scores are from; empty without any."""
+    unit: Unit = "fraction"
+    """Of the scores."""
+    code: str = ""
+    """The recommended case, to paste."""
+    untrained: Mapping[str, str] = field(default_factory=dict)
+    """Why a candidate could not be trained."""
+
+    @property
+    def order(self) -> list[Candidate]:
+        """What fits, the recommended first."""
+        return ranked(self.candidates)
+
+    @property
+    def full(self) -> Candidate | None:
+        """Full fine-tuning, which the others are compared with."""
+        return next((one for one in self.candidates if one.method == FULL), None)
+
+    @property
+    def exit_code(self) -> int:
+        """1 if nothing fits; else 3 if not all was tried; else 0."""
+        if not self.order:
+            return 1
+        return 3 if self.untried or self.untrained else 0
+
+    @property
+    def hints(self) -> tuple[str, ...]:
+        """What may help if nothing fits: a smaller batch, ExecuTorch."""
+        least, limits = min(self.candidates, key=lambda one: one.costs, default=None), self.limits
+        found = []
+        if least is None or self.order:
+            return ()
+        if least.largest_batch:
+            found.append(f"{least.name} at a batch of {least.largest_batch}")
+        if limits.runtime == "eager" and limits.device is not None and limits.memory is None:
+            taken = format_value(RUNTIME_BYTES["executorch"], "byte")
+            program = "a program of ExecuTorch, whose runtime takes"
+            found.append(f"{program} {taken}: --runtime executorch")
+        return tuple(found)
 
 
 def of_architecture(name: str, *, batch: int, resolution: int) -> Subject:
@@ -207,24 +249,29 @@ def adapted_by(fine_tune: FineTune, method: Method) -> FineTune:
     )
 
 
-def try_all(
+def try_all(  # noqa: PLR0913  (what is tried, and what is known of it)
     subject: Subject,
     limits: Limits,
     evidence: Mapping[str, Sequence[float]],
     *,
+    scored_by: str,
     only: str = "*",
     seconds: float | None = None,
-) -> Tried:
+) -> Answer:
     """Price every method of the catalogue with a float32 base.
 
     Methods of the default matrix at ranks 1, 2, 4 ... as long as a rank saves memory and FLOPs over
     full fine-tuning, or up to rank 16 one of the two; the others, of which there is no evidence, at
     the catalogue's ranks. A method that does not fit the network, or take a step, is refused.
 
-    evidence: scores by seed, by a name such as `lora-r4`. only: a pattern of methods; full
-    fine-tuning is tried in any case, to compare with. seconds: after so many, no method is tried.
+    evidence: scores by seed, by a name such as `lora-r4`; scored_by: where they are from. only: a
+    pattern of methods; full fine-tuning is tried in any case, to compare with. seconds: after so
+    many, no method is tried.
     """
-    tried, ends = Tried(), time.monotonic() + (math.inf if seconds is None else seconds)
+    candidates: list[Candidate] = []
+    refused: dict[str, str] = {}
+    untried: list[str] = []
+    ends = time.monotonic() + (math.inf if seconds is None else seconds)
     full: Costs | None = None
     methods = [
         one
@@ -235,23 +282,30 @@ def try_all(
         raise UnknownNameError("method", only, registry.names("method"))
     for method in sorted(methods, key=lambda one: (one.name != FULL, not _is_default(one))):
         if time.monotonic() > ends:
-            tried.untried.append(method.name)
+            untried.append(method.name)
             continue
         for rank in _ranks(method):
             try:
                 with warnings.catch_warnings(action="ignore"):
                     found = _price(subject, method.at(rank), limits)
             except Exception as error:  # noqa: BLE001  (whatever a library raises)
-                tried.refused.setdefault(method.name, told(error))
+                refused.setdefault(method.name, told(error))
                 break
             scores = tuple(evidence.get(found.name, ()))
-            tried.candidates.append(dataclasses.replace(found, scores=scores))
+            candidates.append(dataclasses.replace(found, scores=scores))
             full = found.costs if method.name == FULL else full
             # A program takes a minute to plan; one of a higher rank is no smaller.
             is_over = limits.runtime == "executorch" and "memory" in found.lacks
             if is_over or full is None or not _may_rise(found, full):
                 break
-    return tried
+    return Answer(
+        subject=subject,
+        limits=limits,
+        candidates=candidates,
+        refused=refused,
+        untried=untried,
+        scored_by=scored_by,
+    )
 
 
 def _is_for(method: Any, subject: Subject) -> bool:
@@ -269,18 +323,6 @@ def _ranks(method: Method) -> Sequence[int | None]:
     if not method.ranks:
         return (None,)
     return _RANKS if _is_default(method) else method.ranks
-
-
-def what_would_fit(tried: Tried, limits: Limits) -> Iterator[str]:
-    """Yield what may help where nothing fits: a smaller batch, ExecuTorch."""
-    least = min(tried.candidates, key=lambda one: one.costs, default=None)
-    if least is None:
-        return
-    if least.largest_batch:
-        yield f"{least.name} at a batch of {least.largest_batch}"
-    if limits.runtime == "eager" and limits.device is not None and limits.memory is None:
-        taken = format_value(RUNTIME_BYTES["executorch"], "byte")
-        yield f"a program of ExecuTorch, whose runtime takes {taken}: --runtime executorch"
 
 
 def _may_rise(one: Candidate, full: Costs) -> bool:

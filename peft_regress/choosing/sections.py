@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
-from peft_regress.choosing.candidates import FULL, Limits, Subject, Tried
+from peft_regress.choosing.candidates import Answer
 from peft_regress.choosing.ranking import (
     Candidate,
     difference,
     of_each_method,
     rank_of_no_saving,
-    ranked,
     ties,
 )
 from peft_regress.devices import ALLOCATOR
@@ -25,59 +23,23 @@ _UNITS: Mapping[str, Unit] = {"memory": "byte", "update": "flop", "ship": "byte"
 _WORDS = {"memory": "memory", "update": "update", "ship": "to ship", "storage": "storage"}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Answer:
-    """What `choose` found."""
-
-    subject: Subject
-    limits: Limits
-    tried: Tried
-    scored_by: str = ""
-    """Where the scores are from; empty without any."""
-    unit: Unit = "fraction"
-    """Of the scores."""
-    hints: tuple[str, ...] = ()
-    """What may help if nothing fits."""
-    code: str = ""
-    """The recommended case, to paste."""
-    untrained: Mapping[str, str] = field(default_factory=dict)
-    """Why a candidate could not be trained."""
-
-    @property
-    def order(self) -> list[Candidate]:
-        """What fits, the recommended first."""
-        return ranked(self.tried.candidates)
-
-    @property
-    def full(self) -> Candidate | None:
-        """Full fine-tuning, which the others are compared with."""
-        return next((one for one in self.tried.candidates if one.method == FULL), None)
-
-    @property
-    def exit_code(self) -> int:
-        """1 if nothing fits; else 3 if not all was tried; else 0."""
-        if not self.order:
-            return 1
-        return 3 if self.tried.untried or self.untrained else 0
-
-
 def answer_sections(answer: Answer) -> list[Section]:
     """Return the recommendation, what fits, what does not, and what was not tried."""
-    tried, shown = answer.tried, of_each_method(answer.order)
+    shown = of_each_method(answer.order)
     known, unknown = (
         [one for one in shown if bool(one.scores) is wanted] for wanted in (True, False)
     )
-    missing = [one for one in tried.candidates if one.lacks]
+    missing = [one for one in answer.candidates if one.lacks]
     parts: dict[str, tuple[Block, ...]] = {
         "What fits, the best first:": (_fitting(known, answer),) if known else (),
         "What fits, by cost alone:": (_fitting(unknown, answer),) if unknown else (),
         "What would fit:": answer.hints,
         "What does not fit:": (_missing(answer, missing),) if missing else (),
         "Over full fine-tuning:": tuple(_saving_lines(answer)),
-        "Does not work on this network:": _reasons(tried.refused),
+        "Does not work on this network:": _reasons(answer.refused),
         "Could not be trained:": _reasons(answer.untrained),
         "To paste:": (Listing(answer.code, "python"),) if answer.code else (),
-        "Not tried for lack of time:": (", ".join(tried.untried),) if tried.untried else (),
+        "Not tried for lack of time:": (", ".join(answer.untried),) if answer.untried else (),
     }
     return [_top(answer), *(Section(title=name, body=body) for name, body in parts.items() if body)]
 
@@ -198,7 +160,7 @@ def _saving_lines(answer: Answer) -> Iterator[str]:
     if full is None:
         return
     for cost, words in (("memory", "memory"), ("update", "FLOPs")):
-        ends = rank_of_no_saving(answer.tried.candidates, full, cost)
+        ends = rank_of_no_saving(answer.candidates, full, cost)
         none = [name for name, rank in ends.items() if rank < 1]
         some = [f"{name} up to rank {int(rank)}" for name, rank in ends.items() if rank >= 1]
         if some:
@@ -237,14 +199,14 @@ def answer_json(answer: Answer) -> dict[str, Any]:
         "runtime": answer.limits.runtime,
         "recommended": order[0].name if order else None,
         "scores_from": answer.scored_by or None,
-        "candidates": [encoded(one) for one in answer.tried.candidates],
+        "candidates": [encoded(one) for one in answer.candidates],
         "saves_up_to_rank": {
-            cost: {} if full is None else rank_of_no_saving(answer.tried.candidates, full, cost)
+            cost: {} if full is None else rank_of_no_saving(answer.candidates, full, cost)
             for cost in ("memory", "update")
         },
         "hints": list(answer.hints),
-        "refused": answer.tried.refused,
-        "not_tried": answer.tried.untried,
+        "refused": dict(answer.refused),
+        "not_tried": list(answer.untried),
         "not_trained": dict(answer.untrained),
         "code": answer.code or None,
         "exit_code": answer.exit_code,

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
 import click
 
-from peft_regress.baselines.named_runs import check_output
 from peft_regress.cli import options
-from peft_regress.cli.progress import print_sentence
 from peft_regress.overlay.overlay import opened_overlay
 from peft_regress.report.terminal import print_progress, write_markdown
 from peft_regress.upgrades import reports
@@ -42,17 +40,17 @@ _ABSENT_EXIT = 3
 )
 @options.matrix_option
 @options.also_install_option
-@options.environment_options
+@options.replace_torch_option
+@options.summary_option
+@options.measuring_options
 @options.format_option
 @click.pass_context
-def command(  # noqa: PLR0913  (arguments and options)
+def command(
     context: click.Context,
     /,
     *,
     cases: str | None,
-    setup: MeasuringSetup,
-    on: str,
-    resume: Path | None,
+    ready: AbstractContextManager[MeasuringSetup],
     summary: Path | None,
     output: str,
     **settings: Any,
@@ -62,12 +60,9 @@ def command(  # noqa: PLR0913  (arguments and options)
     Costs come first, since they need no training; the cases train only if the costs are equal at
     both ends. The exit code is 0 if a boundary was found, 3 if both ends are the same.
     """
-    if summary is not None:
-        check_output(summary, "--summary", storage=setup.baselines)
-
-    with options.ready_to_measure(setup, on, save=None, resume=resume) as ready:
-        chosen = BisectSettings(setup=ready, case=cases, **settings)
-        found = bisect(chosen, progress=print_sentence)
+    with ready as setup:
+        chosen = BisectSettings(setup=setup, case=cases, **settings)
+        found = bisect(chosen, progress=options.print_sentence)
         _show(found, summary, output)
     context.exit(0 if found.transitions else _ABSENT_EXIT)
 
@@ -93,12 +88,9 @@ def _scripts(found: Bisection) -> dict[int, tuple[Reproduction, ...]]:
         with ExitStack() as stack:
             pythons = {}
             for version in (transition.old, transition.new):
-                overlay = stack.enter_context(
-                    opened_overlay(
-                        [f"{settings.package}=={version}", *settings.also_install],
-                        replace_torch=settings.replace_torch,
-                    )
-                )
+                wanted = [f"{settings.package}=={version}", *settings.also_install]
+                opened = opened_overlay(wanted, replace_torch=settings.replace_torch)
+                overlay = stack.enter_context(opened)
                 pythons[f"{settings.package} {version}"] = overlay.python
             found_there = transition.comparison
             made[number] = tuple(reproduce(found_there.findings, found_there.observed, pythons))

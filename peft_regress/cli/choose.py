@@ -26,7 +26,7 @@ from peft_regress.fine_tune import FineTune
 from peft_regress.report.terminal import say
 
 if TYPE_CHECKING:
-    from peft_regress.choosing.sections import Answer
+    from peft_regress.choosing.candidates import Answer
 
 _AMOUNTS: Final[dict[str, Quantity]] = {
     "memory": "byte", "update": "flop", "ship": "byte", "storage": "byte",
@@ -156,15 +156,10 @@ def command(context: click.Context, /, *, output: str, **typed: Any) -> None:
     else:
         subject = candidates.of_architecture(typed["architecture"], **step)
     say("costs of one step of each method, on fake tensors: a minute or two", err=True)
-    tried = candidates.try_all(
-        subject, limits, scores, only=typed["method"], seconds=typed["seconds"]
-    )
-    answer = sections.Answer(subject=subject, limits=limits, tried=tried, scored_by=scored_by)
+    tried = {"only": typed["method"], "seconds": typed["seconds"]}
+    answer = candidates.try_all(subject, limits, scores, scored_by=scored_by, **tried)
     if typed["train"] and case is not None:
         answer = _trained(answer, case)
-    if not answer.order:
-        hints = candidates.what_would_fit(tried, limits)
-        answer = dataclasses.replace(answer, hints=tuple(hints))
     options.print_result(output, sections.answer_json(answer), sections.answer_sections(answer))
     context.exit(answer.exit_code)
 
@@ -198,12 +193,11 @@ def _trained(answer: Answer, case: FineTune) -> Answer:
     from peft_regress.choosing.training import as_code, train_all  # torch
 
     report = functools.partial(say, err=True)
-    found, failed = train_all(case, answer.tried.candidates, usual_storage(), say=report)
-    tried = dataclasses.replace(answer.tried, candidates=found)
+    found, failed = train_all(case, answer.candidates, usual_storage(), say=report)
     is_accuracy = case.score is None and all(min(one.scores, default=0) >= 0 for one in found)
     trained = dataclasses.replace(
         answer,
-        tried=tried,
+        candidates=found,
         unit="fraction" if is_accuracy else "ratio",
         scored_by=f"on the data of {case.id}, up to {case.seeds} seeds of {case.steps} steps",
         untrained=failed,

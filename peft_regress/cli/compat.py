@@ -10,7 +10,6 @@ import click
 from peft_regress import registry
 from peft_regress.catalogue.own_cases import settings_in_use
 from peft_regress.cli import options
-from peft_regress.cli.progress import print_sentence
 from peft_regress.interrupts import ending_signals_interrupt
 from peft_regress.upgrades.compat import compat_report
 from peft_regress.upgrades.compat.adapter import read_adapter
@@ -110,7 +109,7 @@ def command(  # noqa: PLR0913  (arguments and options)
         registry.get("architecture", base)
     chosen = CompatSettings(base=model, **settings)
     with ending_signals_interrupt():
-        found = compat(saved, chosen, progress=print_sentence)
+        found = compat(saved, chosen, progress=options.print_sentence)
     document = compat_report.compat_document(found)
     options.print_result(output, compat_report.encode_compat(found), document)
     context.exit(found.exit_code)

@@ -62,7 +62,11 @@ def command() -> None:
     folder = Path.cwd()
     _check_is_new(folder)
     requirement = _requirement(folder)
-    _add_table(folder / _SETTINGS)
+    path = folder / _SETTINGS
+    before = path.read_bytes().decode() if path.exists() else ""
+    settings = _joined(_packaged(folder, before), _text("table.toml.txt"))
+    write_atomic(path, settings.encode())
+    say(f"added [tool.peft_regress] to {_SETTINGS}" if before else f"wrote {_SETTINGS}")
     for name, source in _SUITE.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -85,14 +89,6 @@ def _check_is_new(folder: Path) -> None:
         raise InputError(
             f"{', '.join(present)}: there already, and init overwrites nothing; move it first"
         )
-
-
-def _add_table(path: Path) -> None:
-    """Add the settings at the end of pyproject.toml."""
-    before = path.read_bytes().decode() if path.exists() else ""
-    after = _joined(_packaged(path.parent, before), _text("table.toml.txt"))
-    write_atomic(path, after.encode())
-    say(f"added [tool.peft_regress] to {_SETTINGS}" if before else f"wrote {_SETTINGS}")
 
 
 def _joined(before: str, table: str) -> str:

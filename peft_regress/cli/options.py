@@ -1,10 +1,11 @@
-"""Options that several commands share, and how they print JSON."""
+"""Options that several commands share, and how they print progress and results."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import functools
+import itertools
 import json
 import shlex
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -15,14 +16,19 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 from click.core import ParameterSource
 
+from peft_regress.baselines.named_runs import check_output
+from peft_regress.baselines.run_adapters import add_adapters
 from peft_regress.catalogue.own_cases import usual_matrix, usual_storage, usual_suite
-from peft_regress.cli.progress import print_sentence
 from peft_regress.errors import InputError
 from peft_regress.files import resolved
 from peft_regress.gate.comparison import Invocation
 from peft_regress.interrupts import ending_signals_interrupt
 from peft_regress.report.document import Document
-from peft_regress.report.terminal import echo, show
+from peft_regress.report.sentences import REPEATED
+from peft_regress.report.terminal import echo, print_progress, show
+from peft_regress.runs.journal import run_file_of
+from peft_regress.runs.schema import Record
+from peft_regress.text import clean
 from peft_regress.workers.keeper import kept_records
 from peft_regress.workers.pool import Pool, default_jobs
 
@@ -115,6 +121,12 @@ also_install_option = click.option(
 replace_torch_option = click.option(
     "--yes", "replace_torch", is_flag=True, help="Allow another build of torch."
 )
+summary_option = click.option(
+    "--summary",
+    type=output_file,
+    metavar="FILE",
+    help="Write the findings to this file, as Markdown.",
+)
 
 
 _MOST: Final = 65536
@@ -158,6 +170,8 @@ def ready_to_measure(
         opened_pool(on, setup, say=print_sentence) as pool,
         kept_records(save, resume, print_sentence) as keeper,
     ):
+        if save is not None and resume is not None:
+            add_adapters(run_file_of(resume), save)
         yield dataclasses.replace(setup, keeper=keeper, pool=pool)
 
 
@@ -197,42 +211,67 @@ def opened_pool(
         yield pool
 
 
-def environment_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options of commands that measure in other environments.
+def measuring_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options of commands that let workers measure.
 
-    The command gets `setup`, a `MeasuringSetup`, `replace_torch`, `on`, `resume` and `summary`.
+    The command gets `ready`, a context that gives a `MeasuringSetup`.
     """
 
     @functools.wraps(command)
     def with_setup(
-        *arguments: Any, baselines: Path, jobs: int, time_limit: int, **others: Any
+        *arguments: Any,
+        baselines: Path,
+        jobs: int,
+        time_limit: int,
+        on: str,
+        resume: Path | None,
+        **others: Any,
     ) -> None:
         from peft_regress.upgrades.measuring import MeasuringSetup
 
+        for name in ("save", "summary"):
+            if others.get(name) is not None:
+                check_output(others[name], f"--{name}", storage=baselines)
         setup = MeasuringSetup(baselines=baselines, jobs=jobs, time_limit=time_limit)
-        command(*arguments, setup=setup, **others)
+        ready = ready_to_measure(setup, on, save=others.get("save"), resume=resume)
+        command(*arguments, ready=ready, **others)
 
     options = (
         on_option("Measure"),
         jobs_option("Measure this many cases at once (default: one per core)."),
-        replace_torch_option,
         click.option(
             "--resume",
             type=click.Path(path_type=Path),
             metavar="PATH",
             help="Take what an earlier try measured in the same packages and commit, by its run "
-            "file or journal; a journal here keeps what is measured.",
-        ),
-        click.option(
-            "--summary",
-            type=output_file,
-            metavar="FILE",
-            help="Write the findings to this file, as Markdown.",
+            "file or journal; without --save a journal here keeps what is measured.",
         ),
         limit_option("--time-limit", "How long one case may take."),
         baselines_option,
     )
     return functools.reduce(lambda made, option: option(made), reversed(options), with_setup)
+
+
+def print_sentence(text: str) -> None:
+    """Print a sentence about the progress."""
+    print_progress(clean(text, longest=400))
+
+
+def record_printer(side: str, count: int, *, pool: Pool | None) -> Callable[[Record], None]:
+    """Return a function that prints a line for each of so many cases of a side.
+
+    The lines also show the status of what measures, if that is not this machine.
+    """
+    done = itertools.count(1)
+
+    def print_record(record: Record) -> None:
+        state = "" if record.status == "ok" else f" {clean(record.status_text)}"
+        state = f" {REPEATED}" if record.is_repeat else state
+        name = f"{side} {record.case.id}" if side else record.case.id
+        status = "" if pool is None else f" ({pool.status})"
+        print_progress(f"[{next(done)}/{count}] {name}{state}{status}")
+
+    return print_record
 
 
 def print_json(value: Any) -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
-from peft_regress.baselines.named_runs import check_output
 from peft_regress.cli import options
-from peft_regress.cli.progress import print_sentence, record_printer
 from peft_regress.errors import InputError
 from peft_regress.files import cache_folder
 from peft_regress.overlay.folder import Overlay
@@ -53,7 +53,9 @@ from peft_regress.upgrades.upgrade import Upgrade, UpgradeSettings, is_installed
 @click.option(
     "--clean", "clean_up", is_flag=True, help="Remove all kept environments and do nothing else."
 )
-@options.environment_options
+@options.replace_torch_option
+@options.summary_option
+@options.measuring_options
 @options.format_option
 @click.pass_context
 def command(  # noqa: PLR0913  (arguments and options)
@@ -63,9 +65,7 @@ def command(  # noqa: PLR0913  (arguments and options)
     *,
     cases: str | None,
     clean_up: bool,
-    setup: MeasuringSetup,
-    on: str,
-    resume: Path | None,
+    ready: AbstractContextManager[MeasuringSetup],
     summary: Path | None,
     output: str,
     **settings: Any,
@@ -86,10 +86,6 @@ def command(  # noqa: PLR0913  (arguments and options)
         raise click.UsageError(
             "name a requirement, for example `peft-regress upgrade peft==0.14.0`, or --clean"
         )
-    save: Path | None = settings["save"]
-    for option, path in (("--save", save), ("--summary", summary)):
-        if path is not None:
-            check_output(path, option, storage=setup.baselines)
     scripts: tuple[Reproduction, ...] = ()
 
     def finish(result: Upgrade, overlay: Overlay) -> None:
@@ -110,12 +106,12 @@ def command(  # noqa: PLR0913  (arguments and options)
             show(reports.compared_sections(result), output)
             echo()
 
-    with options.ready_to_measure(setup, on, save=save, resume=resume) as ready:
+    with ready as setup:
         result = upgrade(
             requirements,
-            UpgradeSettings(setup=ready, pattern=cases, **settings),
-            progress=print_sentence,
-            on_record=record_printer(ready.pool),
+            UpgradeSettings(setup=setup, pattern=cases, **settings),
+            progress=options.print_sentence,
+            record_printer=partial(options.record_printer, pool=setup.pool),
             on_comparison=show_compared,
             finish=finish,
         )

@@ -4,11 +4,15 @@
 `profile_step` the step of a classifier of images, `profile_inference` a forward pass.
 """
 
-from peft_regress.cost.batches import Call, RandomTensor
+from peft_regress.cost.batches import Call, RandomTensor, call_model
 from peft_regress.cost.formulas import UncountedOperatorError, register_flop_formula
-from peft_regress.cost.inference import InferenceCost, call_model, profile_inference
 from peft_regress.cost.pricing import TrainingCost, training_cost
-from peft_regress.cost.profile import profile_step, profile_training_step
+from peft_regress.cost.profile import (
+    InferenceCost,
+    profile_inference,
+    profile_step,
+    profile_training_step,
+)
 from peft_regress.cost.refusals import NeedsValuesError, NothingToTrainError, UnprofilableModelError
 from peft_regress.cost.step_cost import ByteSite, FlopSite, Loss, StepCost, Tensors
 

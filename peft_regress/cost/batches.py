@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
@@ -38,6 +38,21 @@ class Call:
 
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+
+def call_model(model: nn.Module, batch: Any) -> Any:
+    """Return what a model returns for a batch.
+
+    A `Call` gives its arguments, a tuple or list positional ones, a mapping keyword arguments,
+    anything else one argument.
+    """
+    if isinstance(batch, Call):
+        return model(*batch.args, **batch.kwargs)
+    if isinstance(batch, Mapping):
+        return model(**batch)
+    if isinstance(batch, tuple | list):
+        return model(*batch)
+    return model(batch)
 
 
 def map_batch(batch: Any, convert: Callable[[Any], Any]) -> Any:

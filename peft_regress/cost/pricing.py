@@ -11,8 +11,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from peft_regress.cost.batches import Call, RandomTensor, leaves_of
-from peft_regress.cost.inference import call_model
+from peft_regress.cost.batches import Call, RandomTensor, call_model, leaves_of
 from peft_regress.cost.profile import profile_training_step
 from peft_regress.cost.stand_ins import on_fake_or_real
 from peft_regress.cost.step_cost import StepCost

@@ -1,4 +1,4 @@
-"""Measure what one training step costs, in FLOPs and bytes, without computing it.
+"""Measure what a training step or a forward pass costs, in FLOPs and bytes, without computing it.
 
 On fake tensors a step has shapes and storages but no values: it takes no memory, at any batch size.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,10 +18,19 @@ from torch.optim.optimizer import (
 )
 
 from peft_regress.cost import refusals
-from peft_regress.cost.batches import RandomTensor
+from peft_regress.cost.batches import RandomTensor, call_model
 from peft_regress.cost.recorder import StepRecorder
-from peft_regress.cost.stand_ins import Stage, staged
-from peft_regress.cost.step_cost import Loss, Mark, Phase, StepCost, StepLog, StepMarks
+from peft_regress.cost.stand_ins import Stage, on_fake_or_real, staged
+from peft_regress.cost.step_cost import (
+    Loss,
+    Mark,
+    Phase,
+    StepCost,
+    StepLog,
+    StepMarks,
+    Tensors,
+    highest,
+)
 
 
 def profile_training_step(
@@ -183,9 +193,62 @@ def _updates_in_their_phase(recorder: StepRecorder) -> Iterator[None]:
     def leave(*_: object) -> None:
         recorder.phase = interrupted.pop()
 
-    handles = [register_optimizer_step_pre_hook(enter), register_optimizer_step_post_hook(leave)]
-    try:
+    with register_optimizer_step_pre_hook(enter), register_optimizer_step_post_hook(leave):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
+
+
+# --- A forward pass ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class InferenceCost:
+    """The cost of one forward pass in eval mode, without gradients.
+
+    FLOPs count a multiply-add as 2. Bytes are those of storages, unrounded.
+    """
+
+    inference_flops: int
+    """Matrix work."""
+    peak_bytes: int
+    """The most bytes in use at one moment: parameters, buffers, the batch and activations."""
+    tensors: Tensors = field(compare=False)
+    """What the pass was measured on; the costs are the same."""
+
+
+def profile_inference(model: nn.Module, batch: Any, *, fake: bool | None = None) -> InferenceCost:
+    """Measure what one forward pass costs, to show adapters that are expensive to run.
+
+    The second of two passes is measured, because some modules fill caches in the first. The
+    copy that runs is in eval mode during both. Attention's inference-only kernels are
+    off, as in a training step. An adapter counts as the model has it: attached or merged.
+
+    Args:
+        model: any module, with parameters that train or without.
+        batch: a tree of tensors, which the model gets by `call_model`.
+        fake: True measures on fake tensors and False on real copies; None on fake tensors where the
+            model allows it, else on real copies. The result says which.
+
+    Raises:
+        NeedsValuesError: only with fake=True: the model's path depends on values, or an operator
+            has no fake kernel.
+        UnprofilableModelError: a tensor is sparse, or an operator hides its work.
+        UncountedOperatorError: an operator does matrix work and has no FLOP formula.
+    """
+
+    def measure(*, fake: bool) -> InferenceCost:
+        with staged(model, batch, fake=fake) as stage, torch.no_grad():
+            copied, recorder = stage.model.eval(), stage.recorder
+            with recorder:
+                call_model(copied, stage.batch)
+                start = recorder.mark()
+                output = call_model(copied, stage.batch)
+                end = recorder.mark()
+                del output
+        peak, _ = highest(recorder.memory_log[: end.memory], start=start.memory)
+        return InferenceCost(
+            inference_flops=sum(call.flops for call in recorder.flop_log[start.flops : end.flops]),
+            peak_bytes=peak,
+            tensors=stage.tensors,
+        )
+
+    return on_fake_or_real(measure) if fake is None else measure(fake=fake)

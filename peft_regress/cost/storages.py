@@ -134,11 +134,7 @@ class _AliveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._alive_bytes -= holding.nbytes
 
     def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         if any(map(has_parts, types)):
             return NotImplemented  # its inner tensors are dispatched here one by one

@@ -50,14 +50,11 @@ class CostSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CostReport:
+class CostReport(cost.TrainingCost):
     """The cost of a step, and the sizes that are known without a step."""
 
-    step: cost.StepCost
     running: Mapping[str, int]
     """What a forward pass in eval mode costs, by metric; empty if it was not asked for."""
-    trainable_params: int
-    total_params: int
     adapter_bytes: int
     shipped_bytes: Mapping[str, int]
     """`adapter_bytes` by module."""
@@ -136,14 +133,12 @@ def first_call(recipe: Recipe, model: nn.Module, batch: Any) -> cost.Call:
     def catch(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         raise _CallCaughtError(args, kwargs)
 
-    handle = model.register_forward_pre_hook(catch, with_kwargs=True)
+    hook = model.register_forward_pre_hook(catch, with_kwargs=True)
     try:
-        with contextlib.suppress(InputError):
+        with hook, contextlib.suppress(InputError):
             recipe.objective.loss(model, batch)
     except _CallCaughtError as caught:
         return cost.Call(*caught.args)
-    finally:
-        handle.remove()
     raise InputError(f"FineTune {recipe.case.id!r}: the loss never calls the adapted model itself")
 
 

@@ -6,9 +6,9 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.data import default_collate
 
+from peft_regress.cost.batches import leaves_of, map_batch
 from peft_regress.errors import InputError
 from peft_regress.fine_tune import FineTune
 from peft_regress.imports import calling
@@ -27,9 +27,9 @@ def tensor_items(tensors: tuple[Tensor, ...] | dict[str, Tensor]) -> Items:
 
     def batch(chosen: Sequence[int] | Tensor) -> Any:
         rows = torch.as_tensor(chosen)
-        return tree_map(lambda tensor: tensor[rows], tensors)
+        return map_batch(tensors, lambda tensor: tensor[rows])
 
-    return Items(len(tree_leaves(tensors)[0]), batch)
+    return Items(len(leaves_of(tensors)[0]), batch)
 
 
 def _dataset_items(dataset: Any, collate: Callable[[list[Any]], Any], name: str) -> Items:
@@ -96,12 +96,9 @@ class Data:
     def _cast(self, batch: Any) -> Any:
         if self.dtype is None:
             return batch
-
-        def cast(leaf: Any) -> Any:
-            is_float = isinstance(leaf, Tensor) and leaf.is_floating_point()
-            return leaf.to(self.dtype) if is_float else leaf
-
-        return tree_map(cast, batch)
+        return map_batch(
+            batch, lambda leaf: leaf.to(self.dtype) if leaf.is_floating_point() else leaf
+        )
 
 
 def _items(given: Any, collate: Callable[[list[Any]], Any], name: str) -> Items:
@@ -111,7 +108,7 @@ def _items(given: Any, collate: Callable[[list[Any]], Any], name: str) -> Items:
         elif isinstance(given, Mapping):
             given = {key: torch.as_tensor(part) for key, part in given.items()}
         are_tensors = isinstance(given, tuple | dict)
-        lengths = sorted(set(map(len, tree_leaves(given) if are_tensors else [given])))
+        lengths = sorted(set(map(len, leaves_of(given) if are_tensors else [given])))
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(
             f"{name} is no map-style Dataset, and no tuple or mapping of tensors or arrays of one "

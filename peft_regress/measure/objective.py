@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Final, Self, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,6 @@ from torch.nn import functional
 
 from peft_regress.cost.batches import named_tensors
 from peft_regress.errors import InputError
-from peft_regress.fine_tune import FineTune
 from peft_regress.imports import calling
 
 Context: TypeAlias = Callable[[nn.Module], AbstractContextManager[Any]]
@@ -31,13 +30,6 @@ class Objective:
     own_loss: Callable[[nn.Module, Any], Tensor] | None = None
     own_score: Callable[[nn.Module, Sequence[Any]], float] | None = None
     name: str = "the training"
-
-    @classmethod
-    def of(cls, fine_tune: FineTune) -> Self:
-        """Take the functions of a fine-tuning."""
-        return cls(
-            own_loss=fine_tune.loss, own_score=fine_tune.score, name=f"FineTune {fine_tune.id!r}"
-        )
 
     def loss(self, model: nn.Module, batch: Any) -> Tensor:
         """Return the scalar loss of a batch.
@@ -225,8 +217,5 @@ def _largest(tensor: Tensor) -> float:
 def caught(model: nn.Module) -> Iterator[list[Any]]:
     """Catch what a model returns each time that it is called."""
     outputs: list[Any] = []
-    handle = model.register_forward_hook(lambda _module, _args, output: outputs.append(output))
-    try:
+    with model.register_forward_hook(lambda _module, _args, output: outputs.append(output)):
         yield outputs
-    finally:
-        handle.remove()

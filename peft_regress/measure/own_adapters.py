@@ -160,8 +160,8 @@ class ConfigAdapter(_OwnAdapter, SavedByPeft):
     def _fields(self) -> Iterator[tuple[str, Json, bool]]:
         for name, default in peft_adapter.config_defaults(type(self.config)).items():
             if name not in _UNSAID:
-                value = _plain(getattr(self.config, name))
-                yield name, value, value == _plain(default)
+                value = plain_setting(getattr(self.config, name))
+                yield name, value, value == plain_setting(default)
 
     def adapt(self, base: nn.Module, *, seed: int) -> nn.Module:  # noqa: ARG002  (set before)
         heads = dict(zip(self.heads, find_heads(base, self.heads), strict=True))
@@ -197,16 +197,16 @@ class ConfigAdapter(_OwnAdapter, SavedByPeft):
         return dataclasses.replace(self, config=twice)
 
 
-def _plain(value: Any) -> Json:
+def plain_setting(value: Any) -> Json:
     """Return a setting as JSON; the order of a set or of a list of targets means nothing."""
     if isinstance(value, Enum):
         return cast("Json", value.value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = vars(value)
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in sorted(value.items(), key=str)}
+        return {str(key): plain_setting(item) for key, item in sorted(value.items(), key=str)}
     if isinstance(value, set | frozenset | list | tuple):
-        plain = [_plain(item) for item in value]
+        plain = [plain_setting(item) for item in value]
         return sorted(plain, key=str) if isinstance(value, set | frozenset | list) else plain
     if value is None or isinstance(value, bool | int | float | str):
         return value

@@ -19,8 +19,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from peft_regress.cases import Case
-from peft_regress.catalogue.built_in import BuiltIn, fine_tune_of
+from peft_regress.catalogue.built_in import BuiltIn, built_in
 from peft_regress.catalogue.methods.method import Method
+from peft_regress.catalogue.own_cases import own_fine_tune
 from peft_regress.errors import InputError
 from peft_regress.fine_tune import FineTune
 from peft_regress.imports import CaseError, calling
@@ -37,7 +38,7 @@ from peft_regress.measure.training import (
     training_steps,
 )
 from peft_regress.runs.environment import imported_packages, loaded_packages, packages_with
-from peft_regress.script import Script
+from peft_regress.script import OwnCase, Script
 
 _Made = TypeVar("_Made")
 
@@ -58,7 +59,11 @@ class Recipe:
 
         Raises `UnknownNameError` for a name that is not registered, `InputError` for a wrong rank.
         """
-        fine_tune = fine_tune_of(case, baselines) if isinstance(case, Case) else case
+        fine_tune: OwnCase = (
+            case
+            if isinstance(case, FineTune)
+            else (own_fine_tune(case) or built_in(case, baselines))
+        )
         if isinstance(fine_tune, Script):
             raise InputError(
                 f"Script {fine_tune.id!r} is no FineTune: `peft-regress watch {fine_tune.script}` "
@@ -74,7 +79,11 @@ class Recipe:
             fine_tune=fine_tune,
             baselines=baselines,
             adapter=adapter,
-            objective=Objective.of(fine_tune),
+            objective=Objective(
+                own_loss=fine_tune.loss,
+                own_score=fine_tune.score,
+                name=f"FineTune {fine_tune.id!r}",
+            ),
         )
 
     def checked(self, data: Data) -> Recipe:

@@ -70,19 +70,16 @@ def train_source(
 
 
 def _recalibrate(model: nn.Module, batches: Iterable[Tensor]) -> None:
-    """Replace BatchNorm's running statistics by plain averages over some batches."""
+    """Replace BatchNorm's running statistics, of a model that trains no more, by plain averages."""
     # mobilenet_v3_small has a momentum of 0.01: after a few hundred steps its running statistics
     # still lag so far behind the weights that the model in eval mode guesses one class.
-    layers = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
-    momenta = [layer.momentum for layer in layers]
-    for layer in layers:
-        layer.reset_running_stats()
-        layer.momentum = None
+    for layer in model.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.reset_running_stats()
+            layer.momentum = None
     with torch.no_grad():
         for batch in batches:
             model(batch)
-    for layer, momentum in zip(layers, momenta, strict=True):
-        layer.momentum = momentum
 
 
 def _halve(name: str, tensor: Tensor) -> Tensor:

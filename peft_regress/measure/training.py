@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from torch.utils._pytree import tree_map
 
+from peft_regress.cost.batches import map_batch
 from peft_regress.errors import NonFiniteLossError
 
 
@@ -150,7 +150,7 @@ def on_device(batch: Any, device: torch.device) -> Any:
         return batch
     if hasattr(batch, "to"):
         return batch.to(device)
-    return tree_map(lambda x: x.to(device) if isinstance(x, torch.Tensor) else x, batch)
+    return map_batch(batch, lambda leaf: leaf.to(device))
 
 
 _SHARE: Final = 1e-4

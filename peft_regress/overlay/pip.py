@@ -158,6 +158,14 @@ def build_wheel(folder: Path, *, into: Path) -> Path:
     return wheel
 
 
+def parse_version(text: str, wrong: str) -> Version:
+    """Read a version; raises `InputError` with a message."""
+    try:
+        return Version(text)
+    except InvalidVersion:
+        raise InputError(wrong) from None
+
+
 def released_versions(package: str, *, pre: bool = False) -> list[Version]:
     """Return the releases of a package that the index offers for this Python, oldest first.
 

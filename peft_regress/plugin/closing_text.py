@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from peft_regress import report
@@ -10,7 +10,6 @@ from peft_regress.gate.comparison import Comparison
 from peft_regress.report.layout import Layout
 from peft_regress.report.verdict.next_steps import quoted
 from peft_regress.runs.schema import Run
-from peft_regress.text import count_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,12 +67,3 @@ def _notes(outcome: RunOutcome, saved: str | None) -> Iterator[str]:
     if saved is not None and not outcome.problems:
         yield f"run file: {saved}"
     yield from outcome.notes
-
-
-def left_out(other_matrices: Mapping[str, int]) -> list[str]:
-    """Return a line for each other matrix whose cases this run did not measure."""
-    return [
-        f"{count_of(count, 'case')} of the {matrix} matrix not measured: "
-        f"use --regress-matrix {matrix}"
-        for matrix, count in sorted(other_matrices.items())
-    ]

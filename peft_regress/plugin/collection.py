@@ -49,11 +49,10 @@ def _read_marker(item: pytest.Item) -> Case | None:
         raise InputError(f"{item.nodeid}: marker case(...): {in_words(str(error))}") from None
 
 
-def case_id_of(item: pytest.Item) -> str | None:
-    """Return the id of a test's case; None also for a wrong marker, which collection reports."""
+def known_case_of(item: pytest.Item) -> Case | None:
+    """Return a test's case; None also for a wrong marker, which collection reports."""
     with contextlib.suppress(InputError):
-        case = case_of(item)
-        return None if case is None else case.id
+        return case_of(item)
     return None
 
 
@@ -122,8 +121,8 @@ class CollectionHooks:
 
     def pytest_deselected(self, items: Sequence[pytest.Item]) -> None:
         """Note the cases that were left out on purpose."""
-        names = filter(None, map(case_id_of, items))
-        self.collected |= Collected(deselected=frozenset(names))
+        cases = filter(None, map(known_case_of, items))
+        self.collected |= Collected(deselected=frozenset(case.id for case in cases))
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Read the baselines before the first case runs: an unreadable one must not cost a run."""
@@ -170,10 +169,8 @@ class SkippedCases:
 
 def _adaptation_of(item: pytest.Item) -> str:
     """Return the architecture and method of a test's case; empty without a case."""
-    with contextlib.suppress(InputError):
-        case = case_of(item)
-        return "" if case is None else f"{case.architecture}/{case.adapter_name}"
-    return ""
+    case = known_case_of(item)
+    return "" if case is None else f"{case.architecture}/{case.adapter_name}"
 
 
 def _marked_cases(items: Iterable[pytest.Item]) -> dict[str, Case]:

@@ -19,9 +19,10 @@ import pytest
 
 from peft_regress.cases import Case
 from peft_regress.errors import InputError, PeftRegressError
+from peft_regress.files import is_folder
 from peft_regress.interrupts import Interrupts
-from peft_regress.plugin.closing_text import RunOutcome, closing_text, left_out
-from peft_regress.plugin.collection import CollectionHooks, SkippedCases, case_id_of, case_of
+from peft_regress.plugin.closing_text import RunOutcome, closing_text
+from peft_regress.plugin.collection import CollectionHooks, SkippedCases, case_of, known_case_of
 from peft_regress.plugin.options import RegressOptions, add_options, set_up_benchmarks
 from peft_regress.plugin.selection import Coverage, chosen_from_collected, kept_from_collection
 from peft_regress.plugin.session import RegressSession
@@ -29,6 +30,7 @@ from peft_regress.report import case_text
 from peft_regress.report.terminal import in_log, layout_of, line_in_log
 from peft_regress.runs.journal import KeptRecord
 from peft_regress.runs.schema import Failure, error_record
+from peft_regress.text import count_of
 
 if TYPE_CHECKING:
     from peft_regress.measure import Measurement
@@ -141,9 +143,9 @@ def pytest_runtest_makereport(
     if kept is not None:
         # pytest-xdist sends every attribute of a report.
         vars(report)["peft_regress_record"] = msgspec.json.encode(kept).decode()
-    name = case_id_of(item)
-    if name is not None:
-        vars(report)["peft_regress_case"] = name
+    case = known_case_of(item)
+    if case is not None:
+        vars(report)["peft_regress_case"] = case.id
     return report
 
 
@@ -191,10 +193,10 @@ class _RunHooks:
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self) -> None:
         """Let SIGTERM and SIGHUP end a run with cases like Ctrl-C; a worker's own ends at once."""
-        has_workers = bool(self._config.getoption("tx", default=None))
-        if not self._session.is_worker and (
-            self._has_cases or (has_workers and self._session.has_storage)
-        ):
+        options, has_workers = self._session.options, self._config.getoption("tx", default=None)
+        # What workers collect is not known yet.
+        may_have = has_workers and (options.was_given or is_folder(options.baselines))
+        if not self._session.is_worker and (self._has_cases or may_have):
             self._interrupts.install()
 
     def pytest_unconfigure(self) -> None:
@@ -288,7 +290,12 @@ class _RunHooks:
         colour = self._config.get_terminal_writer().hasmarkup
         session, outcome = self._session, self._outcome
         layout = layout_of(colour=colour)
-        notes = [*self._left, *left_out(self._collection.collected.other_matrices)]
+        others = sorted(self._collection.collected.other_matrices.items())
+        notes = self._left + [
+            f"{count_of(count, 'case')} of the {name} matrix not measured: "
+            f"use --regress-matrix {name}"
+            for name, count in others
+        ]
         if outcome is None:
             text = "\n".join(layout.wrapped(line) for line in (*self._problems, *notes))
         else:

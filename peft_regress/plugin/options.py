@@ -101,13 +101,10 @@ class RegressOptions:
             baseline=baseline,
             baselines=storage or settings.baselines,
             judged_by=None if storage else baseline,
-            cases=option("regress_cases"),
-            full=option("regress_full"),
-            off=option("regress_off"),
+            shard=None if shard is None else Shard.parse(shard),
+            **{name: option(f"regress_{name}") for name in ("cases", "full", "off", "strict")},
             resume=_path(config, "--regress-resume"),
             save=_path(config, "--regress-save"),
-            shard=None if shard is None else Shard.parse(shard),
-            strict=option("regress_strict"),
             summary=_path(config, "--regress-summary"),
         )
         if made.off and made.was_given:

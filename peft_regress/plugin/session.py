@@ -21,7 +21,6 @@ from peft_regress.catalogue.budget_file import stated_budgets
 from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.catalogue.own_cases import device_classes, usual_matrix
 from peft_regress.errors import InputError
-from peft_regress.files import is_folder
 from peft_regress.gate.comparison import Comparison, Invocation
 from peft_regress.gate.judge import judge
 from peft_regress.gate.repeats import KnownCurve, curves_of
@@ -120,11 +119,6 @@ class RegressSession:
             kept = self.take(name, lambda: None)
             if kept is not None:
                 self.keep(kept)
-
-    @property
-    def has_storage(self) -> bool:
-        """Whether this folder has baselines, or the user asked for the gate."""
-        return self.options.was_given or is_folder(self.options.baselines)
 
     @property
     def _adapters(self) -> Path | None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from packaging.utils import canonicalize_name
-from packaging.version import InvalidVersion, Version
+from packaging.version import Version
 
 from peft_regress.cases import Case
 from peft_regress.catalogue.matrix import matrix_cases, parse_case_id, select_cases
@@ -22,7 +22,7 @@ from peft_regress.gate.verdicts import Observation, observations_of
 from peft_regress.invariants import INVARIANTS
 from peft_regress.metrics import METRICS
 from peft_regress.overlay.overlay import opened_overlay
-from peft_regress.overlay.pip import Planned, released_versions
+from peft_regress.overlay.pip import Planned, parse_version, released_versions
 from peft_regress.runs.environment import changed_packages
 from peft_regress.script import Script
 from peft_regress.text import count_of
@@ -312,7 +312,9 @@ def releases_between(settings: BisectSettings) -> tuple[Version, ...]:
     Raises `InputError` if a text is not a version or both are the same, `AbsentError` if the index
     does not have a release, `PipError` if there is no index or no such package.
     """
-    good, bad = ends = [_version(text) for text in (settings.good, settings.bad)]
+    remedy = "is not a version: write it as `pip index versions PACKAGE` does"
+    texts = (settings.good, settings.bad)
+    good, bad = ends = [parse_version(text, f"{text!r} {remedy}") for text in texts]
     if good == bad:
         raise InputError(
             f"--good and --bad are both {settings.good}: there is nothing between them"
@@ -332,15 +334,6 @@ def releases_between(settings: BisectSettings) -> tuple[Version, ...]:
     chosen = [one for one in known if min(ends) <= one <= max(ends)]
     chosen = [one for one in chosen if not one.is_prerelease or one in ends]
     return tuple(chosen if good < bad else reversed(chosen))
-
-
-def _version(text: str) -> Version:
-    try:
-        return Version(text)
-    except InvalidVersion:
-        raise InputError(
-            f"{text!r} is not a version: write it as `pip index versions PACKAGE` does"
-        ) from None
 
 
 def _chosen_cases(text: str | None, *, matrix: str) -> list[Case]:

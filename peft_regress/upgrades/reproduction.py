@@ -22,7 +22,7 @@ from peft_regress.cases import BFLOAT16_SUFFIX, Case
 from peft_regress.catalogue.architectures.torchvision_models import TorchvisionModel
 from peft_regress.catalogue.methods import GaLore, Method, PeftAdapter, Selective
 from peft_regress.catalogue.own_cases import own_fine_tune
-from peft_regress.errors import UnknownNameError, UnsupportedCaseError
+from peft_regress.errors import UnsupportedCaseError
 from peft_regress.gate.findings import Finding
 from peft_regress.gate.verdicts import Observation
 from peft_regress.invariants import INVARIANTS
@@ -124,13 +124,10 @@ def reproduction_script(case: Case, *, facts: Collection[str] = FACTS) -> str | 
     There is no script if the architecture is not torchvision's, if the method is not exactly a
     `PeftAdapter`, `Selective` or `GaLore` or wraps in a context of its own, or if the architecture
     has no layer for the method. The task does not matter: the images are noise and no fact is an
-    accuracy. Raises `UnknownNameError` for an unregistered name or an unknown fact.
+    accuracy. Raises `UnknownNameError` for an unregistered name.
     """
     method: Method = registry.get("method", case.method)
     architecture = registry.get("architecture", case.architecture)
-    for unknown in sorted(set(facts).difference(FACTS)):
-        kind = "fact"
-        raise UnknownNameError(kind, unknown, FACTS)
     if type(architecture) is not TorchvisionModel:
         return None
     adapting = _adapting(method, case.rank, architecture)
@@ -143,9 +140,8 @@ def reproduction_script(case: Case, *, facts: Collection[str] = FACTS) -> str | 
     if optimizer is None:
         wanted -= _OF_AN_UPDATE
     updates = not wanted.isdisjoint(_OF_AN_UPDATE)
-    ranked = case.method if case.rank is None else f"{case.method}-r{case.rank}"
     text = _template().render(
-        title=f"{ranked} on {case.architecture}",
+        title=f"{case.adapter_name} on {case.architecture}",
         facts=wanted,
         architecture=architecture.name,
         options=dict(architecture.options),
@@ -192,12 +188,11 @@ def _adapting(
             return None
         return {**found, "selects": method.trains}
     if type(method) is GaLore:
-        names = ("update_proj_gap", "scale", "proj_type")
         return {
             **found,
             "packages": ("galore-torch", *found["packages"]),
             "clones_projection": method.clones_projection,
-            "settings": {"rank": rank, **{name: getattr(method, name) for name in names}},
+            "settings": method.at(rank).settings(),
         }
     if type(method) is not PeftAdapter:
         return None

@@ -25,7 +25,7 @@ from peft_regress.gate.paired_times import (
     judge_ratio,
 )
 from peft_regress.gate.policy import DEFAULT_POLICY
-from peft_regress.upgrades.worker import MEASURER, CaseRequest, Restart, TimeSteps, prepare
+from peft_regress.upgrades.worker import MEASURER, CaseRequest, prepare
 from peft_regress.workers.pool import Environment, Seat
 from peft_regress.workers.process import WorkerError, WorkerProcess
 
@@ -87,8 +87,10 @@ def time_cases(  # noqa: PLR0913  (each is one setting)
             f"{len(cases)} cases needs: --pairs {LAUNCH_PAIRS * fewest} is the least"
         )
     require_sources(baselines, cases)
-    packages = [_packages_of(interpreter, time_limit) for interpreter in plan.interpreters]
-    found = []
+    packages, found = [], []
+    for interpreter in plan.interpreters:
+        with contextlib.closing(WorkerProcess(interpreter, time_limit=time_limit)) as worker:
+            packages.append(worker.packages)
     for case in cases:
         found.append(_timed_case(case, plan))
         on_result(found[-1])
@@ -99,11 +101,6 @@ def time_cases(  # noqa: PLR0913  (each is one setting)
         base_packages=packages[0],
         candidate_packages=packages[1],
     )
-
-
-def _packages_of(interpreter: str, time_limit: float) -> dict[str, str]:
-    with contextlib.closing(WorkerProcess(interpreter, time_limit=time_limit)) as worker:
-        return worker.packages
 
 
 def _timed_case(case: Case, plan: _Plan) -> CaseTimes:
@@ -165,9 +162,9 @@ def _started(stack: contextlib.ExitStack, interpreter: str, plan: _Plan) -> Work
 
 def _restart(workers: Sequence[WorkerProcess], *, seed: int) -> None:
     for worker in workers:
-        worker.ask(f"{MEASURER}.restart", Restart(seed=seed), type(None))
+        worker.ask(f"{MEASURER}.restart", seed, type(None))
 
 
 def _time_block(worker: WorkerProcess) -> list[float]:
     """Let a worker take a block of steps, and return the seconds of each."""
-    return worker.ask(f"{MEASURER}.time_steps", TimeSteps(steps=BLOCK_STEPS), list[float])
+    return worker.ask(f"{MEASURER}.time_steps", BLOCK_STEPS, list[float])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -43,7 +42,7 @@ from peft_regress.upgrades.measuring import MeasuringSetup, measure_cases, save_
 from peft_regress.upgrades.responsible import ResponsiblePackages, find_responsible
 from peft_regress.workers.keeper import Keeper
 
-OnRecord = Callable[[str, Record, int, int], None]
+RecordPrinter = Callable[[str, int], Callable[[Record], None]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,17 +113,17 @@ def upgrade(  # noqa: PLR0913  (what to measure, and whom to tell)
     settings: UpgradeSettings,
     *,
     progress: Callable[[str], None] = lambda _: None,
-    on_record: OnRecord = lambda *_: None,
+    record_printer: RecordPrinter = lambda *_: lambda _: None,
     on_comparison: Callable[[Upgrade], None] = lambda _: None,
     finish: Callable[[Upgrade, Overlay], None] = lambda *_: None,
 ) -> Upgrade:
     """Measure the candidate and what it is compared with, judge, and find the causes.
 
-    `progress` gets a sentence per step; `on_record` gets the side, each record, how many records
-    there are and how many there will be; `on_comparison` gets what is known before single packages
-    are tried; `finish` is called while the candidate's environment still exists, unless Ctrl-C
-    ended the trials. Raises `InputError` if the requirements or the environment cannot be used, or
-    if no case matches the glob.
+    `progress` gets a sentence per step; `record_printer` gets a side and how many records it will
+    have, and returns what gets each of them; `on_comparison` gets what is known before single
+    packages are tried; `finish` is called while the candidate's environment still exists, unless
+    Ctrl-C ended the trials. Raises `InputError` if the requirements or the environment cannot be
+    used, or if no case matches the glob.
     """
     cases = select_cases(settings.pattern, matrix=settings.matrix)
     require_sources(settings.setup.baselines, cases)
@@ -136,7 +135,9 @@ def upgrade(  # noqa: PLR0913  (what to measure, and whom to tell)
         opened = opened_overlay(requirements, replace_torch=settings.replace_torch)
         overlay = stack.enter_context(opened)
         progress(_overlay_sentence(overlay))
-        measurer = _Measurer(cases=cases, settings=settings, progress=progress, on_record=on_record)
+        measurer = _Measurer(
+            cases=cases, settings=settings, progress=progress, record_printer=record_printer
+        )
         if base is None:
             sides = measurer.beside_packages(references, overlay)
         else:
@@ -253,7 +254,7 @@ class _Measurer:
     cases: Sequence[Case]
     settings: UpgradeSettings
     progress: Callable[[str], None]
-    on_record: OnRecord
+    record_printer: RecordPrinter
     loaded: dict[str, Collection[str]] = field(default_factory=dict)
     """The packages of which a case has loaded a module, by case."""
 
@@ -313,7 +314,7 @@ class _Measurer:
         cases: Sequence[Case] = (),
     ) -> Run:
         """Measure in an overlay or the running environment; what is known need not train again."""
-        cases, pattern, done = cases or self.cases, self.settings.pattern, itertools.count(1)
+        cases, pattern = cases or self.cases, self.settings.pattern
         save = self.settings.save if side == "candidate" else None
         return measure_cases(
             cases,
@@ -325,7 +326,7 @@ class _Measurer:
             keep_adapters=None if save is None else adapters_of_run(save),
             known=known,
             loaded=self.loaded,
-            on_record=lambda record: self.on_record(side, record, next(done), len(cases)),
+            on_record=self.record_printer(side, len(cases)),
             on_interrupt=lambda run: None if save is None else save_run(save, run),
         )
 

@@ -49,18 +49,6 @@ class CaseRequest(msgspec.Struct, frozen=True, kw_only=True):
     """The folder to keep the adapter in."""
 
 
-class Restart(msgspec.Struct, frozen=True, kw_only=True):
-    """Begin the brief fine-tuning of a seed again, with a fresh model."""
-
-    seed: int
-
-
-class TimeSteps(msgspec.Struct, frozen=True, kw_only=True):
-    """Take the next steps of the fine-tuning."""
-
-    steps: int
-
-
 def prepare(worker: WorkerProcess, request: CaseRequest) -> str:
     """Let the `Measurer` look up a case; return its definition or raise `WorkerError`."""
     settings = settings_in_use()
@@ -128,21 +116,21 @@ class Measurer:
         imported, loaded = self._recipe.packages(), sorted(self._recipe.loaded())
         return KeptRecord(record=record, trains=request.trains, imported=imported, loaded=loaded)
 
-    def restart(self, request: Restart) -> None:
-        """Begin again with a fresh model: training changes step times, as rates fall."""
+    def restart(self, seed: int) -> None:
+        """Begin a seed again with a fresh model: training changes step times, as rates fall."""
         from peft_regress.measure.recipe import Recipe
 
         if not isinstance(self._recipe, Recipe):
             name = self._recipe.case.id
             raise InputError(f"{name} is a script, whose steps are not timed in pairs")
         self._data = self._data or self._recipe.load_data()
-        self._steps = self._recipe.steps(self._data, seed=request.seed)
+        self._steps = self._recipe.steps(self._data, seed=seed)
         # The model before this one is in reference cycles; do not collect them during a step.
         gc.collect()
 
-    def time_steps(self, request: TimeSteps) -> list[float]:
+    def time_steps(self, count: int) -> list[float]:
         """Take the next steps; return the seconds of each."""
         from peft_regress.measure.training import single_thread
 
         with single_thread():
-            return [seconds for _, seconds in islice(self._steps, request.steps)]
+            return [seconds for _, seconds in islice(self._steps, count)]

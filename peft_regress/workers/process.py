@@ -141,7 +141,7 @@ class WorkerProcess:
             problem = f"no greeting of `-m {_MODULE}` within {self.time_limit:g} s"
         raise InterpreterError(self.interpreter, problem)
 
-    def ask(self, function: str, request: msgspec.Struct, answer: type[_Answer]) -> _Answer:
+    def ask(self, function: str, request: object, answer: type[_Answer]) -> _Answer:
         """Let the worker call a function of one argument, and return what that returns.
 
         function: "module:function"; or "module:Class.method", of the one object of the class that

@@ -85,7 +85,7 @@ def test_all_programs_of_a_model_run(started):
     merged = lora_model()
     merged.load_state_dict(model.state_dict())
     of = subject(model, merged=merged.merge_and_unload())
-    programs = costs.EdgePrograms.exported(of, optimizer_state_bytes=100)
+    programs = costs.exported(of)
     found, _ = costs.run_programs(of, programs, started)
     assert {name: fact.holds for name, fact in found.items()} == {
         "edge_programs_run": True,
@@ -95,13 +95,14 @@ def test_all_programs_of_a_model_run(started):
         "edge_outputs_equal_eager": True,
         "edge_merged_outputs_equal_eager": True,
     }
-    metrics = programs.metrics
+    cost = costs.planned(programs, optimizer_state_bytes=100)
+    metrics = cost.metrics
     planned = metrics["edge_train_planned_bytes"].value
     assert metrics["edge_train_bytes"].value == planned + 100
     assert metrics["edge_inference_planned_bytes"].value < planned
     attached = metrics["edge_inference_program_bytes"].value
     assert metrics["edge_merged_inference_program_bytes"].value < attached
-    assert programs.plans.keys() == {name for name in metrics if name.endswith("planned_bytes")}
+    assert cost.plans.keys() == {name for name in metrics if name.endswith("planned_bytes")}
 
 
 class Pooled(nn.Module):

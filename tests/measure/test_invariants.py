@@ -491,8 +491,8 @@ def test_each_fill_moves_the_output_of_every_adapter(method):
 def test_a_scaling_off_by_a_hundredth_shows_in_the_filled_losses(name):
     """On a real network; the tiny one damps what its adapters do."""
     method = method_named(name).at(1, heads=(MOBILENET_V3_SMALL.head,))
-    data = registry.get("task", "shift").load()
-    images = data.test_images[:4].to(getattr(torch, method.base_dtype))
+    _, (images, labels) = registry.get("task", "shift").load()
+    images = images[:4].to(getattr(torch, method.base_dtype))
 
     def losses(factor):
         base = cast_base(build_source(BASELINES, MOBILENET_V3_SMALL), method.base_dtype)
@@ -500,7 +500,7 @@ def test_a_scaling_off_by_a_hundredth_shows_in_the_filled_losses(name):
             adapter=method,
             objective=Objective(),
             base=copy.deepcopy(base),
-            probe=(images, data.test_labels[:4]),
+            probe=(images, labels[:4]),
         )
         adapted = method.adapt(base, seed=0)
         for module in adapted.modules():

@@ -399,7 +399,7 @@ WITH_PRE = ["0.9.0", "0.10.0rc1", "0.10.0", "0.10.1", "1.0.dev2", "1.0"]
 @pytest.fixture
 def between(monkeypatch):
     def released(package, *, pre):
-        return [bisecting._version(text) for text in (WITH_PRE if pre else FINAL)]
+        return [Version(text) for text in (WITH_PRE if pre else FINAL)]
 
     monkeypatch.setattr(bisecting, "released_versions", released)
 

@@ -9,7 +9,7 @@ from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.cli.main import cli
 from peft_regress.own_code import code_of, was_edited
 from peft_regress.upgrades.measuring import MeasuringSetup, measure_cases
-from peft_regress.upgrades.worker import CaseRequest, Measurer, Restart, TimeSteps
+from peft_regress.upgrades.worker import CaseRequest, Measurer
 from peft_regress.workers.pool import UnusableEnvironmentError
 
 
@@ -64,8 +64,8 @@ def test_the_worker_that_times_takes_own_cases(project):
     )
     stepper = Measurer()
     assert stepper.prepare(request).startswith("sha256:")
-    stepper.restart(Restart(seed=0))
-    assert len(stepper.time_steps(TimeSteps(steps=3))) == 3
+    stepper.restart(0)
+    assert len(stepper.time_steps(3)) == 3
 
 
 @pytest.mark.nightly

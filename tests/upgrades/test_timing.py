@@ -28,7 +28,7 @@ from peft_regress.catalogue.matrix import parse_case_id
 from peft_regress.errors import InputError
 from peft_regress.measure import Recipe, define
 from peft_regress.upgrades.timing import BLOCK_STEPS, LAUNCH_PAIRS, time_cases
-from peft_regress.upgrades.worker import CaseRequest, Measurer, Restart, TimeSteps
+from peft_regress.upgrades.worker import CaseRequest, Measurer
 from peft_regress.workers import process as process_module
 from peft_regress.workers.process import InterpreterError, WorkerProcess
 
@@ -210,17 +210,16 @@ def test_the_worker_takes_the_steps_of_the_brief_fine_tune(tiny):
     stepper = Measurer()
     definition = stepper.prepare(CaseRequest(case=case.id, baselines=tiny))
     assert definition == define(Recipe.of(case, Path(tiny)))
-    stepper.restart(Restart(seed=0))
-    blocks = [stepper.time_steps(TimeSteps(steps=BLOCK_STEPS)) for _ in range(3)]
+    stepper.restart(0)
+    blocks = [stepper.time_steps(BLOCK_STEPS) for _ in range(3)]
     assert [len(block) for block in blocks] == [BLOCK_STEPS, BLOCK_STEPS, 0]
     assert all(seconds > 0 for block in blocks for seconds in block)
 
 
 _NOISY = """
 import os, sys
-from peft_regress.upgrades.worker import Restart
 
-def restart(request: Restart) -> str:
+def restart(seed: int) -> str:
     print("a library prints")
     os.write(1, b"noise")
     assert sys.stdin.read() == ""
@@ -240,7 +239,7 @@ def test_what_a_library_prints_does_not_disturb_the_answers(tmp_path):
     )
     with closing(WorkerProcess(noisy, time_limit=600)) as worker:
         for _ in range(2):
-            assert worker.ask("noisy:restart", Restart(seed=0), str) == "heard"
+            assert worker.ask("noisy:restart", 0, str) == "heard"
 
 
 @pytest.mark.nightly

@@ -18,7 +18,6 @@ from dask_clusters import kill, local_cluster, processes
 from fake_interpreters import logged, wait_until, write_worker
 
 from peft_regress.catalogue.matrix import matrix_cases
-from peft_regress.cli import measure as measure_module
 from peft_regress.cli import options
 from peft_regress.runs.journal import Header, KeptRecord, Line, header_of, journal_of, run_of
 from peft_regress.runs.run_file import read_run_file
@@ -138,14 +137,14 @@ def test_what_came_back_is_on_disk_and_only_the_rest_is_measured(shared, measure
 def test_an_interrupt_keeps_what_came_back(shared, measure, tmp_path, monkeypatch):
     python = shared.write(pause=0.3)
 
-    def interrupting(*_):
+    def interrupting(*_, **__):
         def on_record(*_):
             raise KeyboardInterrupt
 
         return on_record
 
     with monkeypatch.context() as patch:
-        patch.setattr(measure_module, "record_printer", interrupting)
+        patch.setattr(options, "record_printer", interrupting)
         code, _, err = measure(shared.address)
     assert code == 130
     assert "--resume" in err

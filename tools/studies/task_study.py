@@ -38,7 +38,7 @@ from peft_regress.catalogue.architectures import BringsWeights
 from peft_regress.catalogue.built_in import BATCH, STEPS, cosine_to_zero
 from peft_regress.catalogue.evidence import EVIDENCE_FILE, Evidence
 from peft_regress.catalogue.sources import build_source
-from peft_regress.catalogue.tasks.digits import NUM_CLASSES, SOURCE_CLASSES, TaskData, load_images
+from peft_regress.catalogue.tasks.digits import NUM_CLASSES, SOURCE_CLASSES, load_images
 from peft_regress.files import write_atomic
 from peft_regress.measure.data import Data, tensor_items
 from peft_regress.measure.objective import Objective
@@ -47,7 +47,7 @@ from peft_regress.measure.training import Loop, finetune, single_thread
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from peft_regress.catalogue.tasks.digits import Task
+    from peft_regress.catalogue.tasks.digits import Images, Task
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 SEEDS: Final = 10
@@ -102,16 +102,14 @@ class Corrupted:
 
     severity: int
 
-    def load(self) -> TaskData:
+    def load(self) -> tuple[Images, Images]:
         """Corrupt training and test images alike."""
         train, test = (
             load_images("mnist", split, classes=SOURCE_CLASSES) for split in ("train", "test")
         )
-        return TaskData(
-            train_images=corrupted(train[0], self.severity),
-            train_labels=train[1],
-            test_images=corrupted(test[0], self.severity),
-            test_labels=test[1],
+        return (corrupted(train[0], self.severity), train[1]), (
+            corrupted(test[0], self.severity),
+            test[1],
         )
 
     def prepare(self, model: nn.Module, *, head: str, seed: int) -> None:
@@ -134,19 +132,14 @@ def bytes_of_animals(part: str) -> bytearray:
 class Animals:
     """Silhouettes of ten animals, with a new head: every fifth image of each is for testing."""
 
-    def load(self) -> TaskData:
+    def load(self) -> tuple[Images, Images]:
         """Pad the images to 32 x 32, and normalise them as the source's."""
         labels = torch.frombuffer(bytes_of_animals("label"), dtype=torch.int64)
         pixels = torch.frombuffer(bytes_of_animals("data"), dtype=torch.uint8).view(-1, 28, 28)
         levels = torch.nn.functional.pad(pixels / 255, (2, 2, 2, 2))
         images = ((levels - _MEAN) / _DEVIATION)[:, None].repeat(1, 3, 1, 1)
         is_test = torch.arange(len(labels)) % 5 == 0
-        return TaskData(
-            train_images=images[~is_test],
-            train_labels=labels[~is_test],
-            test_images=images[is_test],
-            test_labels=labels[is_test],
-        )
+        return (images[~is_test], labels[~is_test]), (images[is_test], labels[is_test])
 
     def prepare(self, model: nn.Module, *, head: str, seed: int) -> None:
         """Draw a new head, as for the unseen digits."""
@@ -176,7 +169,7 @@ def scores(case: Case, *, seed: int, factor: float = 1.0) -> dict[str, float]:
     The method `zero-shot` is the source model as it is.
     """
     task, head = task_of(case.task), registry.get("architecture", case.architecture).head
-    data, model = task.load(), copy.deepcopy(source_of(case.architecture))
+    (train, test), model = task.load(), copy.deepcopy(source_of(case.architecture))
     task.prepare(model, head=head, seed=seed)
     if case.method != "zero-shot":
         method = registry.get("method", case.method)
@@ -186,10 +179,10 @@ def scores(case: Case, *, seed: int, factor: float = 1.0) -> dict[str, float]:
             group["lr"] *= factor
         loss, schedule = Objective().loss, cosine_to_zero(STEPS)
         loop = Loop(steps=STEPS, loss=loss, set_mode=method.set_mode, schedule=schedule)
-        items = tensor_items((data.train_images, data.train_labels))
+        items = tensor_items(train)
         batches = Data(train=items, test=items).training_batches(BATCH, seed=seed)
         finetune(model, optimizer, batches, loop, seed=seed)
-    return Objective().scores(model, [(data.test_images, data.test_labels)])
+    return Objective().scores(model, [test])
 
 
 def train(cases: Iterable[Case]) -> None:

@@ -4,20 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+from peft_regress.registry import Named
+
 if TYPE_CHECKING:
     from torch import nn
 
 
-class Architecture(Protocol):
+class Architecture(Named, Protocol):
     """A network that can be built with any number of classes."""
-
-    @property
-    def name(self) -> str:
-        """The name in a case id."""
-
-    @property
-    def matrices(self) -> tuple[str, ...]:
-        """The matrices that it belongs to, such as `default` and `extended`."""
 
     @property
     def head(self) -> str:

@@ -121,25 +121,11 @@ def _without_cuda_extension() -> Iterator[None]:
     If there is a CUDA compiler, peft builds a kernel at the first layer and then uses it also
     for CPU tensors. Without one it tries at every layer, and warns.
     """
+    from unittest import mock  # listing names must not cost the import
+
     layer = import_module("peft.tuners.boft.layer")
-    before = getattr(layer, "_FBD_CUDA", None)
-    layer._FBD_CUDA = False  # type: ignore[attr-defined]  # noqa: SLF001
-    try:
+    with mock.patch.object(layer, "_FBD_CUDA", new=False, create=True):
         yield
-    finally:
-        layer._FBD_CUDA = before  # type: ignore[attr-defined]  # noqa: SLF001
-
-
-def _sheet(
-    name: str,
-    learning_rate: float,
-    config: str,
-    of_layer: Callable[[nn.Module, int], Shapes],
-    settings: Callable[[int | None], Mapping[str, Json]],
-    **more: Any,
-) -> PeftAdapter:
-    more |= {"learning_rate": learning_rate, "config": config}
-    return PeftAdapter(name=name, shapes=of_layer, settings=settings, **more)
 
 
 def _of_lora(
@@ -154,7 +140,8 @@ def _of_lora(
     def all_settings(rank: int | None) -> Mapping[str, Json]:
         return {"r": rank, "lora_alpha": rank, "lora_dropout": 0.0, **settings}
 
-    return _sheet(name, learning_rate, "LoraConfig", of_layer, all_settings, **more)
+    more |= {"learning_rate": learning_rate, "config": "LoraConfig"}
+    return PeftAdapter(name=name, shapes=of_layer, settings=all_settings, **more)
 
 
 _DEFAULT: Final[dict[str, Any]] = {"ranks": (1, 4, 16), "matrices": ("default",)}
@@ -177,22 +164,22 @@ LORA_DROPOUT: Final = _of_lora(
     trains_with_dropout=True,
     **{**_DEFAULT, "ranks": (4,), "tasks": ("shift",)},
 )
-_LOHA: Final = _sheet(
-    "loha",
-    1e-2,
-    "LoHaConfig",
-    shapes.loha_shapes,
-    lambda rank: {"r": rank, "alpha": rank},
+_LOHA: Final = PeftAdapter(
+    name="loha",
+    learning_rate=1e-2,
+    config="LoHaConfig",
+    shapes=shapes.loha_shapes,
+    settings=lambda rank: {"r": rank, "alpha": rank},
     targets=_WITH_GROUPED,
 )
-_LOKR: Final = _sheet(
-    "lokr",
-    5e-3,
-    "LoKrConfig",
-    shapes.lokr_shapes,
+_LOKR: Final = PeftAdapter(
+    name="lokr",
+    learning_rate=5e-3,
+    config="LoKrConfig",
+    shapes=shapes.lokr_shapes,
     # The scaling is 2, so a release that forgets to scale is noticed: peft before 0.14 forgot it,
     # and alpha equal to the rank would have hidden that.
-    lambda rank: {"r": rank, "alpha": 2 * (rank or 0)},
+    settings=lambda rank: {"r": rank, "alpha": 2 * (rank or 0)},
     targets=_WITH_GROUPED,
 )
 
@@ -224,69 +211,69 @@ _FLOAT32: Final = (
         )
         for start in ("pissa", "olora")
     ),
-    _sheet(
-        "adalora",
-        1e-2,
-        "AdaLoraConfig",
-        lambda layer, rank: shapes.adalora_shapes(layer, _adalora_initial_rank(rank)),
-        _adalora,
+    PeftAdapter(
+        name="adalora",
+        learning_rate=1e-2,
+        config="AdaLoraConfig",
+        shapes=lambda layer, rank: shapes.adalora_shapes(layer, _adalora_initial_rank(rank)),
+        settings=_adalora,
         optimizer=_adalora_optimizer,
         prunes=(".lora_E.",),
     ),
     _LOHA,
     _LOKR,
-    _sheet(
-        "hira",
-        1e-2,
-        "HiraConfig",
-        shapes.hira_shapes,
-        lambda rank: {"r": rank, "hira_dropout": 0.0},
+    PeftAdapter(
+        name="hira",
+        learning_rate=1e-2,
+        config="HiraConfig",
+        shapes=shapes.hira_shapes,
+        settings=lambda rank: {"r": rank, "hira_dropout": 0.0},
     ),
-    _sheet(
-        "hra",
-        4e-3,
-        "HRAConfig",
-        shapes.hra_shapes,
-        lambda rank: {"r": rank},
+    PeftAdapter(
+        name="hra",
+        learning_rate=4e-3,
+        config="HRAConfig",
+        shapes=shapes.hra_shapes,
+        settings=lambda rank: {"r": rank},
         targets=_NARROW,
         float32_numerics="hra",
     ),
-    _sheet(
-        "oft",
-        4e-3,
-        "OFTConfig",
-        shapes.oft_shapes,
-        lambda _rank: {"r": 0, "oft_block_size": BLOCK_SIZE},
+    PeftAdapter(
+        name="oft",
+        learning_rate=4e-3,
+        config="OFTConfig",
+        shapes=shapes.oft_shapes,
+        settings=lambda _rank: {"r": 0, "oft_block_size": BLOCK_SIZE},
         targets=_IN_BLOCKS,
         ranks=(),
     ),
-    _sheet(
-        "boft",
-        4e-3,
-        "BOFTConfig",
-        shapes.boft_shapes,
-        lambda _rank: {"boft_block_size": BLOCK_SIZE, "boft_n_butterfly_factor": 1},
+    PeftAdapter(
+        name="boft",
+        learning_rate=4e-3,
+        config="BOFTConfig",
+        shapes=shapes.boft_shapes,
+        settings=lambda _rank: {"boft_block_size": BLOCK_SIZE, "boft_n_butterfly_factor": 1},
         scales=(".boft_s.",),
         targets=_NARROW_IN_BLOCKS,
         ranks=(),
         wrapping=_without_cuda_extension,
     ),
-    _sheet(
-        "ia3",
-        5e-3,
-        "IA3Config",
-        shapes.ia3_shapes,
-        lambda _rank: {"feedforward_modules": []},
+    PeftAdapter(
+        name="ia3",
+        learning_rate=5e-3,
+        config="IA3Config",
+        shapes=shapes.ia3_shapes,
+        settings=lambda _rank: {"feedforward_modules": []},
         scales=(".ia3_l.",),
         targets=_WITH_GROUPED,
         ranks=(),
     ),
-    _sheet(
-        "ln_tuning",
-        4e-3,
-        "LNTuningConfig",
-        shapes.norm_shapes,
-        lambda _rank: {},
+    PeftAdapter(
+        name="ln_tuning",
+        learning_rate=4e-3,
+        config="LNTuningConfig",
+        shapes=shapes.norm_shapes,
+        settings=lambda _rank: {},
         scales=(".ln_tuning_layers.",),
         targets=Targets(description="normalization layers with a weight", normalization=True),
         ranks=(),

@@ -39,7 +39,8 @@ class GaLore(Method):
     clones_projection: bool = False
     """Whether to keep only the singular vectors in use; the library keeps all."""
 
-    def _settings(self) -> dict[str, Json]:
+    def settings(self) -> dict[str, Json]:
+        """Return the arguments of the library's projector."""
         return {
             "rank": self.rank,
             "update_proj_gap": self.update_proj_gap,
@@ -52,7 +53,7 @@ class GaLore(Method):
         return {
             **super().hyperparameters(),
             "optimizer": "GaLoreAdamW",
-            **self._settings(),
+            **self.settings(),
             "targets": "2-D and 4-D weights, flattened to (out, in * height * width)",
             # Only here, so that the definition of the stock method stays the same.
             **({"clones_projection": True} if self.clones_projection else {}),
@@ -85,7 +86,7 @@ class GaLore(Method):
             raise UnsupportedCaseError(
                 f"{self.name}: {type(model).__name__} has no trainable weight of 2 or 4 dimensions"
             )
-        settings = self._settings()
+        settings = self.settings()
         groups: list[dict[str, Any]] = [{"params": projected, **settings}]
         groups += [{"params": plain}] if plain else []
         optimizer = galore_torch.GaLoreAdamW(

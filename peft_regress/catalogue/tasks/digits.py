@@ -8,7 +8,9 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
+
+from peft_regress.registry import Named
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,37 +20,18 @@ if TYPE_CHECKING:
     from peft_regress.cases import Json
     from peft_regress.catalogue.tasks.digit_images import Scanner, Split
 
-
-@dataclass(frozen=True, kw_only=True)
-class TaskData:
-    """Images and labels as plain tensors, ready for the model."""
-
-    train_images: Tensor
-    """(count, 3, 32, 32) float32"""
-    train_labels: Tensor
-    """(count,) int64"""
-    test_images: Tensor
-    """(count, 3, 32, 32) float32"""
-    test_labels: Tensor
-    """(count,) int64"""
+    Images: TypeAlias = tuple[Tensor, Tensor]
+    """Images (count, 3, 32, 32) float32 and labels (count,) int64, ready for the model."""
 
 
-class Task(Protocol):
+class Task(Named, Protocol):
     """What a source model is adapted to."""
-
-    @property
-    def name(self) -> str:
-        """The name in a case id."""
-
-    @property
-    def matrices(self) -> tuple[str, ...]:
-        """The matrices that it belongs to, such as `default` and `extended`."""
 
     def definition(self) -> dict[str, Json]:
         """Return what defines the data: digest of raw bytes, split, preprocessing parameters."""
 
-    def load(self) -> TaskData:
-        """Read the data; nothing is downloaded."""
+    def load(self) -> tuple[Images, Images]:
+        """Read the training and the test data; nothing is downloaded."""
 
     def prepare(self, model: nn.Module, *, head: str, seed: int) -> None:
         """Prepare the source model for the task in place, for example with a new head."""
@@ -86,16 +69,14 @@ class DigitsTask:
             "head": "uniform in 1/sqrt(fan_in), bias 0" if self.new_head else "the source's",
         }
 
-    def load(self) -> TaskData:
-        """Read the data; nothing is downloaded."""
+    def load(self) -> tuple[Images, Images]:
+        """Read the training and the test data; nothing is downloaded."""
         levels = {"paper": self.paper, "ink": self.ink, "grain": self.grain}
         train, test = (
             load_images(self.scanner, split, classes=self.classes, **levels)
             for split in ("train", "test")
         )
-        return TaskData(
-            train_images=train[0], train_labels=train[1], test_images=test[0], test_labels=test[1]
-        )
+        return train, test
 
     def prepare(self, model: nn.Module, *, head: str, seed: int) -> None:
         """Draw a new head, a Linear layer, under `seed` if the classes are new."""
@@ -126,10 +107,8 @@ def load_digits() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
 
 
 @functools.cache
-def load_images(
-    scanner: Scanner, split: Split, *, classes: int, **levels: float
-) -> tuple[Tensor, Tensor]:
-    """Return images (count, 3, 32, 32) and labels (count,) of a split. Do not write to them.
+def load_images(scanner: Scanner, split: Split, *, classes: int, **levels: float) -> Images:
+    """Return images and labels of a split. Do not write to them.
 
     levels: as for `digit_images.render`.
     """

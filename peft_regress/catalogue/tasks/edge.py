@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from peft_regress.cases import Adaptation, Json, split_adapter_name
-from peft_regress.catalogue.tasks.digits import NUM_CLASSES, TaskData
+from peft_regress.catalogue.tasks.digits import NUM_CLASSES
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+    from peft_regress.catalogue.tasks.digits import Images
 
 
 EDGE_STEPS: Final = 2
@@ -43,7 +45,7 @@ class EdgeTask:
             "steps": EDGE_STEPS,
         }
 
-    def load(self) -> TaskData:
+    def load(self) -> tuple[Images, Images]:
         """Draw the images of all steps: (steps * batch, 3, resolution, resolution)."""
         import torch  # listing names must not cost the import
 
@@ -52,12 +54,7 @@ class EdgeTask:
         shape = (EDGE_STEPS * self.batch, 3, self.resolution, self.resolution)
         images: Tensor = (torch.rand(shape, generator=generator) - 0.5) * math.sqrt(12)
         labels = torch.randint(NUM_CLASSES, shape[:1], generator=generator)
-        return TaskData(
-            train_images=images,
-            train_labels=labels,
-            test_images=images[: self.batch],
-            test_labels=labels[: self.batch],
-        )
+        return (images, labels), (images[: self.batch], labels[: self.batch])
 
     def prepare(self, model: nn.Module, *, head: str, seed: int) -> None:
         """Leave the model as it is."""

@@ -4,15 +4,14 @@ import copy
 import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Final, Self
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 
 from peft_regress.catalogue.tasks.edge import EDGE_STEPS
-from peft_regress.cost.batches import leaves_of
-from peft_regress.cost.inference import call_model
+from peft_regress.cost.batches import call_model, leaves_of
 from peft_regress.measure import costs
 from peft_regress.measure.data import Data
 from peft_regress.measure.edge import program
@@ -48,55 +47,47 @@ class EdgeModel:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EdgePrograms:
-    """The programs of an adapted model."""
+class CaseEdge:
+    """What a record says of the programs of a case."""
 
-    of: Mapping[str, Program]
-    """`train` and `inference`, and `merged_inference` where the adapter merges."""
-    optimizer_state_bytes: int
-    """What the case's own optimizer keeps beside the program."""
+    metrics: Mapping[str, Metric] = field(default_factory=dict)
+    plans: Mapping[str, Rows] = field(default_factory=dict)
+    """By the name of the metric that they add up to."""
+    facts: Mapping[str, Fact] = field(default_factory=dict)
 
-    @classmethod
-    def exported(cls, subject: EdgeModel, *, optimizer_state_bytes: int) -> Self:
-        """Export and plan a training step, and a forward pass, also of the merged model.
 
-        Raises `InputError` without ExecuTorch, `UnsupportedProgramError` for what it does not
-        express, `ProgramError` if it fails.
-        """
-        # The training first: where the runtime refuses it, nothing else is planned.
-        found = {
-            "train": program.training_program(subject.model, subject.batches[0], loss=subject.loss),
-            "inference": program.inference_program(subject.model, subject.inputs),
-        }
-        if subject.merged is not None:
-            found["merged_inference"] = program.inference_program(subject.merged, subject.inputs)
-        return cls(of=found, optimizer_state_bytes=optimizer_state_bytes)
+def exported(subject: EdgeModel) -> dict[str, Program]:
+    """Export and plan a training step, and a forward pass, also of the merged model.
 
-    @property
-    def without_kernel(self) -> list[str]:
-        """Return the operators of all programs that have no portable kernel."""
-        return sorted({name for each in self.of.values() for name in each.without_kernel})
+    Raises `InputError` without ExecuTorch, `UnsupportedProgramError` for what it does not express,
+    `ProgramError` if it fails.
+    """
+    # The training first: where the runtime refuses it, nothing else is planned.
+    found = {
+        "train": program.training_program(subject.model, subject.batches[0], loss=subject.loss),
+        "inference": program.inference_program(subject.model, subject.inputs),
+    }
+    if subject.merged is not None:
+        found["merged_inference"] = program.inference_program(subject.merged, subject.inputs)
+    return found
 
-    @property
-    def metrics(self) -> dict[str, Metric]:
-        """Return what the programs ask of a device."""
-        training = self.of["train"]
-        values = {
-            "edge_train_bytes": training.planned_bytes + self.optimizer_state_bytes,
-            "edge_ops": sum(training.calls.values()),
-            **{f"edge_{name}_program_bytes": len(each.content) for name, each in self.of.items()},
-            **{name: sum(rows.values()) for name, rows in self.plans.items()},
-        }
-        return {name: make_metric(name, value) for name, value in values.items()}
 
-    @property
-    def plans(self) -> dict[str, Rows]:
-        """Return the rows of each metric that counts planned bytes; they add up to it."""
-        return {f"edge_{name}_planned_bytes": each.plan for name, each in self.of.items()}
+def planned(programs: Mapping[str, Program], *, optimizer_state_bytes: int) -> CaseEdge:
+    """Return what programs ask of a device, and beside them the state of the case's optimizer."""
+    training = programs["train"]
+    plans = {f"edge_{name}_planned_bytes": each.plan for name, each in programs.items()}
+    values = {
+        "edge_train_bytes": training.planned_bytes + optimizer_state_bytes,
+        "edge_ops": sum(training.calls.values()),
+        **{f"edge_{name}_program_bytes": len(each.content) for name, each in programs.items()},
+        **{name: sum(rows.values()) for name, rows in plans.items()},
+    }
+    metrics = {name: make_metric(name, value) for name, value in values.items()}
+    return CaseEdge(metrics=metrics, plans=plans)
 
 
 def run_programs(
-    subject: EdgeModel, programs: EdgePrograms, runtime: Runtime
+    subject: EdgeModel, programs: Mapping[str, Program], runtime: Runtime
 ) -> tuple[dict[str, Fact], dict[str, Metric]]:
     """Run the programs in the runtime, and compare with eager PyTorch.
 
@@ -107,23 +98,26 @@ def run_programs(
     steps = [leaves_of(batch) for batch in subject.batches]
     _check_shapes(steps)
     here = train_here(subject.model, subject.batches, loss=subject.loss)
-    training = programs.of["train"]
+    training = programs["train"]
     there = runtime.run(training, steps, learning_rate=here.learning_rate)
+    lacking = {name for each in programs.values() for name in each.without_kernel}
     random = Fact.null("it draws random numbers, which the runtime draws otherwise")
     facts = {
         "edge_programs_run": Fact(holds=True),
         "edge_losses_equal_eager": random if training.draws else same_losses(here, there),
         "edge_gradients_equal_eager": random if training.draws else same_gradients(here, there),
         "edge_merged_outputs_equal_eager": Fact.null("there is no adapter that can be merged"),
-        "edge_kernels_exist": Fact.unless(programs.without_kernel),
+        "edge_kernels_exist": Fact.unless(sorted(lacking)),
     }
     for fact, name, model in (
         ("edge_outputs_equal_eager", "inference", subject.model),
         ("edge_merged_outputs_equal_eager", "merged_inference", subject.merged),
     ):
         if model is not None:
-            outputs = run_here(model, subject.inputs)
-            ran = runtime.run(programs.of[name], [leaves_of(subject.inputs)])
+            with torch.no_grad():
+                here_too = call_model(copy.deepcopy(model).eval(), subject.inputs)
+            outputs = program.floating_outputs(here_too)
+            ran = runtime.run(programs[name], [leaves_of(subject.inputs)])
             facts[fact] = same_outputs(outputs, ran)
     grown = {"edge_train_resident_bytes": there.resident_bytes}
     return facts, {name: make_metric(name, value) for name, value in grown.items() if value}
@@ -200,13 +194,6 @@ def _learning_rate(loss: float, gradients: Iterable[Tensor]) -> float:
     return rate if math.isfinite(rate) else 0.0
 
 
-def run_here(model: nn.Module, batch: Any) -> tuple[Tensor, ...]:
-    """Run the forward pass of an inference program in eager PyTorch."""
-    model = copy.deepcopy(model).eval()
-    with torch.no_grad():
-        return program.floating_outputs(call_model(model, batch))
-
-
 def same_losses(here: TrainedHere, there: Ran) -> Fact:
     """Return whether the losses of all steps agree."""
     pairs = list(zip(there.losses, here.losses, strict=True))
@@ -269,16 +256,6 @@ def _gravity(difference: float) -> tuple[bool, float]:
 # --- Of a case ------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, kw_only=True)
-class CaseEdge:
-    """What a record says of the programs of a case."""
-
-    metrics: Mapping[str, Metric] = field(default_factory=dict)
-    plans: Mapping[str, Rows] = field(default_factory=dict)
-    """By the name of the metric that they add up to."""
-    facts: Mapping[str, Fact] = field(default_factory=dict)
-
-
 def edge_of_case(
     recipe: Recipe, data: Data | None, *, optimizer_state_bytes: int, runs: bool
 ) -> CaseEdge:
@@ -300,14 +277,15 @@ def edge_of_case(
     of_run: dict[str, Metric] = {}
     try:
         subject = _case_model(recipe, data)
-        programs = EdgePrograms.exported(subject, optimizer_state_bytes=optimizer_state_bytes)
+        programs = exported(subject)
         if runs:
             facts, of_run = run_programs(subject, programs, shared_runtime())
     except (UnsupportedProgramError, ProgramError) as error:
         if recipe.runs_in_executorch:
             raise
         return CaseEdge(facts={"edge_programs_run": Fact.false(str(error), error=error)})
-    return CaseEdge(metrics={**programs.metrics, **of_run}, plans=programs.plans, facts=facts)
+    found = planned(programs, optimizer_state_bytes=optimizer_state_bytes)
+    return replace(found, metrics={**found.metrics, **of_run}, facts=facts)
 
 
 def _case_model(recipe: Recipe, data: Data) -> EdgeModel:

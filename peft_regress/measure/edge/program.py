@@ -15,14 +15,14 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.fx import Graph, GraphModule, Node
 
-from peft_regress.cost.batches import leaves_of, map_batch, named_tensors
-from peft_regress.cost.inference import call_model
+from peft_regress.cost.batches import call_model, leaves_of, map_batch, named_tensors
 from peft_regress.cost.module_trail import module_names
 from peft_regress.gc_pause import paused_gc
 from peft_regress.measure.edge.package import (
@@ -217,12 +217,9 @@ def _joint(exported: ExportedProgram) -> tuple[ExportedProgram, Callable[[Node],
         copy_them(graph_module)
         _collect(graph_module.graph, found)
 
-    setattr(capture, annotations, copy_and_collect)
-    try:
-        experimental = load("torch.export.experimental")
+    experimental = load("torch.export.experimental")
+    with mock.patch.object(capture, annotations, copy_and_collect, create=True):
         joint = experimental._export_forward_backward(exported)  # noqa: SLF001
-    finally:
-        setattr(capture, annotations, copy_them)
     nobody = _Owner("", is_backward=False)
     return joint, lambda node: found.get(_name_in_first_trace(node), nobody)
 

@@ -6,8 +6,8 @@ from typing import Any, Final, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
+from peft_regress.cost.batches import map_batch
 from peft_regress.measure.invariants.facts import Fact
 
 # Bounds on the largest difference of two outputs, relative to the largest logit. Identity and
@@ -45,16 +45,13 @@ def in_float32(model: nn.Module, batch: Any) -> tuple[nn.Module, Any]:
     """Return the model and a batch in float32; a model of half precision is copied."""
     if not is_half(model):
         return model, batch
-    return copy.deepcopy(model).float(), tree_map(_float32, batch)
+    batch = map_batch(batch, lambda leaf: leaf.float() if leaf.dtype in _HALF else leaf)
+    return copy.deepcopy(model).float(), batch
 
 
 def is_half(model: nn.Module) -> bool:
     """Return whether a parameter of the model has half precision."""
     return any(parameter.dtype in _HALF for parameter in model.parameters())
-
-
-def _float32(leaf: Any) -> Any:
-    return leaf.float() if isinstance(leaf, torch.Tensor) and leaf.dtype in _HALF else leaf
 
 
 def agree(one: Outputs, other: Outputs, *, tolerance: float) -> bool:

@@ -14,9 +14,9 @@ from typing import Any, Final, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils._pytree import tree_leaves
 
 from peft_regress.catalogue.methods.method import Method
+from peft_regress.cost.batches import leaves_of
 from peft_regress.measure.invariants import tuner
 from peft_regress.measure.invariants.facts import Fact, attempt, listed, raised
 from peft_regress.measure.invariants.filled import FILL_SEEDS, Filled
@@ -139,14 +139,11 @@ def _called(change: Callable[[Any], Any], **more: Any) -> Context:
 
     @contextmanager
     def how(model: nn.Module) -> Iterator[None]:
-        handle = model.register_forward_pre_hook(
+        hook = model.register_forward_pre_hook(
             lambda _, args, kwargs: (change(args), {**change(kwargs), **more}), with_kwargs=True
         )
-        try:
-            with evaluated(model), torch.no_grad():
-                yield
-        finally:
-            handle.remove()
+        with hook, evaluated(model), torch.no_grad():
+            yield
 
     return how
 
@@ -219,8 +216,7 @@ def _of_peft(
         yield of_copy("unloaded", lambda copied: copied.unload(), of_base, probe.base)
     if hasattr(model, "add_weighted_adapter") and all(".lora_" in n for n in filled.parameters):
         yield of_copy("as a weighted adapter", _weighted)
-    leaves = (leaf for leaf in tree_leaves(probe.batch) if isinstance(leaf, Tensor) and leaf.ndim)
-    count = next(map(len, leaves), 0)
+    count = next((len(leaf) for leaf in leaves_of(probe.batch) if leaf.ndim), 0)
     if count and hasattr(model.base_model, "_enable_peft_forward_hooks"):
         yield from _by_row(filled, wanted, of_base, count)
 

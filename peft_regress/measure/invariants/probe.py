@@ -2,14 +2,15 @@
 
 import copy
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
 from peft_regress.catalogue.methods.base_names import base_name, base_prefix
+from peft_regress.cost.batches import map_batch
 from peft_regress.measure.invariants.facts import Fact, attempt
 from peft_regress.measure.invariants.outputs import Outputs, agree, differing, in_float32
 from peft_regress.measure.objective import Context, Objective
@@ -125,27 +126,23 @@ class Probe:
 
             return hook
 
-        handles = [
-            module.register_forward_hook(note(name.removeprefix(prefix)))
-            for name, module in model.named_modules()
-            if name.startswith(prefix) and name
-        ]
-        try:
+        with ExitStack() as hooks:
+            for name, module in model.named_modules():
+                if name.startswith(prefix) and name:
+                    hook = note(name.removeprefix(prefix))
+                    hooks.enter_context(module.register_forward_hook(hook))
             self.objective.outputs(model, batch, how)
-        finally:
-            for handle in handles:
-                handle.remove()
         return facts
 
 
 def channels_last(batch: Any) -> Any:
     """Return a batch with its images channels last."""
 
-    def as_images(leaf: Any) -> Any:
-        is_image = isinstance(leaf, torch.Tensor) and leaf.ndim == _IMAGES
-        return leaf.contiguous(memory_format=torch.channels_last) if is_image else leaf
+    def as_image(leaf: Tensor) -> Tensor:
+        last = torch.channels_last
+        return leaf.contiguous(memory_format=last) if leaf.ndim == _IMAGES else leaf
 
-    return tree_map(as_images, batch)
+    return map_batch(batch, as_image)
 
 
 def _channels_last(model: nn.Module) -> nn.Module:

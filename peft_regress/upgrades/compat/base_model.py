@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 from torch import nn
-from torch.utils._pytree import tree_map
 
 from peft_regress import registry
-from peft_regress.cost.batches import named_tensors
-from peft_regress.cost.inference import call_model
+from peft_regress.cost.batches import call_model, map_batch, named_tensors
 from peft_regress.errors import InputError
 from peft_regress.imports import calling, import_object
 from peft_regress.measure.invariants.outputs import RELOAD_TOLERANCE, Outputs, agree
@@ -163,12 +161,9 @@ def _maker(base: BaseModel) -> Callable[[], Any]:
 
 
 def _in_float32(batch: Any) -> Any:
-    def cast(leaf: Any) -> Any:
-        is_float = isinstance(leaf, torch.Tensor) and leaf.is_floating_point()
-        return leaf.detach().float() if is_float else leaf
-
-    # What a tokenizer returns is a mapping, and no tree to torch.
-    return tree_map(cast, dict(batch) if isinstance(batch, Mapping) else batch)
+    return map_batch(
+        batch, lambda leaf: leaf.detach().float() if leaf.is_floating_point() else leaf
+    )
 
 
 def _tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:

@@ -8,11 +8,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Final
 
-from packaging.version import InvalidVersion, Version
+from packaging.version import Version
 
 from peft_regress.errors import AbsentError, InputError
 from peft_regress.overlay.overlay import ReplacesTorchError, opened_overlay
-from peft_regress.overlay.pip import PipError, released_versions
+from peft_regress.overlay.pip import PipError, parse_version, released_versions
 from peft_regress.upgrades.compat.adapter import CONFIGURATION, SavedAdapter
 from peft_regress.upgrades.compat.releases import (
     LOADING_SECONDS,
@@ -189,12 +189,8 @@ def unusable(release: str, problem: str) -> ReleaseResult:
 def _saved_by(adapter: SavedAdapter, settings: CompatSettings) -> tuple[Version, str]:
     """Return the release that saved the adapter, and where that is known from."""
     if settings.saved_by is not None:
-        try:
-            return Version(settings.saved_by), "--saved-by"
-        except InvalidVersion:
-            raise InputError(
-                f"--saved-by {settings.saved_by!r} is not a version: write it as 0.13.2"
-            ) from None
+        wrong = f"--saved-by {settings.saved_by!r} is not a version: write it as 0.13.2"
+        return parse_version(settings.saved_by, wrong), "--saved-by"
     if adapter.saved_by is not None:
         return adapter.saved_by, "the adapter's configuration"
     written = adapter.configuration.get("peft_version")
@@ -240,10 +236,8 @@ def _of_part(part: str, known: Sequence[Version]) -> set[Version]:
 
 
 def _version(text: str) -> Version:
-    try:
-        return Version(text)
-    except InvalidVersion:
-        raise InputError(
-            f"--releases: {text!r} is not a release: write 0.14.0, a range such as 0.10.0..0.21.2 "
-            "or 0.14.., or several with commas"
-        ) from None
+    return parse_version(
+        text,
+        f"--releases: {text!r} is not a release: write 0.14.0, a range such as 0.10.0..0.21.2 or "
+        "0.14.., or several with commas",
+    )

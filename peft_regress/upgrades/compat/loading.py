@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import enum
 import json
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
+from unittest import mock
 
 import msgspec
 import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from peft_regress.catalogue.methods.peft_adapter import config_defaults
 from peft_regress.errors import PeftRegressError
 from peft_regress.imports import told
+from peft_regress.measure.own_adapters import plain_setting
 from peft_regress.measure.training import seed_all, single_thread
 from peft_regress.text import clean
 from peft_regress.upgrades.compat.adapter import CONFIGURATION, WEIGHTS
@@ -145,14 +146,13 @@ class _Loading:
         return model.float()
 
     def _look_at_fields(self, configuration: type) -> None:
-        fields = {field.name: field for field in dataclasses.fields(configuration)}
-        named = {name: value for name, value in self._written.items() if name not in _OF_LOADING}
+        defaults = config_defaults(configuration)
         # A release that does not know the field `peft_version` may refuse that as well.
-        self._found["unknown_fields"] = sorted(self._written.keys() - fields.keys())
+        self._found["unknown_fields"] = sorted(self._written.keys() - defaults.keys())
         self._found["default_fields"] = sorted(
             name
-            for name, value in named.items()
-            if name in fields and _plain(_default(fields[name])) == value
+            for name in (self._written.keys() & defaults.keys()) - _OF_LOADING
+            if plain_setting(defaults[name]) == plain_setting(self._written[name])
         )
 
     def _look_at_changes(self, configuration: Any) -> None:
@@ -160,8 +160,8 @@ class _Loading:
         for name, value in self._written.items():
             if name in _OF_LOADING or not hasattr(configuration, name):
                 continue
-            now = _plain(getattr(configuration, name))
-            if now != _plain(value):
+            now = getattr(configuration, name)
+            if plain_setting(now) != plain_setting(value):
                 changed[name] = (_shown(value), _shown(now))
         self._found["changed_fields"] = changed
 
@@ -187,19 +187,15 @@ def _kept_results() -> Iterator[list[Any]]:
     from peft import PeftModel
 
     results: list[Any] = []
-    name = "load_adapter"
-    original = getattr(PeftModel, name)
+    original: Any = PeftModel.load_adapter
 
     def load_adapter(*arguments: Any, **options: Any) -> Any:
         result = original(*arguments, **options)
         results.append(result)
         return result
 
-    setattr(PeftModel, name, load_adapter)
-    try:
+    with mock.patch.object(PeftModel, "load_adapter", load_adapter):
         yield results
-    finally:
-        setattr(PeftModel, name, original)
 
 
 def _trainable(model: nn.Module) -> list[str]:
@@ -211,26 +207,5 @@ def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:
     return one.shape == other.shape and torch.equal(one.detach().float(), other.float())
 
 
-def _default(field: dataclasses.Field[Any]) -> Any:
-    if field.default_factory is not dataclasses.MISSING:
-        return field.default_factory()
-    return None if field.default is dataclasses.MISSING else field.default
-
-
-def _plain(value: Any) -> Any:
-    """Return a value as JSON has it, whatever type the configuration keeps it in."""
-    if isinstance(value, enum.Enum):
-        return value.value
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return _plain(dataclasses.asdict(value))
-    if isinstance(value, dict):
-        return {str(key): _plain(one) for key, one in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        items = [_plain(one) for one in value]
-        # Target modules are a set while the model lives, and a list in the file.
-        return sorted(items) if all(isinstance(one, str) for one in items) else items
-    return value
-
-
 def _shown(value: Any) -> str:
-    return clean(json.dumps(_plain(value), default=str))
+    return clean(json.dumps(plain_setting(value)))

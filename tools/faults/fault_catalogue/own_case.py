@@ -28,11 +28,6 @@ class _Net(nn.Module):
         return logits
 
 
-def _data() -> Any:
-    data = SHIFT.load()
-    return (data.train_images, data.train_labels), (data.test_images, data.test_labels)
-
-
 def _adapter(**settings: Any) -> Any:
     from peft import LoraConfig
 
@@ -42,10 +37,10 @@ def _adapter(**settings: Any) -> Any:
 
 
 OWN: Final = FineTune(
-    "shift/lora-r4/small", model=_Net, data=_data, adapter=_adapter(bias="lora_only")
+    "shift/lora-r4/small", model=_Net, data=SHIFT.load, adapter=_adapter(bias="lora_only")
 )
 # peft refuses a second adapter beside one with biases.
 OWN_WITHOUT_BIASES: Final = FineTune(
-    "shift/lora-r4/small-without-biases", model=_Net, data=_data, adapter=_adapter()
+    "shift/lora-r4/small-without-biases", model=_Net, data=SHIFT.load, adapter=_adapter()
 )
 OWN_CASES: Final = {one.id: one for one in (OWN, OWN_WITHOUT_BIASES)}

@@ -27,29 +27,29 @@ _SOURCE: Final = "peft_regress.catalogue.sources:source_model"
 @fault("data", at=_LOAD, case=_HEAD)
 def labels_shuffled(original, self):
     """Each training image has the label of the image before it."""
-    data = original(self)
-    return replace(data, train_labels=data.train_labels.roll(1))
+    (images, labels), test = original(self)
+    return (images, labels.roll(1)), test
 
 
 @fault("data", at=_LOAD, case=_HEAD)
 def training_images_normalised_twice(original, self):
     """The training images are normalised a second time."""
-    data = original(self)
-    return replace(data, train_images=(data.train_images - _MEAN) / _DEVIATION)
+    (images, labels), test = original(self)
+    return ((images - _MEAN) / _DEVIATION, labels), test
 
 
 @fault("data", at=_LOAD, case=_HEAD)
 def test_images_normalised_twice(original, self):
     """The test images are normalised a second time."""
-    data = original(self)
-    return replace(data, test_images=(data.test_images - _MEAN) / _DEVIATION)
+    train, (images, labels) = original(self)
+    return train, ((images - _MEAN) / _DEVIATION, labels)
 
 
 @fault("data", at=_LOAD, case=_HEAD)
 def test_images_trained_on(original, self):
     """The test images are those that are trained on."""
-    data = original(self)
-    return replace(data, train_images=data.test_images, train_labels=data.test_labels)
+    _, test = original(self)
+    return test, test
 
 
 @fault("data", at=_EVALUATE, case=_HEAD)
@@ -63,17 +63,17 @@ def test_split_cut(original, self, model, batches):
 @fault("data", at=_LOAD, case=_HEAD)
 def training_image_duplicated(original, self):
     """One training image is there twice, in the place of another."""
-    data = original(self)
-    images, labels = data.train_images.clone(), data.train_labels.clone()
+    train, test = original(self)
+    images, labels = (part.clone() for part in train)
     images[1], labels[1] = images[2], labels[2]
-    return replace(data, train_images=images, train_labels=labels)
+    return (images, labels), test
 
 
 @fault("data", at=_LOAD, case=_HEAD)
 def test_set_without_its_last_five_items(original, self):
     """The last five test images are missing."""
-    data = original(self)
-    return replace(data, test_images=data.test_images[:-5], test_labels=data.test_labels[:-5])
+    train, (images, labels) = original(self)
+    return train, (images[:-5], labels[:-5])
 
 
 @fault("data", at="peft_regress.measure.data:Data.training_batches", case=_HEAD)
