@@ -97,6 +97,8 @@ def watch_script(  # noqa: PLR0913  (all but the script have defaults)
             seen = msgspec.json.decode(answer.read_bytes(), type=Observation)
     if seen is not None and seen.steps:
         return msgspec.structs.replace(seen, written=_written(folder, before))
+    if seen is not None and seen.failed:
+        raise ScriptError(f"{clean(script)}: {clean(seen.failed)}")
     if seen is not None and seen.ended:
         raise ScriptError(f"{clean(script)} took no optimizer step: it ended by {seen.ended}")
     said = next((clean(line) for line in reversed(last) if line.strip()), "")
