@@ -53,8 +53,11 @@ class ScriptRecorder(StepRecorder):  # type: ignore[no-untyped-call]
             self._trail.leave()
 
     def start_step(self) -> None:
-        """Begin a step; account for modules beside the model, such as an average of it."""
         super().start_step()
+        self._safely(self._hold_other_modules)
+
+    def _hold_other_modules(self) -> None:
+        """Account for what is alive beside the model, such as an average of it."""
         gc.collect()
         for module in gc.get_objects():
             if issubclass(type(module), nn.Module):  # `isinstance` would ask a proxy

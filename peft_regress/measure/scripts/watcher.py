@@ -188,7 +188,7 @@ class Watcher:
         device = next(module.parameters()).device.type
         if torch.is_autocast_enabled(device):
             self._facts["autocast"] = str(torch.get_autocast_dtype(device)).removeprefix("torch.")
-        if self._steps:
+        if self._steps or self._failed:
             return
         if self._recorder is None:
             self._recorder = ScriptRecorder(self._safely)

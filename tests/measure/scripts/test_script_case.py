@@ -152,6 +152,13 @@ def test_other_data_is_no_other_computation(reasons):
     assert reason.new == "in the first micro-batch, values of tensor 0 differ in 8 of 8 rows"
 
 
+def test_the_rates_of_a_group_that_comes_later_are_fewer(measured):
+    later = "\n    if len(opt.param_groups) == 1:\n"
+    group = "        opt.add_param_group({'params': [nn.Parameter(torch.ones(1))], 'lr': 0.02})\n"
+    record = measured(LOOP + later + group)
+    assert record.rates == [[0.01] * 4, [0.02] * 3]
+
+
 LOSSES = ["first_losses", "gradient_norms"]
 IN_ONE_RUN = "ran = pathlib.Path(__file__ + '.ran')\nis_second = ran.exists()\nran.touch()\n"
 
@@ -194,6 +201,11 @@ def test_what_differs_between_two_runs_is_named_and_left_out(measured, text, inp
             "criterion = loss_of\n"
             "def loss_of(x, y):\n    return criterion(x.requires_grad_(), y)\n" + LOOP,
             "nothing trains",
+        ),
+        (
+            "from peft_regress.measure.scripts import recorder\n"
+            "recorder.ScriptRecorder._hold_result = None\n" + LOOP,
+            "the watcher failed in an operator",
         ),
     ],
 )
