@@ -65,6 +65,11 @@ def test_a_module_is_watched_and_told_as_json(watch, tmp_path):
     [
         ("print('done')", ("train.py",), "took no optimizer step: it ended with exit code 0"),
         ("raise KeyError('lr')", ("train.py",), "it ended by KeyError: 'lr'"),
+        (
+            f"from peft_regress.measure.scripts import watcher\nwatcher.numbers_of = None\n{TRAIN}",
+            ("train.py",),
+            "train.py: the watcher failed in an optimizer step: TypeError",
+        ),
         ("import time; time.sleep(60)", ("--time-limit=3", "train.py"), "running after 3"),
         (None, ("train.py",), "no such script: train.py"),
         (None, ("-m", "torch.distributed.run"), "watch the script that it starts"),

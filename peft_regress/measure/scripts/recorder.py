@@ -53,6 +53,7 @@ class ScriptRecorder(StepRecorder):  # type: ignore[no-untyped-call]
             self._trail.leave()
 
     def start_step(self) -> None:
+        """Begin a step, and see what is alive then."""
         super().start_step()
         self._safely(self._hold_other_modules)
 

@@ -158,14 +158,20 @@ def test_a_watched_script_does_what_it_does_by_itself(watch, before, after, sees
 @pytest.mark.parametrize(
     ("broken", "where", "steps"),
     [
-        ("recorder.ScriptRecorder._hold_result", "an operator", 4),
-        ("watcher.summaries_of", "a forward pass", 4),
-        ("watcher.BatchSums", "a backward pass", 0),
-        ("watcher.numbers_of", "an optimizer step", 0),
+        ("recorder.ScriptRecorder._hold_result = None", "an operator", 4),
+        ("watcher.summaries_of = None", "a forward pass", 4),
+        ("watcher.BatchSums = None", "a backward pass", 0),
+        ("watcher.numbers_of = None", "an optimizer step", 0),
+        (
+            "hold, calls = recorder.ScriptRecorder.hold_batch, iter([None])\n"
+            "recorder.ScriptRecorder.hold_batch = lambda *args: next(calls, hold)(*args)",
+            "a forward pass",
+            4,
+        ),
     ],
 )
 def test_a_hook_that_fails_is_told_and_the_script_goes_on(watch, broken, where, steps):
-    before = f"from peft_regress.measure.scripts import recorder, watcher\n{broken} = None\n"
+    before = f"from peft_regress.measure.scripts import recorder, watcher\n{broken}\n"
     # Each step calls other outermost modules.
     parts = "net = nn.Sequential(net)\ndef loss_of(x, y):\n"
     parts += "    return nn.functional.cross_entropy(net[:1](x), y)\n"
