@@ -155,6 +155,18 @@ def test_a_watched_script_does_what_it_does_by_itself(watch, before, after, sees
         sees(seen)
 
 
+FAILS_ONCE = """
+hold, calls = recorder.ScriptRecorder.hold_batch, iter([None])
+recorder.ScriptRecorder.hold_batch = lambda *args: next(calls, hold)(*args)
+"""
+# Each step calls two outermost modules that no step has called before.
+IN_PARTS = """
+net = nn.Sequential(net, nn.Linear(10, 10))
+def loss_of(x, y):
+    return nn.functional.cross_entropy(net[1:](net[:1](x)), y)
+"""
+
+
 @pytest.mark.parametrize(
     ("broken", "where", "steps"),
     [
@@ -163,8 +175,7 @@ def test_a_watched_script_does_what_it_does_by_itself(watch, before, after, sees
         ("watcher.BatchSums = None", "a backward pass", 0),
         ("watcher.numbers_of = None", "an optimizer step", 0),
         (
-            "hold, calls = recorder.ScriptRecorder.hold_batch, iter([None])\n"
-            "recorder.ScriptRecorder.hold_batch = lambda *args: next(calls, hold)(*args)",
+            FAILS_ONCE,
             "a forward pass",
             4,
         ),
@@ -172,10 +183,7 @@ def test_a_watched_script_does_what_it_does_by_itself(watch, before, after, sees
 )
 def test_a_hook_that_fails_is_told_and_the_script_goes_on(watch, broken, where, steps):
     before = f"from peft_regress.measure.scripts import recorder, watcher\n{broken}\n"
-    # Each step calls other outermost modules.
-    parts = "net = nn.Sequential(net)\ndef loss_of(x, y):\n"
-    parts += "    return nn.functional.cross_entropy(net[:1](x), y)\n"
-    seen = watch(before + parts + FOUR_STEPS, steps=4)
+    seen = watch(before + IN_PARTS + FOUR_STEPS, steps=4)
     watched = watch.printed
     assert watch.code == 0
     watch.alone()
