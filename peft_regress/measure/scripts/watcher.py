@@ -161,9 +161,10 @@ class Watcher:
         if self._backward_depth:
             return
         self._depth += 1
-        if self._depth == 1 and not module.training and not torch.is_grad_enabled():
+        if self._depth > 1:
+            return
+        if not torch.is_grad_enabled():
             self._note_evaluation(module)
-        if self._depth > 1 or not torch.is_grad_enabled():
             return
         parameters = list(module.parameters())
         if not any(one.requires_grad and not one.is_meta for one in parameters):
@@ -180,17 +181,19 @@ class Watcher:
         if self._recorder is not None:
             self._recorder.hold_batch(tensor for _, tensor in tensors)
         for name, tensor in tensors:
-            if not has_one_storage(tensor):
-                continue
-            while name in self._inputs:
-                name += "'"  # noqa: PLW2901 - the next call of the same micro-batch
-            with unrecorded():
-                self._inputs[name] = tensor.detach()
+            if has_one_storage(tensor):
+                self._keep_input(name, tensor)
+
+    def _keep_input(self, name: str, tensor: Tensor) -> None:
+        while name in self._inputs:
+            name += "'"  # the next call of the same micro-batch
+        with unrecorded():
+            self._inputs[name] = tensor.detach()
 
     def _note_evaluation(self, module: nn.Module) -> None:
         """Note an evaluation, if the module has what trains: a reference model has nothing."""
         trained = {id(one) for one in _parameters(self._main)} if self._main is not None else {}
-        if any(id(one) in trained for one in module.parameters()):
+        if not module.training and any(id(one) in trained for one in module.parameters()):
             self._horizon.note("evaluation")
 
     def _leave_module(self, module: nn.Module, _args: object, _output: object) -> None:

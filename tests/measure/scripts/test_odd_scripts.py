@@ -148,7 +148,7 @@ def test_a_watched_script_does_what_it_does_by_itself(watch, before, after, sees
     watched = watch.code, watch.printed
     watch.alone()
     assert (watch.code, watch.printed) == watched == (0, watch.printed)
-    assert seen.ended == ""
+    assert seen.ended is None
     assert len(seen.steps) == 4
     assert seen.costs is not None
     if sees is not None:
