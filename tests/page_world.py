@@ -70,7 +70,6 @@ def content_of(*entries, newest=True, pairs=True, **judging):
     judges = [entry for entry in entries[:last] if entry.role == "baseline"]
     return Content(
         entries=entries,
-        whole_run=lambda entry: entry.run,
         devices=DEVICES,
         newest=(last, compared(judges[-1], entries[-1], **judging)) if newest and judges else None,
         pairs=verdicts,

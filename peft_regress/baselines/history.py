@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from itertools import pairwise
@@ -17,12 +17,11 @@ from peft_regress.baselines.named_runs import find_input
 from peft_regress.baselines.references import as_confirmed
 from peft_regress.baselines.storage import read_entries_of, read_while_still
 from peft_regress.errors import AbsentError
-from peft_regress.files import is_folder
 from peft_regress.gate.judge import judge_case
 from peft_regress.gate.repeats import completed
 from peft_regress.gate.verdicts import Observation, Reason, Verdict
 from peft_regress.metrics import metric_order
-from peft_regress.runs.run_file import read_run_file
+from peft_regress.runs.run_file import with_unread_ledgers
 from peft_regress.runs.schema import Record, Role, Run
 from peft_regress.text import clean
 
@@ -50,6 +49,8 @@ class Entry:
     run: Run
     path: Path
     """The run file or the folder of shards."""
+    references: Mapping[str, Observation] = field(default_factory=dict)
+    """What judged each case before it, with the older entries that drift counts from."""
 
     @property
     def day(self) -> str:
@@ -91,14 +92,23 @@ class Moves:
 def read_entries(root: Path, runs: Sequence[str]) -> list[Entry]:
     """Return the entries of a storage in their order, then the named runs in their order.
 
-    Records come without ledgers, which no history shows. Raises `AbsentError` if there is nothing
-    to read, `InputError` for a name of nothing.
+    The records of entries read their ledgers when they are asked for. Raises `AbsentError` if there
+    is nothing to read, `InputError` for a name of nothing.
     """
-    entries = _stored_entries(root)
+    entries, judges = _stored_entries(root)
     for run in (find_input(root, name) for name in runs):
-        file = run.read() if is_folder(run.path) else read_run_file(run.path, ledgers=False)
+        file = run.read()
         date = str(file.document.get("datetime", ""))
-        entries.append(Entry(name=run.name, date=date, role="run", run=file.run, path=run.path))
+        entries.append(
+            Entry(
+                name=run.name,
+                date=date,
+                role="run",
+                run=file.run,
+                path=run.path,
+                references=judges,
+            )
+        )
     if not entries:
         raise AbsentError(
             f"{root}: no entry there, and no run was named, so there is no history. "
@@ -109,29 +119,30 @@ def read_entries(root: Path, runs: Sequence[str]) -> list[Entry]:
     return entries
 
 
-def _stored_entries(root: Path) -> list[Entry]:
-    """Read and check all entries of a storage."""
+def _stored_entries(root: Path) -> tuple[list[Entry], Mapping[str, Observation]]:
+    """Read and check all entries of a storage; return them, and what judges each case now."""
 
-    def read(paths: Sequence[Path]) -> list[Entry]:
+    def read(paths: Sequence[Path]) -> tuple[list[Entry], Mapping[str, Observation]]:
         contents, found = Contents(), list[Entry]()
-        for file in read_entries_of(paths):
+        for file in map(with_unread_ledgers, read_entries_of(paths)):
+            references = dict(contents.judges)
             contents.add(file)
-            link, run = contents.links[-1], _shown(file.run)
+            link = contents.links[-1]
             how = link.accepted
             found.append(
-                Entry(name=link.stem, date=how.date, role=how.role, run=run, path=file.path)
+                Entry(
+                    name=link.stem,
+                    date=how.date,
+                    role=how.role,
+                    run=file.run,
+                    path=file.path,
+                    references=references,
+                )
             )
         check_whole(root, contents)
-        return found
+        return found, contents.judges
 
     return read_while_still(root, read)
-
-
-def _shown(run: Run) -> Run:
-    """Return what a history shows of a run: no inputs, and no names of what trains."""
-    nothing = dict.fromkeys(("inputs", "trained", "curve"), msgspec.UNSET)
-    cases = {name: msgspec.structs.replace(one, **nothing) for name, one in run.cases.items()}
-    return msgspec.structs.replace(run, cases=cases)
 
 
 def records_by_case(
@@ -255,7 +266,7 @@ def moves_between(
     """
     sides = (
         Observation(
-            record=records[at],
+            record=_shown(records[at]),
             environment=entries[at].run.environment,
             machine=entries[at].run.machine,
             run_name=entries[at].name,
@@ -267,6 +278,12 @@ def moves_between(
         way = WAYS.get(reason.verdict)
         if way is not None:
             yield Move(case=case, before=pair[0], entry=pair[1], reason=reason, way=way)
+
+
+def _shown(record: Record) -> Record:
+    """Return what a history shows of a record: no inputs, and no names of what trains."""
+    nothing = dict.fromkeys(("inputs", "trained", "curve"), msgspec.UNSET)
+    return msgspec.structs.replace(record, **nothing)
 
 
 def _completed(records: Series) -> dict[int, Record]:

@@ -6,12 +6,14 @@ everything that the gate relies on.
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import re
 import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -29,6 +31,7 @@ from peft_regress.runs.schema import (
     Record,
     Run,
     Selection,
+    UnreadLedger,
     check_acceptance,
     check_consistent,
     check_finite,
@@ -36,6 +39,7 @@ from peft_regress.runs.schema import (
 )
 from peft_regress.text import clean
 
+_MOST_LEDGERS: Final = 32
 _CONFLICT = re.compile(rb"^(<{7}|={7}|>{7}|\|{7})", re.MULTILINE)
 
 
@@ -86,23 +90,41 @@ def with_ledgers_of(
 
     entry_of: the entry with a case's record. Raises `RunFileError` for an absent or altered ledger.
     """
-    cases = dict(records)
-    read: dict[str, Ledger] = {}
-    for name, record in records.items():
-        digest, entry = record.ledger, entry_of(name)
-        if isinstance(digest, Ledger):
-            continue
-        try:
-            if digest not in read:
-                read[digest] = read_ledger(ledger_folder(entry), digest)
-        except InputError as error:
-            remedy = (
-                f"Restore it with `git checkout -- {shlex.quote(str(ledger_folder(entry)))}`; "
-                "an entry is whole only inside its storage."
-            )
-            raise RunFileError(entry, f"{name}: its ledger {error}", remedy) from error
-        cases[name] = msgspec.structs.replace(record, ledger=read[digest])
-    return cases
+    read = functools.cache(read_ledger)
+    return {
+        name: record
+        if isinstance(record.ledger, Ledger)
+        else msgspec.structs.replace(record, ledger=_ledger_of(name, record, entry_of(name), read))
+        for name, record in records.items()
+    }
+
+
+def with_unread_ledgers(file: RunFile) -> RunFile:
+    """Return an entry of a storage whose records read their ledgers when they are asked for."""
+    # What asks for a ledger soon asks for it again.
+    read = functools.lru_cache(maxsize=_MOST_LEDGERS)(read_ledger)
+    cases = dict(file.run.cases)
+    for name, record in file.run.cases.items():
+        if isinstance(record.ledger, str):
+            unread = functools.partial(_ledger_of, name, record, file.path, read)
+            ledger = UnreadLedger(record.ledger, unread)
+            cases[name] = msgspec.structs.replace(record, ledger=ledger)
+    return dataclasses.replace(file, run=msgspec.structs.replace(file.run, cases=cases))
+
+
+def _ledger_of(
+    name: str, record: Record, entry: Path, read: Callable[[Path, str], Ledger]
+) -> Ledger:
+    """Return the ledger of a record. Raises `RunFileError` for an absent or altered one."""
+    folder = ledger_folder(entry)
+    try:
+        return read(folder, str(record.ledger))
+    except InputError as error:
+        remedy = (
+            f"Restore it with `git checkout -- {shlex.quote(str(folder))}`; "
+            "an entry is whole only inside its storage."
+        )
+        raise RunFileError(entry, f"{name}: its ledger {error}", remedy) from error
 
 
 # --- writing --------------------------------------------------------------------------------------

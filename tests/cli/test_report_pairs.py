@@ -11,7 +11,7 @@ FOUR = [make_entry(number, make_record(LORA)) for number in range(4)]
 
 
 def judged(*entries):
-    return judged_pairs(entries, whole_run=lambda entry: entry.run)
+    return judged_pairs(entries)
 
 
 def test_every_pair_with_a_common_case_is_judged_both_ways():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Final, Literal, NamedTuple
@@ -29,7 +29,7 @@ from peft_regress.gate.verdicts import FAILING, INCOMPLETE, BudgetUse
 from peft_regress.metrics import METRICS, Metric, MetricSpec, Unit, format_value, metric_order
 from peft_regress.report.document import Badge, Number
 from peft_regress.report.sentences import shown_change, version_changes
-from peft_regress.runs.schema import Record, Run
+from peft_regress.runs.schema import Record
 from peft_regress.text import clean
 
 ABSENT: Final = "-"
@@ -94,8 +94,6 @@ class Content:
 
     entries: Sequence[Entry]
     """In the order of `read_entries`."""
-    whole_run: Callable[[Entry], Run]
-    """Returns an entry's run with its ledgers."""
     devices: Sequence[DeviceClass] = ()
     newest: tuple[int, Comparison] | None = None
     """The newest entry that something judges, by its index, and the comparison."""

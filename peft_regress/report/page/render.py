@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import base64
-import gzip
 import hashlib
 import html
 import json
+import zlib
+from collections.abc import Iterator
 from importlib import resources
 from string import Template
-from typing import Any
+from typing import Any, Final
 
+_GZIP: Final = 16 + zlib.MAX_WBITS
 LIBRARIES: tuple[str, ...] = ("d3.min.js", "plot.umd.min.js")
 """The vendored libraries, in the order of loading."""
 
@@ -45,8 +47,23 @@ def render_page(parts: dict[str, Any]) -> str:
 
 def packed(value: Any) -> str:
     """Return a value as JSON, compressed, in letters that mean nothing in HTML."""
-    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
-    return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
+    packer = zlib.compressobj(wbits=_GZIP)
+    parts = [packer.compress(part.encode()) for part in _json(value, 3)]
+    return base64.b64encode(b"".join([*parts, packer.flush()])).decode()
+
+
+def _json(value: Any, levels: int) -> Iterator[str]:
+    """Yield a value as JSON; each part of some levels by itself, so that it is never all there."""
+    if not (levels and value and isinstance(value, dict | list)):
+        yield json.dumps(value, allow_nan=False, separators=(",", ":"))
+        return
+    is_list = isinstance(value, list)
+    before = "[" if is_list else "{"
+    for key in range(len(value)) if is_list else value:
+        yield before if is_list else f"{before}{json.dumps(key)}:"
+        yield from _json(value[key], levels - 1)
+        before = ","
+    yield "]" if is_list else "}"
 
 
 def _content_security_policy(scripts: list[str]) -> str:

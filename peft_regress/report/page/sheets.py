@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from typing import Final
 
 from peft_regress.gate.changes import value_of
@@ -58,15 +58,22 @@ def sheet_head(content: Content, name: str) -> list[Section]:
 
 
 def sheet_body(content: Content, name: str) -> list[Section]:
-    """Return the numbers of a case, its invariants, and the modules behind its numbers."""
-    entry = content.entries[content.present[name]]
-    parts = {
-        "Metrics": _metrics(content, name),
-        "Invariants": _invariants(content.now[name]),
-        "Where its numbers come from": _present(content.whole_run(entry).cases[name]),
-    }
+    """Return the numbers of a case, and its invariants."""
+    parts = {"Metrics": _metrics(content, name), "Invariants": _invariants(content.now[name])}
     bodies = {title: tuple(body) for title, body in parts.items()}
     return [Section(title=title, level=2, body=body) for title, body in bodies.items() if body]
+
+
+def sheet_modules(record: Record) -> list[Section]:
+    """Return the modules behind the numbers of a case."""
+    body = tuple(_present(record))
+    return [Section(title="Where its numbers come from", level=2, body=body)] if body else []
+
+
+def key_of_modules(record: Record) -> Hashable:
+    """Return what records with equal `sheet_modules` share: those of other tasks, for instance."""
+    ledger = record.ledger if isinstance(record.ledger, str) else id(record.ledger)
+    return ledger, *(record.metrics.get(name) and record.metrics[name].value for name in _PRESENT)
 
 
 def _metrics(content: Content, name: str) -> Iterator[Table | str]:

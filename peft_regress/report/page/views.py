@@ -20,7 +20,12 @@ from peft_regress.report.layout import Row, Table
 from peft_regress.report.markdown import MOST_CASES
 from peft_regress.report.page.content import ABSENT, Content, Mark, gain_name, number
 from peft_regress.report.page.plots import batches_of, tradeoffs
-from peft_regress.report.page.sheets import sheet_body, sheet_head
+from peft_regress.report.page.sheets import (
+    key_of_modules,
+    sheet_body,
+    sheet_head,
+    sheet_modules,
+)
 from peft_regress.report.results import results
 from peft_regress.report.sentences import REPEATED, narrowing_words
 from peft_regress.report.verdict.cases import budgets_of
@@ -64,6 +69,9 @@ def page_parts(content: Content, data: dict[str, Any]) -> dict[str, Any]:
 
 
 def _html(content: Content, writer: HtmlWriter) -> dict[str, Any]:
+    keys = {name: key_of_modules(record) for name, record in content.now.items()}
+    of_key = {key: content.now[name] for name, key in keys.items()}
+    position = {key: index for index, key in enumerate(of_key)}
     return {
         "verdict": _newest_verdict(content),
         "stored": writer.document([*_stored(content)]) if content.cases else "",
@@ -73,9 +81,14 @@ def _html(content: Content, writer: HtmlWriter) -> dict[str, Any]:
         "changes": _changes(content),
         "memory": {key: writer.document([table]) for key, table in _memory_tables(content).items()},
         "cases": {
-            name: [writer.document(part(content, name)) for part in (sheet_head, sheet_body)]
+            name: [
+                writer.document(sheet_head(content, name)),
+                writer.document(sheet_body(content, name)),
+                position[keys[name]],
+            ]
             for name in content.cases
         },
+        "modules": [writer.document(sheet_modules(record)) for record in of_key.values()],
         "devices": {device.name: html.escape(_device_words(device)) for device in content.devices},
     }
 
