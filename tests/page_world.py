@@ -12,7 +12,6 @@ from peft_regress.gate.judge import judge
 from peft_regress.gate.verdicts import observations_of
 from peft_regress.metrics import METRICS
 from peft_regress.report.page.content import Content
-from peft_regress.report.page.data import page_data
 from peft_regress.report.page.render import render_page
 from peft_regress.report.page.views import page_parts
 from peft_regress.runs.schema import Acceptance, Failure
@@ -89,7 +88,7 @@ def compared(old, new, **judging):
 
 def written_page(content):
     """Return the page as HTML."""
-    return render_page(page_parts(content, page_data(content)))
+    return render_page(page_parts(content))
 
 
 def world(*, tasks=("shift", "unseen"), **how):

@@ -98,7 +98,7 @@ def command(
 
 
 def _write_page(path: Path, content: Content) -> None:
-    page = render_page(page_parts(content, page_data(content))).encode()
+    page = render_page(page_parts(content)).encode()
     write_atomic(path, page)
     entries = count_of(len(content.entries), "entry", "entries")
     size = f"{len(page) / 1e6:.1f} MB"

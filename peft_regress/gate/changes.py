@@ -314,6 +314,8 @@ def _drift(sides: _Sides, name: str) -> Iterator[Reason]:
 
 def _looser_bounds(sides: _Sides) -> Iterator[Remark]:
     """Name each bound of the author's that is looser than the one the reference had."""
+    if not (sides.bounds.own or sides.old.record.bounds):
+        return
     bounds, before = sides.bounds, Bounds.of(sides.old.record, sides.bounds.policy)
     for name in sorted(before.own.keys() | bounds.own.keys(), key=metric_order):
         metric = sides.new.record.metrics.get(name)

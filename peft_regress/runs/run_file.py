@@ -75,8 +75,8 @@ def read_run_file(path: Path, *, ledgers: bool = True) -> RunFile:
     Raises `RunFileError` if the file does not exist or cannot be trusted.
     """
     with paused_gc():
-        document = _parse(path)
-        run = _check(path, document.pop("peft_regress"), ledgers=ledgers)
+        document, ours = _parse(path)
+        run = _check(path, ours, ledgers=ledgers)
     if ledgers:
         cases = with_ledgers_of(run.cases, lambda _: path)
         run = msgspec.structs.replace(run, cases=cases)
@@ -92,9 +92,11 @@ def with_ledgers_of(
     """
     read = functools.cache(read_ledger)
     return {
-        name: record
-        if isinstance(record.ledger, Ledger)
-        else msgspec.structs.replace(record, ledger=_ledger_of(name, record, entry_of(name), read))
+        name: msgspec.structs.replace(
+            record, ledger=_ledger_of(name, record.ledger, entry_of(name), read)
+        )
+        if isinstance(record.ledger, str)
+        else record
         for name, record in records.items()
     }
 
@@ -106,19 +108,17 @@ def with_unread_ledgers(file: RunFile) -> RunFile:
     cases = dict(file.run.cases)
     for name, record in file.run.cases.items():
         if isinstance(record.ledger, str):
-            unread = functools.partial(_ledger_of, name, record, file.path, read)
+            unread = functools.partial(_ledger_of, name, record.ledger, file.path, read)
             ledger = UnreadLedger(record.ledger, unread)
             cases[name] = msgspec.structs.replace(record, ledger=ledger)
     return dataclasses.replace(file, run=msgspec.structs.replace(file.run, cases=cases))
 
 
-def _ledger_of(
-    name: str, record: Record, entry: Path, read: Callable[[Path, str], Ledger]
-) -> Ledger:
+def _ledger_of(name: str, digest: str, entry: Path, read: Callable[[Path, str], Ledger]) -> Ledger:
     """Return the ledger of a record. Raises `RunFileError` for an absent or altered one."""
     folder = ledger_folder(entry)
     try:
-        return read(folder, str(record.ledger))
+        return read(folder, digest)
     except InputError as error:
         remedy = (
             f"Restore it with `git checkout -- {shlex.quote(str(folder))}`; "
@@ -162,8 +162,14 @@ def without_host(machine_info: dict[str, Any]) -> dict[str, Any]:
 # --- reading one file -----------------------------------------------------------------------------
 
 
-def _parse(path: Path) -> dict[str, Any]:
-    """Return the document, if it is one of this schema."""
+class _Head(msgspec.Struct):
+    """What says how the object `peft_regress` is to be read."""
+
+    schema_version: Any = None
+
+
+def _parse(path: Path) -> tuple[dict[str, Any], msgspec.Raw]:
+    """Return the document, and in it the object `peft_regress`, if it is one of this schema."""
     try:
         content = read_bytes(path)
     except FileNotFoundError:
@@ -172,7 +178,9 @@ def _parse(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise RunFileError(path, f"cannot be read ({error.strerror})", "Check the path.") from error
     try:
-        document: dict[str, Any] = msgspec.json.decode(content, type=dict[str, Any])
+        parts = msgspec.json.decode(content, type=dict[str, msgspec.Raw])
+        ours = parts.pop("peft_regress", msgspec.Raw(b"null"))
+        document = {key: msgspec.json.decode(part) for key, part in parts.items()}
     except (ValueError, RecursionError) as error:
         if _CONFLICT.search(content) is None:
             raise RunFileError(path, f"is not valid JSON ({error})", _restore(path)) from error
@@ -182,18 +190,19 @@ def _parse(path: Path) -> dict[str, Any]:
             f"Take one side whole with `git checkout --ours -- {shlex.quote(str(path))}` (or "
             "--theirs), then `peft-regress accept` a new run if the other side still counts.",
         ) from error
-    ours = document.get("peft_regress")
-    if not isinstance(ours, dict):
+    try:
+        head = msgspec.json.decode(ours, type=_Head)
+    except (ValueError, RecursionError) as error:
         raise RunFileError(
             path,
             "has no object 'peft_regress', so it is not a run file of this tool",
             "A plain pytest-benchmark file cannot be gated; use `--regress-save PATH`.",
-        )
+        ) from error
     for key, kind in (("benchmarks", list), ("machine_info", dict)):
         if not isinstance(document.get(key, kind()), kind):
             raise RunFileError(path, f"{key!r} is not a {kind.__name__}", _restore(path))
-    _check_schema(path, ours.get("schema_version"))
-    return document
+    _check_schema(path, head.schema_version)
+    return document, ours
 
 
 def _check_schema(path: Path, version: object) -> None:
@@ -208,10 +217,10 @@ def _check_schema(path: Path, version: object) -> None:
     raise RunFileError(path, problem, remedy)
 
 
-def _check(path: Path, ours: dict[str, Any], *, ledgers: bool) -> Run:
+def _check(path: Path, ours: msgspec.Raw, *, ledgers: bool) -> Run:
     restore = _restore(path)
     try:
-        run = msgspec.convert(ours, Run)
+        run = msgspec.json.decode(ours, type=Run)
         digest = content_digest(run)
     except (ValueError, RecursionError) as error:
         problem = f"does not fit the schema: {in_words(str(error))}"

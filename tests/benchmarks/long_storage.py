@@ -39,15 +39,27 @@ _MACHINE_ID: Final = "Linux-CPython-3.11-64bit"
 
 
 def make_storage(
-    root: Path, *, entries: int, copies: int = 1, entries_a_release: int = _ENTRIES_A_RELEASE
+    root: Path,
+    *,
+    entries: int,
+    copies: int = 1,
+    entries_a_release: int = _ENTRIES_A_RELEASE,
+    later_part: int = 1,
 ) -> RunFile:
-    """Write a storage whose entries differ like those of a long history; return a run like them."""
+    """Write a storage whose entries differ like those of a long history; return a run like them.
+
+    later_part: of so many cases, the entries after the first hold one.
+    """
     template = stored_run(copies)
     (root / _MACHINE_ID).mkdir(parents=True)
     for digest, ledger in with_digests(template.run).ledgers.items():
         write_atomic(ledger_file(root / "ledgers", digest), ledger_content(ledger))
     newest = Newest(entry="", digest="", names="", current={})
     for number, ours in enumerate(_drawn_runs(template, entries, entries_a_release), start=1):
+        if number > 1 and later_part > 1:
+            held = dict(list(ours["cases"].items())[::later_part])
+            narrowed = {"complete": False, "narrowed_by": ["-k part"], "not_selected": []}
+            ours |= {"cases": held, "selection": narrowed}
         name = f"{_MACHINE_ID}/{number:04d}_peft-{ours['environment']['peft']}"
         hours = number - 1
         moment = f"2026-{1 + hours // 600:02d}-{1 + hours // 24 % 25:02d}T{hours % 24:02d}:00:00Z"

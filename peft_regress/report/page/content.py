@@ -128,25 +128,15 @@ class Content:
             name: METRICS.get(name) or found[name].spec for name in sorted(found, key=metric_order)
         }
 
-    @functools.cached_property
-    def held(self) -> dict[str, dict[str, Held]]:
-        """The values of each case's metrics over the entries."""
-        last = len(self.entries) - 1
-        return {
-            case: {
-                name: hold(
-                    {
-                        at: _rounded(record.metrics[name])
-                        for at, record in records.items()
-                        if name in record.metrics
-                    },
-                    last,
-                )
-                for name in self.specs
-                if any(name in record.metrics for record in records.values())
-            }
-            for case, records in self.cases.items()
-        }
+    def held(self, case: str) -> dict[str, Held]:
+        """Return the values of a case's metrics over the entries."""
+        last, found = len(self.entries) - 1, {}
+        for name in self.specs:
+            records = self.cases[case].items()
+            values = {at: _rounded(one.metrics[name]) for at, one in records if name in one.metrics}
+            if values:
+                found[name] = hold(values, last)
+        return found
 
     @functools.cached_property
     def marks(self) -> dict[str, dict[str, list[Mark]]]:

@@ -72,8 +72,7 @@ def sheet_modules(record: Record) -> list[Section]:
 
 def key_of_modules(record: Record) -> Hashable:
     """Return what records with equal `sheet_modules` share: those of other tasks, for instance."""
-    ledger = record.ledger if isinstance(record.ledger, str) else id(record.ledger)
-    return ledger, *(record.metrics.get(name) and record.metrics[name].value for name in _PRESENT)
+    return record.key_of_ledger, *map(record.value_of, _PRESENT)
 
 
 def _metrics(content: Content, name: str) -> Iterator[Table | str]:
@@ -98,7 +97,7 @@ def _metrics(content: Content, name: str) -> Iterator[Table | str]:
     table = Table(headings=headings, rows=tuple(rows), numbers=(1, 2, 3), caption="Metrics")
     if rows:
         yield table
-        lost = [one for one in content.held[name] if one not in now.metrics]
+        lost = [one for one in content.held(name) if one not in now.metrics]
         if lost:
             yield f"not measured this time: {clean(', '.join(lost))}"
 
