@@ -15,7 +15,7 @@ import msgspec
 from peft_regress.baselines.current import Contents, check_whole
 from peft_regress.baselines.named_runs import find_input
 from peft_regress.baselines.references import as_confirmed
-from peft_regress.baselines.storage import read_entries_of, read_while_still
+from peft_regress.baselines.storage import acceptance_of, read_entries_of, read_while_still
 from peft_regress.errors import AbsentError
 from peft_regress.gate.judge import judge_case
 from peft_regress.gate.repeats import completed
@@ -99,16 +99,8 @@ def read_entries(root: Path, runs: Sequence[str]) -> list[Entry]:
     for run in (find_input(root, name) for name in runs):
         file = run.read()
         date = str(file.document.get("datetime", ""))
-        entries.append(
-            Entry(
-                name=run.name,
-                date=date,
-                role="run",
-                run=file.run,
-                path=run.path,
-                references=judges,
-            )
-        )
+        entry = Entry(name=run.name, date=date, role="run", run=file.run, path=run.path)
+        entries.append(replace(entry, references=judges))
     if not entries:
         raise AbsentError(
             f"{root}: no entry there, and no run was named, so there is no history. "
@@ -125,20 +117,10 @@ def _stored_entries(root: Path) -> tuple[list[Entry], Mapping[str, Observation]]
     def read(paths: Sequence[Path]) -> tuple[list[Entry], Mapping[str, Observation]]:
         contents, found = Contents(), list[Entry]()
         for file in map(with_unread_ledgers, read_entries_of(paths)):
-            references = dict(contents.judges)
+            name, how, references = file.path.stem, acceptance_of(file), dict(contents.judges)
             contents.add(file)
-            link = contents.links[-1]
-            how = link.accepted
-            found.append(
-                Entry(
-                    name=link.stem,
-                    date=how.date,
-                    role=how.role,
-                    run=file.run,
-                    path=file.path,
-                    references=references,
-                )
-            )
+            entry = Entry(name=name, date=how.date, role=how.role, run=file.run, path=file.path)
+            found.append(replace(entry, references=references))
         check_whole(root, contents)
         return found, contents.judges
 

@@ -13,14 +13,14 @@ from peft_regress.budgets import UNITS
 from peft_regress.devices import RUNTIME_BYTES, DeviceClass, room
 from peft_regress.gate.budgets import step_runtime
 from peft_regress.gate.changes import value_of
-from peft_regress.metrics import BATCH_SUFFIX, MetricSpec, Unit, format_value, unit_steps
+from peft_regress.metrics import BATCH_SUFFIX, MetricSpec, format_value, unit_steps
 from peft_regress.report.page.content import (
-    ABSENT,
     Content,
     facts_of,
     gain_name,
     hold,
     method_words,
+    number,
 )
 from peft_regress.report.page.plots import costs_of
 from peft_regress.report.sentences import outcome_line, shown_change
@@ -128,7 +128,7 @@ def encode_case(content: Content, name: str) -> dict[str, Any]:
             {
                 "metric": indices[metric],
                 **held._asdict(),
-                "texts": [_text(one, content.specs[metric].unit) for one in held.values],
+                "texts": [number(one, content.specs[metric].unit) for one in held.values],
                 **_encode_line(metric, now, content.specs[metric]),
             }
             for metric, held in content.held(name).items()
@@ -145,7 +145,7 @@ def _encode_line(name: str, record: Record, spec: MetricSpec) -> dict[str, Any]:
     """Return the present value of a metric, what it may be, and its seeds."""
     metric = record.metrics.get(name)
     value = None if metric is None else value_of(metric)
-    found: dict[str, Any] = {"now": value, "text": _text(value, spec.unit)}
+    found: dict[str, Any] = {"now": value, "text": number(value, spec.unit)}
     if metric is None:
         return found
     found |= facts_of(name, record)
@@ -154,10 +154,6 @@ def _encode_line(name: str, record: Record, spec: MetricSpec) -> dict[str, Any]:
     if "seeds" in found:
         found["seeds_text"] = " to ".join(format_value(one, spec.unit) for one in found["seeds"])
     return found
-
-
-def _text(value: float | None, unit: Unit) -> str:
-    return ABSENT if value is None else format_value(value, unit)
 
 
 def _metric_words(name: str) -> str:

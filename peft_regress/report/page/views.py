@@ -75,9 +75,8 @@ def _case_data(content: Content, name: str, rows: Iterator[str]) -> dict[str, An
 
 
 def _html(content: Content, writer: HtmlWriter) -> dict[str, Any]:
-    keys = {name: key_of_modules(record) for name, record in content.now.items()}
-    of_key = {key: content.now[name] for name, key in keys.items()}
-    position = {key: index for index, key in enumerate(of_key)}
+    alike = {key_of_modules(record): record for record in content.now.values()}
+    positions = {key: index for index, key in enumerate(alike)}
     return {
         "verdict": _newest_verdict(content),
         "stored": writer.document([*_stored(content)]) if content.cases else "",
@@ -90,11 +89,11 @@ def _html(content: Content, writer: HtmlWriter) -> dict[str, Any]:
             [
                 writer.document(sheet_head(content, name)),
                 writer.document(sheet_body(content, name)),
-                position[keys[name]],
+                positions[key_of_modules(record)],
             ]
-            for name in content.cases
+            for name, record in content.now.items()
         ),
-        "modules": [writer.document(sheet_modules(record)) for record in of_key.values()],
+        "modules": [writer.document(sheet_modules(record)) for record in alike.values()],
         "devices": {device.name: html.escape(_device_words(device)) for device in content.devices},
     }
 
