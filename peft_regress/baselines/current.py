@@ -107,8 +107,10 @@ def read_contents(
     """Read all entries of a storage, but some, and check that nothing is missing.
 
     current: whether to check `current.txt` too. without: the newest entries; then nothing else is
-    checked. see: is called with each entry and what is before it, and returns what to add. Raises `RunFileError` for an entry that cannot be
-    trusted, and where an entry, or a part that one names, is missing.
+    checked. see: is called with each entry and what is before it, and returns what to add.
+
+    Raises `RunFileError` for an entry that cannot be trusted, and where an entry, or a part that
+    one names, is missing.
     """
 
     def read(root: Path, paths: Sequence[Path]) -> Contents:
