@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from peft_regress.cost.profile import profile_training_step
 from peft_regress.measure.costs import ProfileCache, costs_of, metrics_of
 from peft_regress.measure.recipe import Recipe
 
+DPO = Path(__file__).parents[3] / "tools" / "studies" / "transitions" / "dpo.py"
 EXAMPLES = Path(__file__).parents[3] / "examples" / "training_scripts"
 
 
@@ -279,6 +281,18 @@ def test_a_script_that_fails_keeps_its_steps_and_says_why(watch):
     assert len(seen.steps) == 1
     assert (seen.ended.type, seen.ended.message[:12]) == ("ValueError", "no more data")
     assert watch.code != 0
+
+
+@pytest.mark.slow
+def test_the_losses_of_dpo_are_those_of_its_log(watch, tmp_path):
+    text = DPO.read_text().replace('"out"', repr(str(tmp_path)))
+    text = text.replace("report_to=", "logging_steps=1, report_to=")
+    seen = watch(f"import sys\nsys.path.insert(0, {str(DPO.parent)!r})\n{text}", start="")
+    logged = [float(loss) for loss in re.findall(r"'loss': '?([\d.]+)", watch.printed)]
+    assert len(logged) >= 3
+    for step, loss in zip(seen.steps, logged, strict=False):
+        assert step.accumulation == 4
+        assert step.accumulation * step.loss == pytest.approx(loss, rel=1e-3)
 
 
 SCALED = """
