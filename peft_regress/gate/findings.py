@@ -244,14 +244,9 @@ _STRANDS: Final[Mapping[ReasonKind, Strand]] = {
     "fits": "fit",
     "trained": "trained",
     "inputs": "inputs",
-    "curve": "function",
-    "evaluation": "function",
-    "numerics": "function",
-    "autocast": "function",
-    "optimizer": "function",
     "model": "trained",
-    "rates": "function",
 }
+"""Other kinds are about the function."""
 _STRANDS_OF_METRICS: Final[Mapping[Kind, Strand]] = {
     "fingerprint": "function",
     "accuracy": "quality",
@@ -266,7 +261,7 @@ def _strand_of(reason: Reason, *, is_redefined: bool) -> tuple[Strand, str]:
         is_alone = reason.obstacle == "other meaning" and not is_redefined
         return "coverage", reason.name if is_alone else reason.obstacle
     if reason.spec is None or reason.kind != "metric":
-        return _STRANDS.get(reason.kind, "costs"), reason.subject
+        return _STRANDS.get(reason.kind, "function"), reason.subject
     strand = _STRANDS_OF_METRICS.get(reason.spec.kind, "costs")
     is_own = strand == "costs" and reason.subject not in METRICS
     return ("own", reason.subject) if is_own else (strand, "")
