@@ -11,7 +11,7 @@ from peft_regress.metrics import BATCH_SUFFIX, METRICS, format_value
 from peft_regress.report import sentences
 from peft_regress.report.document import Badge, CaseId, Line, Section, as_text
 from peft_regress.report.layout import PLAIN, Layout, Row, Table
-from peft_regress.report.verdict.next_steps import accept_hint, history_of_drift
+from peft_regress.report.verdict.next_steps import accepting, history_of_drift
 from peft_regress.text import clean, count_of
 
 _OF_NEW_CASES = ("written", "unseen")
@@ -54,7 +54,8 @@ def case_section(case: verdicts.CaseVerdict, comparison: Comparison) -> Section:
         case.verdict in verdicts.FAILING | verdicts.INCOMPLETE | verdicts.UNACCEPTED
         and case.verdict != "missing"
     ):
-        body.append(f"if the new numbers are right: {accept_hint(comparison)}")
+        step = accepting(comparison)
+        body.append(f"{step.purpose}: `{' '.join(step.words)}`")
     return Section(
         title=f"{clean(case.id)}: {sentences.short_verdict(case.verdict)}",
         body=tuple(Line(one, _MOST_LINES) if isinstance(one, str) else one for one in body),

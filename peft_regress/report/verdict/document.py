@@ -10,7 +10,7 @@ from typing import Final
 
 from peft_regress.gate.comparison import Comparison
 from peft_regress.gate.findings import Finding, leading_reason, sort_findings
-from peft_regress.gate.verdicts import Observation, Reason
+from peft_regress.gate.verdicts import Reason
 from peft_regress.report import document as doc
 from peft_regress.report import sentences
 from peft_regress.report.layout import PLAIN, Layout, Row, Style, Table
@@ -104,12 +104,11 @@ def style_of(comparison: Comparison) -> Style:
 def verdict_sections(comparison: Comparison, extent: Extent) -> list[doc.Section]:
     """Return all but the outcome: findings, what is folded, what was compared, what to type."""
     failing, incomplete, better = sort_findings(comparison.findings, comparison.failing_verdicts)
-    page = _Findings(comparison, extent)
     return [
-        *(page.failing(number, finding) for number, finding in enumerate(failing, start=1)),
-        *(page.incomplete(finding) for finding in incomplete),
-        *page.folded(
-            "better than the baseline", {finding_headline(one): one.cases for one in better}
+        *(_failing(at, finding, comparison, extent) for at, finding in enumerate(failing, 1)),
+        *(_incomplete(finding, comparison, extent) for finding in incomplete),
+        *_folded(
+            "better than the baseline", {finding_headline(one): one.cases for one in better}, extent
         ),
         *beside_sections(comparison, extent),
         *_setting(comparison),
@@ -119,108 +118,106 @@ def verdict_sections(comparison: Comparison, extent: Extent) -> list[doc.Section
 
 def beside_sections(comparison: Comparison, extent: Extent) -> list[doc.Section]:
     """Return what stands beside the findings: known defects, budgets, remarks."""
-    page = _Findings(comparison, extent)
     return [
-        *page.folded(
-            "known defects, in the baseline too", _with_counts(sentences.known_defects(comparison))
+        *_folded(
+            "known defects, in the baseline too",
+            _with_counts(sentences.known_defects(comparison)),
+            extent,
         ),
         *_budgets(comparison, extent),
-        *page.folded("besides", _with_counts(remarks(comparison))),
+        *_folded("besides", _with_counts(remarks(comparison)), extent),
     ]
 
 
-class _Findings:
-    """Write the findings of one comparison."""
+def _failing(number: int, finding: Finding, comparison: Comparison, extent: Extent) -> doc.Section:
+    """Return a finding that fails the run, with a row for each of its cases."""
+    why = suspected_packages(finding, comparison)
+    leading = [(member.case, leading_reason(finding, member)) for member in finding.members]
+    leading.sort(key=lambda one: _reading_order(*one))
+    lines = [
+        *finding_details(finding, comparison),
+        *_without_ratio(finding, {reason.title for _, reason in leading}),
+        *([f"why: {why}"] if why else []),
+    ]
+    return doc.Section(
+        title=f"{number}. {clean(finding_headline(finding), longest=_LONGEST_LINE)}",
+        body=(
+            *(clean(line, longest=_LONGEST_LINE) for line in lines),
+            _table(leading),
+            *(_example(finding, comparison) if extent.details else ()),
+        ),
+        level=3,
+        style="bad" if finding.is_failing else "open",
+    )
 
-    def __init__(self, comparison: Comparison, extent: Extent) -> None:
-        self._comparison = comparison
-        self._extent = extent
-        ids = (case.id for case in comparison.cases)
-        self._names = {name: doc.CaseId(clean(name, longest=_LONGEST_NAME), name) for name in ids}
 
-    def failing(self, number: int, finding: Finding) -> doc.Section:
-        """Return a finding that fails the run, with a row for each of its cases."""
-        why = suspected_packages(finding, self._comparison)
-        leading = [(member.case, leading_reason(finding, member)) for member in finding.members]
-        leading.sort(key=lambda one: _reading_order(*one))
-        lines = [
-            *finding_details(finding, self._comparison),
-            *_without_ratio(finding, {reason.title for _, reason in leading}),
-            *([f"why: {why}"] if why else []),
-        ]
-        return doc.Section(
-            title=f"{number}. {clean(finding_headline(finding), longest=_LONGEST_LINE)}",
-            body=(
-                *(clean(line, longest=_LONGEST_LINE) for line in lines),
-                self._table(leading),
-                *self._example(finding),
-            ),
-            level=3,
-            style="bad" if finding.is_failing else "open",
-        )
+def _incomplete(finding: Finding, comparison: Comparison, extent: Extent) -> doc.Section:
+    """Return a finding on cases that were not compared, with its remedy."""
+    first = finding.first
+    about = first.obstacle or first.kind if first else finding.verdict
+    remedy = _REMEDIES.get(about, _REMEDIES[finding.verdict])
+    remedies = [] if extent.is_accepted else [remedy]
+    lines = (*finding_details(finding, comparison), *remedies)
+    return doc.Section(
+        title=clean(finding_headline(finding), longest=_LONGEST_LINE),
+        body=(
+            doc.Cases(tuple(map(_named, finding.cases))),
+            *(clean(line, longest=_LONGEST_LINE) for line in lines),
+        ),
+        level=3,
+        style="open",
+    )
 
-    def incomplete(self, finding: Finding) -> doc.Section:
-        """Return a finding on cases that were not compared, with its remedy."""
-        first = finding.first
-        about = first.obstacle or first.kind if first else finding.verdict
-        remedy = _REMEDIES.get(about, _REMEDIES[finding.verdict])
-        remedies = [] if self._extent.is_accepted else [remedy]
-        lines = (*finding_details(finding, self._comparison), *remedies)
-        return doc.Section(
-            title=clean(finding_headline(finding), longest=_LONGEST_LINE),
-            body=(
-                doc.Cases(tuple(self._names[case] for case in finding.cases)),
-                *(clean(line, longest=_LONGEST_LINE) for line in lines),
-            ),
-            level=3,
-            style="open",
-        )
 
-    def folded(self, title: str, found: Mapping[str, Sequence[str]]) -> Iterator[doc.Section]:
-        """Yield sentences with the cases that each is about."""
-        if not found:
-            return
-        most_lines = None if self._extent.all_names else _MOST_NAME_LINES
-        lines: list[doc.Line] = []
-        for what, ids in list(found.items())[: self._extent.most]:
-            names = tuple(self._names.get(one) or doc.CaseId(clean(one), one) for one in ids)
-            lines.append(doc.Line(clean(what, longest=_LONGEST_LINE), most_lines, names))
-        if len(found) > len(lines):
-            lines.append(doc.Line(f"and {len(found) - len(lines)} more"))
-        count = len({one for ids in found.values() for one in ids})
-        yield doc.Section(
-            title=f"{title}: {count_of(count, 'case')}", body=tuple(lines), folded=True
-        )
+def _folded(
+    title: str, found: Mapping[str, Sequence[str]], extent: Extent
+) -> Iterator[doc.Section]:
+    """Yield sentences with the cases that each is about."""
+    if not found:
+        return
+    most_lines = None if extent.all_names else _MOST_NAME_LINES
+    lines: list[doc.Line] = []
+    for what, ids in list(found.items())[: extent.most]:
+        names = tuple(map(_named, ids))
+        lines.append(doc.Line(clean(what, longest=_LONGEST_LINE), most_lines, names))
+    if len(found) > len(lines):
+        lines.append(doc.Line(f"and {len(found) - len(lines)} more"))
+    count = len({one for ids in found.values() for one in ids})
+    yield doc.Section(title=f"{title}: {count_of(count, 'case')}", body=tuple(lines), folded=True)
 
-    def _example(self, finding: Finding) -> Iterator[doc.Section]:
-        """Yield an example with the modules behind it."""
-        if not self._extent.details:
-            return
-        lines = example_lines(finding, self._comparison)
-        if lines:
-            text = "\n".join([self._names[finding.example.case], *lines])
-            title = "An example, with the modules behind it"
-            yield doc.Section(title=title, body=(doc.Listing(text),), folded=True, in_text=False)
 
-    def _table(self, reasons: Sequence[tuple[str, Reason]]) -> Table:
-        """Return a row for each case and reason; a metric that all share stands in the heading."""
-        found = [(case, sentences.reason_cells(reason)) for case, reason in reasons]
-        titles = {clean(cells[0], longest=_LONGEST_VALUE) for _, cells in found}
-        shared = titles.pop() if len(titles) == 1 else ""
-        rows = []
-        for case, cells in found:
-            metric, *values = (clean(text, longest=_LONGEST_VALUE) for text in cells)
-            rows.append(Row(cells=(self._names[case], "" if shared else doc.Code(metric), *values)))
-        return Table(
-            headings=(
-                *(f"{shared} of" if shared else "case", "metric"),
-                *("baseline", "this run", "change", "bound"),
-            ),
-            rows=tuple(rows),
-            numbers=(2, 3, 4, 5),
-            caption="cases of the finding",
-            most_rows=MOST_CASES,
-        )
+def _example(finding: Finding, comparison: Comparison) -> Iterator[doc.Section]:
+    """Yield an example with the modules behind it."""
+    lines = example_lines(finding, comparison)
+    if lines:
+        text = "\n".join([_named(finding.example.case), *lines])
+        title = "An example, with the modules behind it"
+        yield doc.Section(title=title, body=(doc.Listing(text),), folded=True, in_text=False)
+
+
+def _table(reasons: Sequence[tuple[str, Reason]]) -> Table:
+    """Return a row for each case and reason; a metric that all share stands in the heading."""
+    found = [(case, sentences.reason_cells(reason)) for case, reason in reasons]
+    titles = {clean(cells[0], longest=_LONGEST_VALUE) for _, cells in found}
+    shared = titles.pop() if len(titles) == 1 else ""
+    rows = []
+    for case, cells in found:
+        metric, *values = (clean(text, longest=_LONGEST_VALUE) for text in cells)
+        rows.append(Row(cells=(_named(case), "" if shared else doc.Code(metric), *values)))
+    return Table(
+        headings=(
+            *(f"{shared} of" if shared else "case", "metric"),
+            *("baseline", "this run", "change", "bound"),
+        ),
+        rows=tuple(rows),
+        numbers=(2, 3, 4, 5),
+        caption="cases of the finding",
+        most_rows=MOST_CASES,
+    )
+
+
+def _named(case: str) -> doc.CaseId:
+    return doc.CaseId(clean(case, longest=_LONGEST_NAME), case)
 
 
 def _reading_order(case: str, reason: Reason) -> tuple[str, tuple[tuple[int, str], ...]]:
@@ -270,7 +267,13 @@ def _setting(comparison: Comparison) -> Iterator[doc.Section]:
     ]
     lines: list[doc.Line] = []
     if pairs:
-        run_names = Counter(clean(_named(old), longest=_LONGEST_LINE) for old, _ in pairs)
+        run_names = Counter(
+            clean(
+                old.run_name + (f", confirmed by {old.confirmed.entry}" if old.confirmed else ""),
+                longest=_LONGEST_LINE,
+            )
+            for old, _ in pairs
+        )
         environments = Counter(
             "; ".join(sentences.version_changes(old.environment, new.environment))
             or "as in the baseline"
@@ -281,10 +284,6 @@ def _setting(comparison: Comparison) -> Iterator[doc.Section]:
     lines += map(doc.Line, _trainings(comparison))
     if lines:
         yield doc.Section(title="", body=tuple(lines))
-
-
-def _named(old: Observation) -> str:
-    return old.run_name + (f", confirmed by {old.confirmed.entry}" if old.confirmed else "")
 
 
 def _trainings(comparison: Comparison) -> Iterator[str]:
@@ -315,7 +314,6 @@ def _steps(
 ) -> Iterator[doc.Section]:
     if extent.is_accepted:
         return
-    steps = next_steps(comparison, failing, incomplete, is_away=extent.is_away)
-    commands = tuple(doc.Command(purpose, words) for purpose, words in steps)
+    commands = tuple(next_steps(comparison, failing, incomplete, is_away=extent.is_away))
     if commands:
         yield doc.Section(title="what to type:", body=commands, level=3)
