@@ -63,7 +63,7 @@ def _change_section(
     old: Observation,
     new: Observation,
     *,
-    earlier: Sequence[attribution.MetricChange] = (),
+    earlier: Sequence[attribution.MetricChange],
     top: int,
 ) -> Section:
     """Return one change with its rows; one that has the rows of an earlier one says so."""

@@ -14,24 +14,28 @@ from peft_regress.gate.verdicts import Reason
 from peft_regress.report import document as doc
 from peft_regress.report import sentences
 from peft_regress.report.layout import PLAIN, Layout, Row, Style, Table
-from peft_regress.report.markdown import MOST_CASES
+from peft_regress.report.markdown import MOST_CASES, as_markdown
 from peft_regress.report.verdict.cases import budgets_of, remarks
 from peft_regress.report.verdict.finding import (
     example_lines,
     finding_details,
     finding_headline,
-    strictness,
     suspected_packages,
 )
-from peft_regress.report.verdict.next_steps import next_steps
+from peft_regress.report.verdict.next_steps import compare_command, next_steps
 from peft_regress.text import clean, count_of
 
+MARKER: Final = "<!-- peft-regress -->"
+"""The first line of the Markdown, which identifies the comment. It contains nothing from a file."""
+LONGEST_BYTES: Final = 60_000
+"""GitHub accepts comments of 65,536 characters; the rest is left to the script that posts it."""
 _LONGEST_LINE: Final = 400
 _LONGEST_VALUE: Final = 60
 _LONGEST_NAME: Final = 160
 _MOST_BUDGETS: Final = 40
 _MOST_ENVIRONMENT_LINES: Final = 8
 _MOST_NAME_LINES: Final = 2
+_MOST_FOLDED_LINES: Final = 12
 _REMEDIES: Final = {
     "missing": "they did not run, or were renamed; if they are gone for good, add `--retire ID` "
     "(or a glob) for each to `accept`",
@@ -84,12 +88,50 @@ def verdict_text(
     return doc.as_text([*sections, *more, outcome], layout)
 
 
+def verdict_markdown(comparison: Comparison) -> str:
+    """Return marker, headline, the findings with their rows, what is folded, and what to type.
+
+    For a job's page or a comment on a pull request. If it is longer than GitHub accepts, it says
+    less of each finding, and in the end only what changed, by how much and in how many cases.
+    """
+    outcome, most = outcome_section(comparison), _MOST_FOLDED_LINES
+    head = [doc.Section(title=f"peft_regress: {outcome.title}", body=outcome.body, level=2)]
+    for extent in (Extent(most=most), Extent(details=False, most=most)):
+        sections = verdict_sections(comparison, extent)
+        text = _written([*head, *sections])
+        if len(text.encode()) <= LONGEST_BYTES:
+            return text
+        command = clean(compare_command(comparison.invocation), longest=_LONGEST_LINE)
+        words = (
+            "Shortened to the length that GitHub accepts:",
+            doc.Code(command),
+            "shows everything.",
+        )
+        head = [head[0], doc.Section(title=words)]
+    steps = [section for section in sections if section.title == "what to type:"]
+    told = [clean(finding_headline(one), longest=_LONGEST_LINE) for one in comparison.findings]
+    more = [f"and {len(told) - most} more"] if len(told) > most else []
+    return _written([*head, doc.Section(title="", body=(*told[:most], *more)), *steps])
+
+
+def _written(sections: list[doc.Section]) -> str:
+    return f"{MARKER}\n\n{as_markdown(sections)}\n"
+
+
 def outcome_section(comparison: Comparison, problems: Iterable[str] = ()) -> doc.Section:
     """Return the headline: what the exit code means, with the counts, and what else fails."""
-    failures = (*strictness(comparison), *problems)
+    strictly = {
+        "better than the baseline, not accepted": comparison.unaccepted,
+        "with a looser bound or budget, or other operators, than the baseline": comparison.remarked,
+    }
+    failures = [
+        f"FAILED by strictness: {count_of(len(cases), 'case')} {what}"
+        for what, cases in strictly.items()
+        if cases and comparison.strict
+    ]
     return doc.Section(
         title=sentences.outcome_line(comparison),
-        body=tuple(doc.Line(sentence, style="bad") for sentence in failures),
+        body=tuple(doc.Line(sentence, style="bad") for sentence in (*failures, *problems)),
         level=2,
         style=style_of(comparison),
     )

@@ -10,7 +10,8 @@ from peft_regress.gate.verdicts import Reason
 from peft_regress.invariants import INVARIANTS
 from peft_regress.metrics import BATCH_SUFFIX, MetricSpec, metric_order
 from peft_regress.report import sentences
-from peft_regress.report.verdict.cases import module_lines, reason_line
+from peft_regress.report.document import Section, as_text
+from peft_regress.report.verdict.cases import reason_blocks
 from peft_regress.text import clean, count_of
 
 _MOST_REASONS: Final = 4
@@ -136,27 +137,15 @@ def _changed_models(finding: Finding, comparison: Comparison) -> list[str]:
 
 
 def example_lines(finding: Finding, comparison: Comparison) -> list[str]:
-    """Return the numbers of a finding's example, with the modules behind each change.
+    """Return the reasons of a finding's example, with the modules behind each change.
 
     Empty for an invariant, a status or missing coverage: there the title says everything.
     """
     if finding.cause.strand in {"invariant", "status", "coverage", "trained", "inputs"}:
         return []
-    member = finding.example
-    lines = []
-    at_one = {reason.name for reason in member.reasons}
-    shown = [
-        reason
-        for reason in member.reasons
-        if reason.name.removesuffix(BATCH_SUFFIX) not in at_one - {reason.name}
-    ]
-    for reason in shown[:_MOST_REASONS]:
-        lines.append(reason_line(reason))
-        lines += [f"    {line}" for line in module_lines(reason, member.case, comparison)]
-    left = len(member.reasons) - min(len(shown), _MOST_REASONS)
-    if left > 0:
-        lines.append(f"and {left} more metrics")
-    return lines
+    case, reasons = finding.example.case, finding.example.reasons
+    blocks = reason_blocks(case, reasons, comparison, most=_MOST_REASONS)
+    return as_text([Section(title="", body=tuple(blocks))]).splitlines()
 
 
 def suspected_packages(finding: Finding, comparison: Comparison) -> str | None:
@@ -175,23 +164,6 @@ def suspected_packages(finding: Finding, comparison: Comparison) -> str | None:
     if len(changes) == 1:
         return f"{changes[0]}, the only package that changed"
     return f"one of the {len(changes)} packages that changed (see environment), or the code itself"
-
-
-def strictness(comparison: Comparison) -> list[str]:
-    """Say what fails the run only since it is strict; empty if nothing does."""
-    if not comparison.strict:
-        return []
-    found = {
-        "better than the baseline, not accepted": len(comparison.unaccepted),
-        "with a looser bound or budget, or other operators, than the baseline": len(
-            comparison.remarked
-        ),
-    }
-    return [
-        f"FAILED by strictness: {count_of(count, 'case')} {what}"
-        for what, count in found.items()
-        if count
-    ]
 
 
 def _inputs_title(finding: Finding) -> str:
