@@ -98,19 +98,16 @@ def training_findings(old: Observation, new: Observation) -> Iterator[Reason | R
     before, after = old.record, new.record
     is_repeat = before.is_repeat, after.is_repeat
     if any(is_repeat) and not (all(is_repeat) and before.curve == after.curve):
-        texts = _in_words(before), _in_words(after)
+        texts = [
+            f"one seed trained in full, as in {one.repeats}" if one.is_repeat else "trained in full"
+            for one in (before, after)
+        ]
         yield Reason(kind="training", old=texts[0], new=texts[1], obstacle="training")
     one = _trained_here(new, old)
     if one is not None and after.curve is not UNSET:
         yield _compared(one, old, new)
     elif not any(is_repeat) and "first_losses" in after.metrics:
         yield _by_bounds("no curve of this kind of machine")
-
-
-def _in_words(record: Record) -> str:
-    if record.is_repeat:
-        return f"one seed trained in full, as in {record.repeats}"
-    return "trained in full"
 
 
 def _by_bounds(why: str) -> Remark:

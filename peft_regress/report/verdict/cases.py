@@ -63,14 +63,14 @@ def case_section(case: verdicts.CaseVerdict, comparison: Comparison) -> Section:
 
 
 def reason_blocks(
-    case: str, reasons: Iterable[verdicts.Reason], comparison: Comparison, most: int = _MOST_REASONS
+    case: str, reasons: Iterable[verdicts.Reason], comparison: Comparison
 ) -> Iterator[str | Section]:
-    """Yield each reason with the modules behind it; beyond `most` of them, their names."""
+    """Yield each reason with the modules behind it."""
     every = [reason for reason in reasons if reason.verdict != "known_defect"]
     shown = [reason for reason in every if not reason.is_small] or every
     small = [reason for reason in every if reason not in shown]
     metrics = {reason.name for reason in shown}
-    for reason in shown[:most]:
+    for reason in shown[:_MOST_REASONS]:
         below: list[str] = []
         if reason.since is not None:
             words = history_of_drift(case, reason.name, comparison.invocation)
@@ -80,9 +80,9 @@ def reason_blocks(
             below = _module_lines(reason, case, comparison)
         line = _reason_line(reason)
         yield Section(title=line, body=tuple(below)) if below else line
-    if len(shown) > most:
-        rest = ", ".join(clean(reason.title) for reason in shown[most:])
-        yield f"and {len(shown) - most} more: {clean(rest)}"
+    if len(shown) > _MOST_REASONS:
+        rest = ", ".join(clean(reason.title) for reason in shown[_MOST_REASONS:])
+        yield f"and {len(shown) - _MOST_REASONS} more: {clean(rest)}"
     if small:
         rest = ", ".join(clean(reason.title) for reason in small)
         yield f"and by less than 1 % of the step: {rest}"

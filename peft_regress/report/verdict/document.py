@@ -272,12 +272,7 @@ def _reading_order(case: str, reason: Reason) -> tuple[str, tuple[tuple[int, str
 
 def _without_ratio(finding: Finding, shown: set[str]) -> list[str]:
     """Name the metrics that have no ratio, because they are new, gone, or were zero."""
-    found = {
-        reason.title
-        for member in finding.members
-        for reason in member.reasons
-        if reason.relative_change is None
-    }
+    found = {reason.title for reason in finding.reasons if reason.relative_change is None}
     left = sorted(map(clean, found - shown))
     return [f"new, gone, or zero in the baseline: {', '.join(left)}"] if left else []
 

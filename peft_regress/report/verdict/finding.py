@@ -14,7 +14,6 @@ from peft_regress.report.document import Section, as_text
 from peft_regress.report.verdict.cases import reason_blocks
 from peft_regress.text import clean, count_of
 
-_MOST_REASONS: Final = 4
 _LONGEST_ERROR: Final = 300
 _COVERAGE: Final = {
     "missing": "expected, but the run has no record of it",
@@ -144,7 +143,7 @@ def example_lines(finding: Finding, comparison: Comparison) -> list[str]:
     if finding.cause.strand in {"invariant", "status", "coverage", "trained", "inputs"}:
         return []
     case, reasons = finding.example.case, finding.example.reasons
-    blocks = reason_blocks(case, reasons, comparison, most=_MOST_REASONS)
+    blocks = reason_blocks(case, reasons, comparison)
     return as_text([Section(title="", body=tuple(blocks))]).splitlines()
 
 
