@@ -146,6 +146,8 @@ def style_of(comparison: Comparison) -> Style:
 def verdict_sections(comparison: Comparison, extent: Extent) -> list[doc.Section]:
     """Return all but the outcome: findings, what is folded, what was compared, what to type."""
     failing, incomplete, better = sort_findings(comparison.findings, comparison.failing_verdicts)
+    commands = next_steps(comparison, failing, incomplete, is_away=extent.is_away)
+    steps = () if extent.is_accepted else tuple(commands)
     return [
         *(_failing(at, finding, comparison, extent) for at, finding in enumerate(failing, 1)),
         *(_incomplete(finding, comparison, extent) for finding in incomplete),
@@ -154,7 +156,7 @@ def verdict_sections(comparison: Comparison, extent: Extent) -> list[doc.Section
         ),
         *beside_sections(comparison, extent),
         *_setting(comparison),
-        *_steps(comparison, failing, incomplete, extent),
+        *([doc.Section(title="what to type:", body=steps, level=3)] if steps else []),
     ]
 
 
@@ -341,16 +343,3 @@ def _counted(title: str, found: Mapping[str, int]) -> list[doc.Line]:
         doc.Line(f"{title} of {count_of(count, 'case')}: {text}", most)
         for text, count in found.items()
     ]
-
-
-def _steps(
-    comparison: Comparison,
-    failing: Sequence[Finding],
-    incomplete: Sequence[Finding],
-    extent: Extent,
-) -> Iterator[doc.Section]:
-    if extent.is_accepted:
-        return
-    commands = tuple(next_steps(comparison, failing, incomplete, is_away=extent.is_away))
-    if commands:
-        yield doc.Section(title="what to type:", body=commands, level=3)

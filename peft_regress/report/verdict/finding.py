@@ -8,7 +8,7 @@ from peft_regress.gate.comparison import Comparison
 from peft_regress.gate.findings import Finding
 from peft_regress.gate.verdicts import Reason
 from peft_regress.invariants import INVARIANTS
-from peft_regress.metrics import BATCH_SUFFIX, MetricSpec, metric_order
+from peft_regress.metrics import BATCH_SUFFIX, metric_order
 from peft_regress.report import sentences
 from peft_regress.report.document import Section, as_text
 from peft_regress.report.verdict.cases import reason_blocks
@@ -64,9 +64,7 @@ def _changes_title(finding: Finding) -> str:
     what = finding.cause.what
     if what in ranges:
         leading = [what, *(name for name in leading if name != what)][:2]
-    return ", ".join(
-        f"{clean(name)} {_range(ranges[name], finding.spec_of(name))}" for name in leading
-    )
+    return ", ".join(_range(finding, name) for name in leading)
 
 
 def finding_details(finding: Finding, comparison: Comparison) -> list[str]:
@@ -99,11 +97,7 @@ def finding_details(finding: Finding, comparison: Comparison) -> list[str]:
         # At batch 32 it is news only if it did not change at batch 1.
         and name.removesuffix(BATCH_SUFFIX) not in ranges.keys() - {name}
     ]
-    shown = [
-        f"{clean(name)} {_range(ranges[name], finding.spec_of(name))}"
-        for name in others
-        if name in large
-    ]
+    shown = [_range(finding, name) for name in others if name in large]
     small = sum(name not in large for name in others)
     joined = "and " if shown else ""
     shown += [f"{joined}{count_of(small, 'cost')} by less than 1 % of the step"] if small else []
@@ -182,9 +176,10 @@ def _without_ratio(reason: Reason) -> str:
     return f"{clean(reason.title)}{state}"
 
 
-def _range(pair: tuple[float, float], spec: MetricSpec | None) -> str:
-    low, high = (sentences.shown_change(value, spec) for value in pair)
-    return low if low == high else f"{low} to {high}"
+def _range(finding: Finding, metric: str) -> str:
+    spec = next(reason.spec for reason in finding.reasons if reason.name == metric)
+    ends = [sentences.shown_change(value, spec) for value in finding.ranges()[metric]]
+    return f"{clean(metric)} {' to '.join(dict.fromkeys(ends))}"
 
 
 def _invariant_title(finding: Finding) -> str:

@@ -139,12 +139,11 @@ def _first_steps(comparison: Comparison) -> Iterator[Command]:
 
 def _drifts(failing: Sequence[Finding], invocation: Invocation) -> Iterator[Command]:
     """Yield how to see the steps that add up to a drift, each within its bound."""
-    for finding in failing:
-        reason = next((one for one in finding.example.reasons if one.since is not None), None)
-        if reason is not None:
-            words = history_of_drift(finding.example.case, reason.name, invocation)
-            yield Command("the steps that add up, each within its bound", words)
-            return
+    examples = [one.example for one in failing]
+    drifts = [(one.case, reason) for one in examples for reason in one.reasons if reason.since]
+    for case, reason in drifts[:1]:
+        words = history_of_drift(case, reason.name, invocation)
+        yield Command("the steps that add up, each within its bound", words)
 
 
 def history_of_drift(case: str, metric: str, invocation: Invocation) -> list[str]:
