@@ -284,10 +284,8 @@ def _significant(value: float) -> str:
     return f"{value:.{max(4 - whole, 0)}f}"
 
 
-def format_change(relative_change: float | None) -> str:
+def format_change(relative_change: float) -> str:
     """Format a relative change with its sign: 0.838 -> '+83.8 %', 3e-07 -> '+3.0e-07'."""
-    if relative_change is None:
-        return "n/a"
     if relative_change == 0:
         return "0 %"
     if abs(relative_change) < 1e-4:  # noqa: PLR2004  (a percentage would show +0.00 %)

@@ -210,13 +210,8 @@ class BudgetUse:
         return self.name.partition(" ")[0]
 
     @property
-    def is_judged(self) -> bool:
-        """Whether both the value and the limit are known."""
-        return self.value is not None and self.limit is not None
-
-    @property
     def over_by(self) -> float | None:
-        """By how much the value is beyond the limit; below 0 is room that is left."""
+        """By how much the value is beyond the limit; below 0 is room. None if it is not judged."""
         if self.value is None or self.limit is None:
             return None
         return self.limit - self.value if self.is_least else self.value - self.limit

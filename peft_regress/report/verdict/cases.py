@@ -188,7 +188,7 @@ def _budget_row(case: str, use: verdicts.BudgetUse) -> Row:
             shown(use.value),
             limit,
             share,
-            "" if use.is_judged and not use.is_over else state,
+            "" if use.over_by is not None and not use.is_over else state,
             _margin(use),
         )
     )
