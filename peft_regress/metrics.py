@@ -173,8 +173,7 @@ METRICS: dict[str, MetricSpec] = {
     ),
     "micro_batches": _count("Of a script: the backward passes of its second step.", "same"),
     "steps_before_event": _count(
-        "Of a script with `until`: the optimizer steps before its first evaluation, or the end of "
-        "its first epoch.",
+        "Of a script with `until`: the optimizer steps before its first evaluation or epoch's end.",
         "same",
     ),
     "filled_losses": _fingerprint(
