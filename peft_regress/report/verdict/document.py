@@ -304,23 +304,20 @@ def _setting(comparison: Comparison) -> Iterator[doc.Section]:
     pairs = [
         (references[name], new) for name, new in comparison.observed.items() if name in references
     ]
-    lines: list[doc.Line] = []
-    if pairs:
-        run_names = Counter(
-            clean(
-                old.run_name + (f", confirmed by {old.confirmed.entry}" if old.confirmed else ""),
-                longest=_LONGEST_LINE,
-            )
-            for old, _ in pairs
-        )
-        environments = Counter(
-            "; ".join(sentences.version_changes(old.environment, new.environment))
-            or "as in the baseline"
-            for old, new in pairs
-        )
-        lines += _counted("baseline", run_names)
-        lines += _counted("environment", environments)
-    lines += map(doc.Line, _trainings(comparison))
+    names = (
+        old.run_name + (f", confirmed by {old.confirmed.entry}" if old.confirmed else "")
+        for old, _ in pairs
+    )
+    environments = (
+        "; ".join(sentences.version_changes(old.environment, new.environment))
+        or "as in the baseline"
+        for old, new in pairs
+    )
+    lines = [
+        *_counted("baseline", Counter(clean(one, longest=_LONGEST_LINE) for one in names)),
+        *_counted("environment", Counter(environments)),
+        *map(doc.Line, _trainings(comparison)),
+    ]
     if lines:
         yield doc.Section(title="", body=tuple(lines))
 
