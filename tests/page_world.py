@@ -12,7 +12,6 @@ from peft_regress.gate.judge import judge
 from peft_regress.gate.verdicts import observations_of
 from peft_regress.metrics import METRICS
 from peft_regress.report.page.content import Content
-from peft_regress.report.page.data import page_data
 from peft_regress.report.page.render import render_page
 from peft_regress.report.page.views import page_parts
 from peft_regress.runs.schema import Acceptance, Failure
@@ -70,7 +69,6 @@ def content_of(*entries, newest=True, pairs=True, **judging):
     judges = [entry for entry in entries[:last] if entry.role == "baseline"]
     return Content(
         entries=entries,
-        whole_run=lambda entry: entry.run,
         devices=DEVICES,
         newest=(last, compared(judges[-1], entries[-1], **judging)) if newest and judges else None,
         pairs=verdicts,
@@ -90,7 +88,7 @@ def compared(old, new, **judging):
 
 def written_page(content):
     """Return the page as HTML."""
-    return render_page(page_parts(content, page_data(content)))
+    return render_page(page_parts(content))
 
 
 def world(*, tasks=("shift", "unseen"), **how):

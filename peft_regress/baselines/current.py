@@ -102,20 +102,21 @@ def read_contents(
     *,
     current: bool = True,
     without: Collection[Path] = (),
-    see: Callable[[RunFile], None] = lambda _: None,
+    see: Callable[[RunFile, Contents], RunFile] = lambda entry, _: entry,
 ) -> Contents:
     """Read all entries of a storage, but some, and check that nothing is missing.
 
     current: whether to check `current.txt` too. without: the newest entries; then nothing else is
-    checked. see: is called with each entry. Raises `RunFileError` for an entry that cannot be
-    trusted, and where an entry, or a part that one names, is missing.
+    checked. see: is called with each entry and what is before it, and returns what to add.
+
+    Raises `RunFileError` for an entry that cannot be trusted, and where an entry, or a part that
+    one names, is missing.
     """
 
     def read(root: Path, paths: Sequence[Path]) -> Contents:
         contents = Contents()
         for entry in read_entries_of(path for path in paths if path not in without):
-            contents.add(entry)
-            see(entry)
+            contents.add(see(entry, contents))
         if not without:
             _check_whole(root, contents)
             if current:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from itertools import pairwise
@@ -12,16 +12,16 @@ from typing import Final, Literal
 
 import msgspec
 
-from peft_regress.baselines.current import read_contents
+from peft_regress.baselines.current import Contents, read_contents
 from peft_regress.baselines.named_runs import find_input
 from peft_regress.baselines.references import as_confirmed
+from peft_regress.baselines.storage import acceptance_of
 from peft_regress.errors import AbsentError
-from peft_regress.files import is_folder
 from peft_regress.gate.judge import judge_case
 from peft_regress.gate.repeats import completed
 from peft_regress.gate.verdicts import Observation, Reason, Verdict
 from peft_regress.metrics import metric_order
-from peft_regress.runs.run_file import RunFile, read_run_file
+from peft_regress.runs.run_file import RunFile, with_unread_ledgers
 from peft_regress.runs.schema import Record, Role, Run
 from peft_regress.text import clean
 
@@ -49,6 +49,8 @@ class Entry:
     run: Run
     path: Path
     """The run file or the folder of shards."""
+    references: Mapping[str, Observation] = field(default_factory=dict)
+    """What judged each case before it, with the older entries that drift counts from."""
 
     @property
     def day(self) -> str:
@@ -90,14 +92,15 @@ class Moves:
 def read_entries(root: Path, runs: Sequence[str]) -> list[Entry]:
     """Return the entries of a storage in their order, then the named runs in their order.
 
-    Records come without ledgers, which no history shows. Raises `AbsentError` if there is nothing
-    to read, `InputError` for a name of nothing.
+    The records of entries read their ledgers when they are asked for. Raises `AbsentError` if there
+    is nothing to read, `InputError` for a name of nothing.
     """
-    entries = _stored_entries(root)
+    entries, judges = _stored_entries(root)
     for run in (find_input(root, name) for name in runs):
-        file = run.read() if is_folder(run.path) else read_run_file(run.path, ledgers=False)
+        file = run.read()
         date = str(file.document.get("datetime", ""))
-        entries.append(Entry(name=run.name, date=date, role="run", run=file.run, path=run.path))
+        entry = Entry(name=run.name, date=date, role="run", run=file.run, path=run.path)
+        entries.append(replace(entry, references=judges))
     if not entries:
         raise AbsentError(
             f"{root}: no entry there, and no run was named, so there is no history. "
@@ -108,25 +111,19 @@ def read_entries(root: Path, runs: Sequence[str]) -> list[Entry]:
     return entries
 
 
-def _stored_entries(root: Path) -> list[Entry]:
-    """Read and check all entries of a storage."""
-    runs = dict[Path, Run]()
+def _stored_entries(root: Path) -> tuple[list[Entry], Mapping[str, Observation]]:
+    """Read and check all entries of a storage; return them, and what judges each case now."""
+    entries = dict[Path, Entry]()
 
-    def see(file: RunFile) -> None:
-        runs[file.path] = _shown(file.run)
+    def see(file: RunFile, before: Contents) -> RunFile:
+        file = with_unread_ledgers(file)
+        name, how, references = file.path.stem, acceptance_of(file), dict(before.judges)
+        entry = Entry(name=name, date=how.date, role=how.role, run=file.run, path=file.path)
+        entries[file.path] = replace(entry, references=references)
+        return file
 
-    return [
-        Entry(name=link.stem, date=how.date, role=how.role, run=runs[path], path=path)
-        for link in read_contents(root, see=see).links
-        for how, path in [(link.accepted, link.path(root))]
-    ]
-
-
-def _shown(run: Run) -> Run:
-    """Return what a history shows of a run: no inputs, and no names of what trains."""
-    nothing = dict.fromkeys(("inputs", "trained", "curve"), msgspec.UNSET)
-    cases = {name: msgspec.structs.replace(one, **nothing) for name, one in run.cases.items()}
-    return msgspec.structs.replace(run, cases=cases)
+    contents = read_contents(root, see=see)
+    return [entries[link.path(root)] for link in contents.links], contents.judges
 
 
 def records_by_case(
@@ -250,7 +247,7 @@ def moves_between(
     """
     sides = (
         Observation(
-            record=records[at],
+            record=_shown(records[at]),
             environment=entries[at].run.environment,
             machine=entries[at].run.machine,
             run_name=entries[at].name,
@@ -262,6 +259,12 @@ def moves_between(
         way = WAYS.get(reason.verdict)
         if way is not None:
             yield Move(case=case, before=pair[0], entry=pair[1], reason=reason, way=way)
+
+
+def _shown(record: Record) -> Record:
+    """Return what a history shows of a record: no inputs, and no names of what trains."""
+    nothing = dict.fromkeys(("inputs", "trained", "curve"), msgspec.UNSET)
+    return msgspec.structs.replace(record, **nothing)
 
 
 def _completed(records: Series) -> dict[int, Record]:

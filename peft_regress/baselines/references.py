@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from peft_regress.baselines.current import Contents, read_contents
+from peft_regress.baselines.current import read_contents
 from peft_regress.cases import Case
 from peft_regress.catalogue.matrix import built_in_matrices, matrices_of
 from peft_regress.errors import InputError, RunFileError
@@ -25,25 +25,16 @@ def read_references(root: Path, *, drift: bool = False) -> dict[str, Observation
 
     drift: with the older entries it counts from. Raises `RunFileError` for a lost or altered part.
     """
-    found = _with_ledgers(root, read_contents(root))
-    if drift:
-        return found
-    return {name: dataclasses.replace(one, drift_origins={}) for name, one in found.items()}
-
-
-def read_references_before(root: Path, newest: Collection[Path]) -> dict[str, Observation]:
-    """Read what judged each case, by drift too, before the newest entries were accepted."""
-    return _with_ledgers(root, read_contents(root, without=newest))
-
-
-def _with_ledgers(root: Path, contents: Contents) -> dict[str, Observation]:
-    """Return what judges each case, with the ledger of its record."""
+    contents = read_contents(root)
     judges, paths = contents.judges, {link.stem: link.path(root) for link in contents.links}
     records = with_ledgers_of(
         {name: one.record for name, one in judges.items()},
         lambda name: paths[judges[name].run_name],
     )
-    return {name: dataclasses.replace(one, record=records[name]) for name, one in judges.items()}
+    found = {name: dataclasses.replace(one, record=records[name]) for name, one in judges.items()}
+    if drift:
+        return found
+    return {name: dataclasses.replace(one, drift_origins={}) for name, one in found.items()}
 
 
 def expected_cases(

@@ -111,15 +111,12 @@ def matrices_of(case: Case) -> frozenset[str]:
 
 def built_in_matrices(case: Case) -> frozenset[str]:
     """Return the matrices of a built-in case; none for any other. Imports no own case."""
-    if case.architecture not in registry.names("architecture"):
-        # Items of a family belong to no matrix, and asking the family would import torch.
+    # Items of a family belong to no matrix, and asking the family would import torch.
+    if any(getattr(case, name) not in registry.names(name) for name in get_args(RegistryName)):
         return frozenset()
-    try:
-        task = registry.get("task", case.task)
-        method = registry.get("method", case.method)
-        architecture = registry.get("architecture", case.architecture)
-    except UnknownNameError:
-        return frozenset()
+    task = registry.get("task", case.task)
+    method = registry.get("method", case.method)
+    architecture = registry.get("architecture", case.architecture)
     if adaptations := getattr(task, "adaptations", ()):
         return frozenset(task.matrices if case.adaptation in adaptations else ())
     if not _is_for(method, case.task, case.architecture):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Iterable
-from math import isclose, isfinite, prod
+from math import isfinite, prod
 from typing import TYPE_CHECKING, Any, Final, get_args
 
 import click
@@ -28,7 +28,7 @@ from peft_regress.text import clean, count_of, few
 
 if TYPE_CHECKING:
     from peft_regress.cost.step_cost import ByteSite
-    from peft_regress.measure.scripts.observation import Observation, Step
+    from peft_regress.measure.scripts.observation import Observation
 
 _MOST_ROWS: Final = 12
 
@@ -117,20 +117,17 @@ def _steps(found: Observation) -> Table:
             cells=(
                 str(step.number),
                 " ".join(_number(batch.loss) for batch in step.micro_batches),
-                _number(step.unclipped_norm),
-                _number(step.gradient_norm) if _is_clipped(step) else "",
+                norm,
+                "" if clipped == norm else clipped,
                 " ".join(dict.fromkeys(f"{rate:.3g}" for rate in step.rates)),
                 f"{step.seconds:.2f} s{' (recorded)' if step.is_recorded else ''}",
             )
         )
         for step in found.steps
+        for norm, clipped in [(_number(step.unclipped_norm), _number(step.gradient_norm))]
     )
     headings = ("step", "losses", "gradient norm", "clipped to", "learning rate", "time")
     return Table(headings=headings, rows=rows, numbers=(0, 2, 3, 4))
-
-
-def _is_clipped(step: Step) -> bool:
-    return not isclose(step.unclipped_norm, step.gradient_norm, rel_tol=1e-6)
 
 
 def _number(value: float | None) -> str:
@@ -163,7 +160,7 @@ def _sentences(found: Observation) -> Iterable[str]:
         yield f"files that the script wrote: {few(found.written)}"
     yield from (f"not seen: {clean(one)}" for one in found.unseen)
     if found.problem:
-        yield f"no case yet: {clean(f'{found.problem.type}: {found.problem.message}')}"
+        yield f"as a case it is in error: {clean(f'{found.problem.type}: {found.problem.message}')}"
 
 
 def _trained(found: Observation) -> Section:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 import torch
@@ -119,16 +119,22 @@ def _cut_off(leaf: Any) -> Any:
 def named_tensors(tree: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
     """Yield each tensor with its path: `0`, `labels`, `boxes.1`; an empty one for a tree of one.
 
-    What is no tensor and no container is passed over.
+    Dataclasses, and tensors that wrap tensors, are containers. All else is passed over.
     """
-    if isinstance(tree, Tensor):
+    wrapper: Any = tree
+    parts: Iterable[tuple[Any, Any]]
+    if is_traceable_wrapper_subclass(wrapper):
+        parts = [(name, getattr(tree, name)) for name in wrapper.__tensor_flatten__()[0]]
+    elif isinstance(tree, Tensor):
         yield path, tree
         return
-    if isinstance(tree, Mapping):
+    elif isinstance(tree, Mapping):
         parts = tree.items()
+    elif is_dataclass(tree):
+        parts = [(one.name, getattr(tree, one.name, None)) for one in fields(tree)]
     elif isinstance(tree, tuple | list):
         names = getattr(tree, "_fields", range(len(tree)))
-        parts = zip(names, tree, strict=True)  # type: ignore[assignment]
+        parts = zip(names, tree, strict=True)
     else:
         return
     for name, part in parts:

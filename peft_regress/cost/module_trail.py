@@ -50,19 +50,20 @@ class ModuleTrail:
             def enter(_module: nn.Module, _args: object, name: str = name) -> None:
                 self.enter(name)
 
-            def leave(_module: nn.Module, _args: object, _output: object) -> None:
-                self._stack.pop()
-                self._note(self.current())
-
             # First in and last out: what other hooks compute counts for the module. `always_call`
             # since checkpointing leaves a module by an exception once it has computed enough.
             self._handles.append(module.register_forward_pre_hook(enter, prepend=True))
-            self._handles.append(module.register_forward_hook(leave, always_call=True))
+            self._handles.append(module.register_forward_hook(self.leave, always_call=True))
 
     def enter(self, name: str) -> None:
-        """Note that a module runs from now on. Its own hook does this, once it has one."""
+        """Note that a module runs from now on."""
         self._stack.append(name)
         self._note(name)
+
+    def leave(self, *_: object) -> None:
+        """Note that the module entered last has run."""
+        self._stack.pop()
+        self._note(self.current())
 
     def current(self) -> str:
         """Return the name of the module whose forward pass is running; '' outside any."""

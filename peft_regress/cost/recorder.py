@@ -16,6 +16,7 @@ from torch import Tensor, UntypedStorage, nn
 from torch._ops import HigherOrderOperator
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from peft_regress.cost.formulas import UncountedOperatorError, location_of
@@ -61,6 +62,7 @@ class StepRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._holdings: dict[int, Holding] = {}
         self._parameters: list[tuple[weakref.ref[Tensor], str]] = []
         self._constants = WeakTensorKeyDictionary()
+        self._handles: list[RemovableHandle] = []
 
     @property
     def location(self) -> str:
@@ -85,7 +87,8 @@ class StepRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self._parameters.append((weakref.ref(parameter), name))
                 if parameter.requires_grad:
                     claim = partial(self._claim_gradient, name)
-                    parameter.register_post_accumulate_grad_hook(claim)  # type: ignore[no-untyped-call]
+                    handle = parameter.register_post_accumulate_grad_hook(claim)  # type: ignore[no-untyped-call]
+                    self._handles.append(handle)
         for module, name in names.items():
             for buffer in module.buffers(recurse=False):
                 self._hold_new(buffer, "buffer", name)
@@ -93,6 +96,9 @@ class StepRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             for value in vars(module).values():
                 for tensor in tensors_in(value):
                     self._hold_new(tensor, "buffer", name)
+        self._follow_calls(names)
+
+    def _follow_calls(self, names: dict[nn.Module, str]) -> None:
         self._trail.follow(names)
 
     def hold(self, tensor: Tensor, category: Category, module: str = "") -> None:
@@ -121,8 +127,10 @@ class StepRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.phase = "forward"
 
     def close(self) -> None:
-        """Remove the hooks from the model's modules and stop listening for frees."""
+        """Remove the hooks from the model and stop listening for frees."""
         self._trail.clear()
+        for handle in self._handles:
+            handle.remove()
         self._holdings.clear()
         self._constants.clear()
 
@@ -160,9 +168,26 @@ class StepRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             # With autograd off it arrives undivided; only its parts have formulas.
             with self:
                 return func.decompose(*args, **kwargs)
+        module = self._before(operator, args, kwargs)
+        out = func(*args, **kwargs)
+        self._after(operator, module, args, kwargs, out)
+        return out
+
+    def _before(self, operator: Operator, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+        """Return the module that an operator works for; account for its operands."""
         module = self._last_module = self._module(args)
         self._check(operator, module, args, kwargs)
-        out = func(*args, **kwargs)
+        return module
+
+    def _after(
+        self,
+        operator: Operator,
+        module: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        out: Any,
+    ) -> None:
+        """Count the work of an operator that has run, and account for its results."""
         if operator.real_sizes is not None and self._mode is not None:
             grow_storages(operator.real_sizes(args, out))
         self.aten_ops += operator.is_counted_op
@@ -180,7 +205,6 @@ class StepRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             for tensor in tensors_in(result):
                 self._check_layout(tensor, operator.name)
                 self._hold_result(tensor, where, operator.name)
-        return out
 
     def _check(
         self, operator: Operator, module: str, args: tuple[Any, ...], kwargs: dict[str, Any]

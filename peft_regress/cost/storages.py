@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
+import torch
 from torch import Tensor, UntypedStorage, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
@@ -20,6 +21,13 @@ _TENSORS_OR_CONTAINERS = (Tensor, *_CONTAINERS)
 
 # Nearly every tensor of a step is of one of these, so they are told apart first.
 _OF_ONE_STORAGE = frozenset({FakeTensor, Tensor, nn.Parameter})
+
+_PARTS: Final = {
+    torch.sparse_coo: ("_indices", "_values"),
+    torch.sparse_csr: ("crow_indices", "col_indices", "values"),
+    torch.sparse_csc: ("ccol_indices", "row_indices", "values"),
+}
+"""The methods that return the parts of a sparse tensor, by its layout."""
 
 
 class Holding(weakref.ref["UntypedStorage"]):
@@ -52,13 +60,18 @@ def _add_tensors(value: Any, found: list[Tensor]) -> None:
 
 def storages_of(tensor: Tensor) -> Iterable[UntypedStorage]:
     """Return the storages of a tensor, or of the tensors that a subclass wraps."""
-    if type(tensor) in _OF_ONE_STORAGE:
+    if type(tensor) in _OF_ONE_STORAGE and tensor.layout is torch.strided:
         return (tensor.untyped_storage(),)
     wrapper: Any = tensor
     if is_traceable_wrapper_subclass(wrapper):
         names, _ = wrapper.__tensor_flatten__()
         return [s for name in names for s in storages_of(getattr(wrapper, name))]
-    return (tensor.untyped_storage(),)
+    try:
+        return (tensor.untyped_storage(),)
+    except NotImplementedError:
+        with torch._C._DisableTorchDispatch():  # noqa: SLF001
+            parts = [getattr(tensor, name)() for name in _PARTS[tensor.layout]]
+        return [part.untyped_storage() for part in parts]
 
 
 def has_parts(cls: type[Tensor]) -> bool:

@@ -6,9 +6,10 @@ not account for are the metric.
 
 from __future__ import annotations
 
+import functools
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from peft_regress.metrics import (
@@ -150,12 +151,26 @@ def changed_costs(old: Record, new: Record) -> tuple[MetricChange, ...]:
 
 def explain_metric(metric: str, old: Record, new: Record) -> MetricChange:
     """Return how a metric of two records changed, split as far as both ledgers hold it."""
+    sides = ((one.key_of_ledger, one.value_of(metric)) for one in (old, new))
+    return _explained(metric, _Pair(tuple(sides), {"old": old, "new": new}))
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """Two records, equal to two others with the same ledgers and values: of another task."""
+
+    key: tuple[Hashable, ...]
+    records: Mapping[Side, Record] = field(compare=False)
+
+
+@functools.lru_cache(maxsize=256)
+def _explained(metric: str, pair: _Pair) -> MetricChange:
+    records = pair.records
     views: dict[By, View] = {}
     if metric in LEDGER_METRICS | PLAN_METRICS:
         views["module"] = rows_of
         if metric.removesuffix(BATCH_SUFFIX) == "optimizer_flops":
             views["operator"] = operator_rows_of
-    records: dict[Side, Record] = {"old": old, "new": new}
     breakdowns, holding = [], set[Side]()
     for by, view in views.items():
         held: dict[Side, Rows] = {}
@@ -166,12 +181,12 @@ def explain_metric(metric: str, old: Record, new: Record) -> MetricChange:
         holding |= held.keys()
         if len(held) == len(records):
             breakdowns.append(_breakdown(by, metric, held, records))
-    phases = [one.whole_ledger.peak_phase.get(metric) for one in (old, new)]
+    phases = [one.whole_ledger.peak_phase.get(metric) for one in records.values()]
     return MetricChange(
         metric=metric,
         unit=METRICS[metric].unit,
-        old=old.value_of(metric),
-        new=new.value_of(metric),
+        old=records["old"].value_of(metric),
+        new=records["new"].value_of(metric),
         breakdowns=tuple(breakdowns),
         not_held_by=tuple(side for side in records if views and side not in holding),
         peak_phases=(phases[0], phases[1]) if phases[0] and phases[1] else None,

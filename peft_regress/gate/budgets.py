@@ -217,6 +217,8 @@ def _fits(value: float | None, limit: int | None) -> bool | None:
 def lost_fits(old: Record, new: Record, devices: Iterable[DeviceClass]) -> Iterator[Reason]:
     """Yield a reason for each device that a case fitted into and no longer does."""
     before, after = needs_of(old), needs_of(new)
+    if (before, step_runtime(old)) == (after, step_runtime(new)):
+        return
     for device in devices:
         for need in before if fits(old, device) else ():
             was, now, limit = before[need], after[need], _limit(new, device, need)

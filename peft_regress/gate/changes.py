@@ -195,7 +195,10 @@ def metric_findings(old: Observation, new: Observation) -> Iterator[Reason | Rem
     """Yield every reason and remark on the metrics, in the order of the table."""
     bounds = Bounds.between(old.record, new.record)
     sides = _Sides(old, new, bounds, telling_difference(old.record, new.record) is None)
-    for name in sorted(old.record.metrics.keys() | new.record.metrics.keys(), key=metric_order):
+    before, after = old.record.metrics, new.record.metrics
+    told = {name for name, one in before.items() if one.kind == "score" or one != after.get(name)}
+    told |= (after.keys() - before.keys()) | old.drift_origins.keys() | bounds.own.keys()
+    for name in sorted(told, key=metric_order):
         if lacks_seeds(old.record, name) or lacks_seeds(new.record, name):
             continue
         of_newest = tuple(_of_newest(sides, name))
@@ -308,6 +311,8 @@ def _drift(sides: _Sides, name: str) -> Iterator[Reason]:
 
 def _looser_bounds(sides: _Sides) -> Iterator[Remark]:
     """Name each bound of the author's that is looser than the one the reference had."""
+    if not (sides.bounds.own or sides.old.record.bounds):
+        return
     bounds, before = sides.bounds, Bounds.of(sides.old.record)
     for name in sorted(before.own.keys() | bounds.own.keys(), key=metric_order):
         metric = sides.new.record.metrics.get(name)

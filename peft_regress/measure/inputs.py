@@ -101,6 +101,8 @@ class _Sums:
 
     def add(self, tensor: Tensor) -> None:
         values = tensor.detach()
+        if values.is_quantized:
+            values = values.dequantize()
         if values.is_complex():
             values = torch.view_as_real(values)
         for part in torch.split(values.reshape(-1), _NUMBERS_AT_ONCE):

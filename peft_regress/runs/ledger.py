@@ -27,7 +27,7 @@ from peft_regress.errors import InputError
 from peft_regress.metrics import BATCH_SUFFIX, METRICS
 from peft_regress.runs.schema import BatchCosts, Ledger, ModuleCosts, Record
 
-_Kept = Callable[[str], Mapping[str, int]]
+_Kept = Callable[[str], dict[str, int]]
 """The numbers that a ledger keeps for one module, by the name of a metric."""
 
 Rows = dict[tuple[str, str], int]
@@ -191,7 +191,7 @@ def _fields(kept: Mapping[str, dict[str, int]], suffix: str) -> dict[str, Any]:
     return fields
 
 
-def _kept_by(costs: ModuleCosts, name: str) -> Mapping[str, int]:
+def _kept_by(costs: ModuleCosts, name: str) -> dict[str, int]:
     """Return the numbers of a metric that a module's struct keeps."""
     metric = name.removesuffix(BATCH_SUFFIX)
     of_batch = costs if name == metric else costs.b32
@@ -203,23 +203,28 @@ def _kept_by(costs: ModuleCosts, name: str) -> Mapping[str, int]:
     value: Any = getattr(of_batch, metric)
     if metric in _SINGLE:
         return {} if value is UNSET else {_SINGLE[metric]: value}
-    numbers: Mapping[str, int] = value
+    numbers: dict[str, int] = value
     return numbers
 
 
 def _numbers(kept: _Kept, metric: str, suffix: str) -> dict[str, int]:
     """Return what a module adds to a metric, by operator or category."""
-    numbers = _derived(kept, metric, suffix)
+    numbers = _derived(kept, metric, suffix) | kept(metric)
+    if not suffix:
+        return numbers
     for what, number in kept(metric).items():
-        grows = suffix and (metric in _GROWING_METRICS or category_of(what) in _GROWING_CATEGORIES)
-        numbers[what] = number * _BATCH if grows else number
-    return {**numbers, **kept(metric + suffix)} if suffix else numbers
+        if metric in _GROWING_METRICS or category_of(what) in _GROWING_CATEGORIES:
+            numbers[what] = number * _BATCH
+    return numbers | kept(metric + suffix)
 
 
 def _derived(kept: _Kept, metric: str, suffix: str) -> dict[str, int]:
     """Return the numbers of a metric as they follow from those of other metrics."""
     if metric == "peak_bytes":
-        return {k: n for high in _HIGHS for k, n in _numbers(kept, high, suffix).items()}
+        found: dict[str, int] = {}
+        for high in _HIGHS:
+            found |= _numbers(kept, high, suffix)
+        return found
     if metric.startswith("paper_"):
         return _numbers(kept, metric.removeprefix("paper_"), suffix)
     if metric in _TOTAL_OF:

@@ -6,12 +6,14 @@ everything that the gate relies on.
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import re
 import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -29,6 +31,7 @@ from peft_regress.runs.schema import (
     Record,
     Run,
     Selection,
+    UnreadLedger,
     check_acceptance,
     check_consistent,
     check_finite,
@@ -36,6 +39,7 @@ from peft_regress.runs.schema import (
 )
 from peft_regress.text import clean, redacted
 
+_MOST_LEDGERS: Final = 32
 CONFLICT = re.compile(rb"^(<{7}|={7}|>{7}|\|{7})", re.MULTILINE)
 """A line that git writes where two branches conflict."""
 
@@ -72,8 +76,8 @@ def read_run_file(path: Path, *, ledgers: bool = True) -> RunFile:
     Raises `RunFileError` if the file does not exist or cannot be trusted.
     """
     with paused_gc():
-        document = _parse(path)
-        run = _check(path, document.pop("peft_regress"), ledgers=ledgers)
+        document, ours = _parse(path)
+        run = _check(path, ours, ledgers=ledgers)
     if ledgers:
         cases = with_ledgers_of(run.cases, lambda _: path)
         run = msgspec.structs.replace(run, cases=cases)
@@ -87,23 +91,41 @@ def with_ledgers_of(
 
     entry_of: the entry with a case's record. Raises `RunFileError` for an absent or altered ledger.
     """
-    cases = dict(records)
-    read: dict[str, Ledger] = {}
-    for name, record in records.items():
-        digest, entry = record.ledger, entry_of(name)
-        if isinstance(digest, Ledger):
-            continue
-        try:
-            if digest not in read:
-                read[digest] = read_ledger(ledger_folder(entry), digest)
-        except InputError as error:
-            remedy = (
-                f"Restore it with `git checkout -- {shlex.quote(str(ledger_folder(entry)))}`; "
-                "an entry is whole only inside its storage."
-            )
-            raise RunFileError(entry, f"{name}: its ledger {error}", remedy) from error
-        cases[name] = msgspec.structs.replace(record, ledger=read[digest])
-    return cases
+    read = functools.cache(read_ledger)
+    return {
+        name: msgspec.structs.replace(
+            record, ledger=_ledger_of(name, record.ledger, entry_of(name), read)
+        )
+        if isinstance(record.ledger, str)
+        else record
+        for name, record in records.items()
+    }
+
+
+def with_unread_ledgers(file: RunFile) -> RunFile:
+    """Return an entry of a storage whose records read their ledgers when they are asked for."""
+    # What asks for a ledger soon asks for it again.
+    read = functools.lru_cache(maxsize=_MOST_LEDGERS)(read_ledger)
+    cases = dict(file.run.cases)
+    for name, record in file.run.cases.items():
+        if isinstance(record.ledger, str):
+            unread = functools.partial(_ledger_of, name, record.ledger, file.path, read)
+            ledger = UnreadLedger(record.ledger, unread)
+            cases[name] = msgspec.structs.replace(record, ledger=ledger)
+    return dataclasses.replace(file, run=msgspec.structs.replace(file.run, cases=cases))
+
+
+def _ledger_of(name: str, digest: str, entry: Path, read: Callable[[Path, str], Ledger]) -> Ledger:
+    """Return the ledger of a record. Raises `RunFileError` for an absent or altered one."""
+    folder = ledger_folder(entry)
+    try:
+        return read(folder, digest)
+    except InputError as error:
+        remedy = (
+            f"Restore it with `git checkout -- {shlex.quote(str(folder))}`; "
+            "an entry is whole only inside its storage."
+        )
+        raise RunFileError(entry, f"{name}: its ledger {error}", remedy) from error
 
 
 # --- writing --------------------------------------------------------------------------------------
@@ -146,8 +168,14 @@ def _public(document: dict[str, Any]) -> dict[str, Any]:
 # --- reading one file -----------------------------------------------------------------------------
 
 
-def _parse(path: Path) -> dict[str, Any]:
-    """Return the document, if it is one of this schema."""
+class _Head(msgspec.Struct):
+    """What says how the object `peft_regress` is to be read."""
+
+    schema_version: Any = None
+
+
+def _parse(path: Path) -> tuple[dict[str, Any], msgspec.Raw]:
+    """Return the document, and in it the object `peft_regress`, if it is one of this schema."""
     try:
         content = read_bytes(path)
     except FileNotFoundError:
@@ -156,7 +184,9 @@ def _parse(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise RunFileError(path, f"cannot be read ({error.strerror})", "Check the path.") from error
     try:
-        document: dict[str, Any] = msgspec.json.decode(content, type=dict[str, Any])
+        parts = msgspec.json.decode(content, type=dict[str, msgspec.Raw])
+        ours = parts.pop("peft_regress", msgspec.Raw(b"null"))
+        document = {key: msgspec.json.decode(part) for key, part in parts.items()}
     except (ValueError, RecursionError) as error:
         if CONFLICT.search(content) is None:
             raise RunFileError(path, f"is not valid JSON ({error})", _restore(path)) from error
@@ -166,18 +196,19 @@ def _parse(path: Path) -> dict[str, Any]:
             f"Take the other branch's with `git checkout --theirs -- {shlex.quote(str(path))}`; of "
             "an entry the next message says how to keep both.",
         ) from error
-    ours = document.get("peft_regress")
-    if not isinstance(ours, dict):
+    try:
+        head = msgspec.json.decode(ours, type=_Head)
+    except (ValueError, RecursionError) as error:
         raise RunFileError(
             path,
             "has no object 'peft_regress', so it is not a run file of this tool",
             "A plain pytest-benchmark file cannot be gated; use `--regress-save PATH`.",
-        )
+        ) from error
     for key, kind in (("benchmarks", list), ("machine_info", dict)):
         if not isinstance(document.get(key, kind()), kind):
             raise RunFileError(path, f"{key!r} is not a {kind.__name__}", _restore(path))
-    _check_schema(path, ours.get("schema_version"))
-    return document
+    _check_schema(path, head.schema_version)
+    return document, ours
 
 
 def _check_schema(path: Path, version: object) -> None:
@@ -192,10 +223,10 @@ def _check_schema(path: Path, version: object) -> None:
     raise RunFileError(path, problem, remedy)
 
 
-def _check(path: Path, ours: dict[str, Any], *, ledgers: bool) -> Run:
+def _check(path: Path, ours: msgspec.Raw, *, ledgers: bool) -> Run:
     restore = _restore(path)
     try:
-        run = msgspec.convert(ours, Run)
+        run = msgspec.json.decode(ours, type=Run)
         digest = content_digest(run)
     except (ValueError, RecursionError) as error:
         problem = f"does not fit the schema: {in_words(str(error))}"

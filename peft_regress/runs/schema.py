@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Mapping
-from typing import Annotated, Any, Literal
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from typing import Annotated, Any, Literal, Self
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -113,6 +113,19 @@ class Ledger(_Sparse, frozen=True, kw_only=True):
     moment; what no tensor uses then is `unused` of no module."""
     peak_phase: dict[str, str] = {}
     """The phase of the step in which `peak_bytes` and `peak_bytes_b32` occur."""
+
+
+class UnreadLedger(str):
+    """The digest of a ledger that is read when it is asked for."""
+
+    __slots__ = ("read",)
+    read: Callable[[], Ledger]
+
+    def __new__(cls, digest: str, read: Callable[[], Ledger]) -> Self:
+        """Make one; `read` returns the ledger."""
+        made = super().__new__(cls, digest)
+        made.read = read
+        return made
 
 
 class Machine(_Strict, frozen=True, kw_only=True):
@@ -293,9 +306,15 @@ class Record(_Strict, frozen=True, kw_only=True):
 
     @property
     def whole_ledger(self) -> Ledger:
-        """Return the ledger of a record that was read with it."""
-        assert isinstance(self.ledger, Ledger), f"{self.case.id}: ledgers were not read"  # noqa: S101
-        return self.ledger
+        """Return the ledger of a record that was read with it, or that can read it."""
+        ledger = self.ledger.read() if isinstance(self.ledger, UnreadLedger) else self.ledger
+        assert isinstance(ledger, Ledger), f"{self.case.id}: ledgers were not read"  # noqa: S101
+        return ledger
+
+    @property
+    def key_of_ledger(self) -> Hashable:
+        """Return what tells its ledger from others, as long as it exists."""
+        return self.ledger if isinstance(self.ledger, str) else id(self.ledger)
 
     def value_of(self, *metrics: str) -> float | None:
         """Return the value of a metric, or the sum of several; None if one was not measured."""

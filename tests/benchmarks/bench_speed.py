@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from long_storage import make_storage, stored_run
+from long_storage import make_storage
 
 from peft_regress.runs.run_file import write_run_file
 
@@ -105,8 +105,7 @@ def test_compare_of_two_runs_is_quick():
 def storage(tmp_path_factory) -> tuple[Path, Path]:
     """Return a storage of 100 entries, and a run like them."""
     folder = tmp_path_factory.mktemp("long")
-    make_storage(folder / "storage", entries=100)
-    run = stored_run()
+    run = make_storage(folder / "storage", entries=100)
     write_run_file(folder / "run.json", run.run, run.document)
     return folder / "storage", folder / "run.json"
 

@@ -1,15 +1,15 @@
-"""A storage of many entries, as a long history makes it.
+"""A storage of many entries or many cases, as a long history or a large project makes it.
 
-The entries are made from the newest entry of the default matrix. Chain, digests and ledgers are as
-`accept` makes them; a file has a number a line, so it is larger by a third. In each entry accuracy,
-losses and times differ a little, and bytes within their bound, so that drift counts. Every twenty
-entries peft has a new release, and every second release doubles DoRA's FLOPs.
+The entries are made from the newest entry of the default matrix; more cases are copies of its cases
+under other tasks. Chain, digests and ledgers are as `accept` makes them; a file has a number a
+line, so it is larger by a third. In each entry accuracy, losses and times differ a little, and
+bytes within their bound, so that drift counts. After some entries peft has a new release, and every
+second release doubles DoRA's FLOPs.
 """
 
 from __future__ import annotations
 
 import random
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,8 +18,11 @@ from builders import run_document
 
 from peft_regress.baselines.accept import renew_current
 from peft_regress.baselines.storage import Newest, baseline_files, encode_newest, newest_file
+from peft_regress.files import write_atomic
+from peft_regress.metrics import make_metric
+from peft_regress.runs.ledger_files import ledger_content, ledger_file, with_digests
 from peft_regress.runs.run_file import RunFile, read_run_file
-from peft_regress.runs.schema import Run, canonical_digest
+from peft_regress.runs.schema import Record, Run, canonical_digest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -35,13 +38,28 @@ _ENTRIES_A_RELEASE: Final = 20
 _MACHINE_ID: Final = "Linux-CPython-3.11-64bit"
 
 
-def make_storage(root: Path, *, entries: int) -> None:
-    """Write a storage whose entries differ like those of a long history."""
-    template = stored_run()
-    shutil.copytree(ROOT / "baselines" / "ledgers", root / "ledgers")
-    (root / _MACHINE_ID).mkdir()
+def make_storage(
+    root: Path,
+    *,
+    entries: int,
+    copies: int = 1,
+    entries_a_release: int = _ENTRIES_A_RELEASE,
+    later_part: int = 1,
+) -> RunFile:
+    """Write a storage whose entries differ like those of a long history; return a run like them.
+
+    later_part: of so many cases, the entries after the first hold one.
+    """
+    template = stored_run(copies)
+    (root / _MACHINE_ID).mkdir(parents=True)
+    for digest, ledger in with_digests(template.run).ledgers.items():
+        write_atomic(ledger_file(root / "ledgers", digest), ledger_content(ledger))
     newest = Newest(entry="", digest="", names="", current={})
-    for number, ours in enumerate(_drawn_runs(template, entries), start=1):
+    for number, ours in enumerate(_drawn_runs(template, entries, entries_a_release), start=1):
+        if number > 1 and later_part > 1:
+            held = dict(list(ours["cases"].items())[::later_part])
+            narrowed = {"complete": False, "narrowed_by": ["-k part"], "not_selected": []}
+            ours |= {"cases": held, "selection": narrowed}
         name = f"{_MACHINE_ID}/{number:04d}_peft-{ours['environment']['peft']}"
         hours = number - 1
         moment = f"2026-{1 + hours // 600:02d}-{1 + hours // 24 % 25:02d}T{hours % 24:02d}:00:00Z"
@@ -59,15 +77,16 @@ def make_storage(root: Path, *, entries: int) -> None:
         newest = Newest(entry=name, digest=ours["content_digest"], names="", current={})
     newest_file(root).write_bytes(encode_newest(newest))
     renew_current(root)
+    return template
 
 
-def _drawn_runs(template: RunFile, count: int) -> Iterator[dict[str, Any]]:
+def _drawn_runs(template: RunFile, count: int, entries_a_release: int) -> Iterator[dict[str, Any]]:
     """Yield the runs of the entries as JSON values, without a digest."""
     rng = random.Random(0)
     ours = run_document(template.run, {}, ledgers=False)["peft_regress"]
     del ours["content_digest"]
     for number in range(count):
-        release = number // _ENTRIES_A_RELEASE
+        release = number // entries_a_release
         cases = {
             name: {**record, "metrics": _drawn(name, record["metrics"], rng, release=release)}
             for name, record in ours["cases"].items()
@@ -81,16 +100,25 @@ def _drawn_runs(template: RunFile, count: int) -> Iterator[dict[str, Any]]:
         yield {**ours, "environment": environment, "cases": cases}
 
 
-def stored_run() -> RunFile:
-    """Return the newest whole entry of the default matrix as a run, with a time of each case."""
+def stored_run(copies: int = 1) -> RunFile:
+    """Return the newest whole entry of the default matrix as a run, with a time of each case.
+
+    copies: how often it holds each case.
+    """
     entries = [read_run_file(path) for path in baseline_files(ROOT / "baselines")]
     file = [one for one in entries if "unseen/full/resnet18" in one.run.cases][-1]
-    ours = run_document(msgspec.structs.replace(file.run, accepted=None), {})["peft_regress"]
-    timed = {"value": 0.05, "unit": "second", "direction": "lower", "kind": "seconds"}
-    for record in ours["cases"].values():
-        record["metrics"]["step_seconds"] = {**timed, "samples": [0.05, 0.05, 0.05]}
-    run = msgspec.convert({**ours, "content_digest": ""}, Run)
+    cases = {one.case.id: one for copy in range(copies) for one in _copied(file.run, copy)}
+    run = msgspec.structs.replace(file.run, accepted=None, cases=cases)
     return RunFile(path=file.path, run=run, document=file.document)
+
+
+def _copied(run: Run, copy: int) -> Iterator[Record]:
+    """Yield the records of a run with a time, as another copy under tasks of its own."""
+    timed = make_metric("step_seconds", 0.05, [0.05] * 3)
+    for record in run:
+        case = msgspec.structs.replace(record.case, task=f"{record.case.task}{copy or ''}")
+        metrics = {**record.metrics, "step_seconds": timed}
+        yield msgspec.structs.replace(record, case=case, metrics=metrics)
 
 
 def _drawn(

@@ -12,7 +12,7 @@ FOUR = [make_entry(number, make_record(LORA)) for number in range(4)]
 
 
 def judged(*entries):
-    return judged_pairs(entries, Invocation(), whole_run=lambda entry: entry.run)
+    return judged_pairs(entries, Invocation())
 
 
 def test_every_pair_with_a_common_case_is_judged_both_ways():

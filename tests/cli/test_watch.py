@@ -90,6 +90,11 @@ def test_a_script_that_ends_too_early_shows_what_it_did_and_why_it_is_no_case(
     [
         ("print('done')", ("train.py",), "took no optimizer step: it ended with exit code 0"),
         ("raise KeyError('lr')", ("train.py",), "it ended by KeyError: 'lr'"),
+        (
+            f"from peft_regress.measure.scripts import watcher\nwatcher.numbers_of = None\n{TRAIN}",
+            ("train.py",),
+            "train.py: the watcher failed in an optimizer step: TypeError",
+        ),
         ("import time; time.sleep(60)", ("--time-limit=3", "train.py"), "running after 3"),
         (None, ("train.py",), "no such script: train.py"),
         (None, ("-m", "torch.distributed.run"), "watch the script that it starts"),

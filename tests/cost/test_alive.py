@@ -35,6 +35,8 @@ def chain(count):
         # A view and an operator in place hold nothing of their own; one that grows is followed.
         (lambda: torch.zeros(1000).view(10, 100).add_(1)[3], 1000),
         (lambda: torch.zeros(1).resize_(500), 500),
+        # A sparse one holds its numbers, and two indices of 8 bytes for each.
+        (lambda: torch.ones(3, 3).to_sparse(), 9 + 9 + 9 * 2 * 2),
     ],
 )
 def test_the_peak_is_of_one_moment_and_has_the_model(action, numbers):
@@ -54,7 +56,7 @@ def test_code_that_cannot_be_watched_runs_without():
         return "done"
 
     assert peak_while(shy, MODEL) == ("done", None)
-    assert peak_of(lambda: torch.ones(3, 3).to_sparse().to_dense()) is None
+    assert peak_of(lambda: torch.ones(4, 4).to_sparse_bsr((2, 2)).to_dense()) is None
 
 
 def test_what_torch_compiles_stays_compiled():

@@ -1,6 +1,5 @@
 """What the page is given: every value of every entry, what changed, and where it comes from."""
 
-import functools
 import json
 import math
 from pathlib import Path
@@ -22,8 +21,7 @@ from peft_regress.metrics import Metric
 from peft_regress.report.document import as_text
 from peft_regress.report.page.content import Content, facts_of
 from peft_regress.report.page.data import page_data
-from peft_regress.report.page.sheets import sheet_body
-from peft_regress.runs.run_file import read_run
+from peft_regress.report.page.sheets import sheet_modules
 from peft_regress.runs.schema import Acceptance, Failure
 
 BASELINES = Path(__file__).parents[2] / "baselines"
@@ -33,7 +31,7 @@ DATE = "2026-01-{:02d}T00:00:00+00:00"
 
 def data_of(*entries):
     """Return the data as the page reads it: by way of JSON."""
-    content = Content(entries=entries, whole_run=lambda asked: asked.run, devices=load_devices())
+    content = Content(entries=entries, devices=load_devices())
     return json.loads(json.dumps(page_data(content), allow_nan=False))
 
 
@@ -197,10 +195,9 @@ def test_a_score_of_its_author_changes_by_its_difference_as_for_the_gate():
 def test_sheets_have_the_modules_behind_stored_numbers():
     chosen = ("0004", "0007", "0008")
     entries = [one for one in read_entries(BASELINES, []) if one.name.startswith(chosen)]
-    read = functools.cache(lambda path: read_run(path).run)
-    content = Content(entries=entries, whole_run=lambda asked: read(asked.path))
+    content = Content(entries=entries)
     assert len(content.cases) == 96
-    text = as_text(sheet_body(content, "shift/dora-r4/resnet18"))
+    text = as_text(sheet_modules(content.now["shift/dora-r4/resnet18"]))
     flat = " ".join(text.split())
     assert "forward_flops: 3.854 GFLOP" in flat
     assert "lora_magnitude_vector.default" in flat

@@ -58,7 +58,7 @@ def test_the_page_marks_it():
 
     def of_lora():
         """Return the present accuracy of the case as the page has it."""
-        data = page_data(Content(entries=entries, whole_run=lambda one: one.run))
+        data = page_data(Content(entries=entries))
         (case,) = [one for one in data["cases"] if one["id"] == LORA]
         return case["gain"] and case["gain"]["now"]
 

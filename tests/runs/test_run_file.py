@@ -164,7 +164,8 @@ TEXT = [
         for text in (b"", b"null", b"[]", b"\0\xff", b"{}x")
     ),
     (lambda text: text[:-3], "not valid JSON"),
-    *((put(value), "not valid JSON") for value in (b"NaN", b"-Infinity", b"1e999", b"1" * 5000)),
+    *((put(value), "not valid JSON") for value in (b"NaN", b"-Infinity")),
+    *((put(value), "value out of range|Number out of range") for value in (b"1e999", b"1" * 5000)),
     (put(10**5 * b"[" + 10**5 * b"]"), "not valid JSON"),
     (put(b"3638000001"), "was altered .*content_digest"),
     (put(b"-1"), f"{LORA}: metric 'forward_flops' is -1"),

@@ -8,7 +8,7 @@ import itertools
 import math
 import operator
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 from torch.optim import Optimizer
@@ -36,12 +36,12 @@ class Horizon:
         """Backward passes: all, and those before the last epoch began."""
         self._steps = 0
 
-    def follow_loaders(self) -> None:
+    def follow_loaders(self, safely: Callable[..., object]) -> None:
         """Note each iteration over a `DataLoader`, for the whole process."""
         iterate = DataLoader.__iter__
 
         def watched_iter(loader: DataLoader[Any]) -> Any:
-            self._begin(loader)
+            safely(self._begin, loader)
             return iterate(loader)
 
         DataLoader.__iter__ = watched_iter  # type: ignore[method-assign]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -30,19 +30,22 @@ class Losses:
         self.scale = 1.0
         """The factor of the gradients until a scaler or an optimizer takes it out."""
 
-    def follow_scalers(self) -> None:
+    def follow_scalers(self, safely: Callable[..., object]) -> None:
         """Note each loss that a `GradScaler` multiplies, for the whole process."""
         scale = torch.amp.GradScaler.scale
 
         def watched_scale(scaler: torch.amp.GradScaler, outputs: Any) -> Any:
             scaled = scale(scaler, outputs)
-            if isinstance(outputs, Tensor) and scaled is not outputs:
-                with unrecorded():
-                    self._scaled[scaled] = _read([outputs])
-                    self.scale = scaler.get_scale()
+            safely(self._note_scaled, scaler, outputs, scaled)
             return scaled
 
         torch.amp.GradScaler.scale = watched_scale  # type: ignore[method-assign, assignment]
+
+    def _note_scaled(self, scaler: torch.amp.GradScaler, outputs: Any, scaled: Any) -> None:
+        if isinstance(outputs, Tensor) and scaled is not outputs:
+            with unrecorded():
+                self._scaled[scaled] = _read([outputs])
+                self.scale = scaler.get_scale()
 
     def read(self, tensors: Tensor | Iterable[Tensor]) -> Loss:
         """Return the loss that `backward` is called on."""

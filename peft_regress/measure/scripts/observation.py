@@ -131,6 +131,8 @@ class Observation(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """The versions of what the script imported, beyond this package's requirements."""
     loaded: frozenset[str] = frozenset()
     """The packages of which it has loaded a module."""
+    failed: str = ""
+    """Where the watcher itself failed, and by which exception; '' if it did not."""
     notes: tuple[str, ...] = ()
     """What is to be known about these numbers."""
     unseen: tuple[str, ...] = ()
@@ -153,6 +155,8 @@ class Observation(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     @property
     def why_no_costs(self) -> str:
         """Return why the costs of the second step are unknown."""
+        if self.failed:
+            return f"{self.failed}: costs are absent"
         if not self.trained:
             return "nothing trains: no parameter that its optimizers hold requires a gradient"
         return "costs are those of the second step, and it took one optimizer step"

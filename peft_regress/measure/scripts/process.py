@@ -111,6 +111,8 @@ def watch_script(  # noqa: PLR0913  (all but the script have defaults)
                 taken = f"before the {until} that until= asks for"
             failure = Failure(type="ScriptEnded", message=f"it {ended}, {taken}")
         return msgspec.structs.replace(seen, ended=failure, written=_written(folder, before))
+    if seen is not None and seen.failed:
+        raise ScriptError(f"{clean(script)}: {clean(seen.failed)}")
     if failure is not None:
         ending = f"{failure.type}: {failure.message}"
         raise ScriptError(f"{clean(script)} took no optimizer step: it ended by {ending}")

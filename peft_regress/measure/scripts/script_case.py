@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import takewhile
+from itertools import takewhile, zip_longest
 from typing import Any, ClassVar, Final
 
 import msgspec
@@ -118,7 +118,10 @@ class ScriptRecipe:
             trained={name: list(one.shape) for name, one in first.trained.items()},
             profiled_on="real tensors",
             nearby_losses=UNSET if unseeded else [_losses(second)],
-            rates=[list(one) for one in zip(*(step.rates for step in first.steps), strict=True)],
+            rates=[
+                [rate for rate in one if rate is not None]
+                for one in zip_longest(*(step.rates for step in first.steps))
+            ],
             script=ScriptFacts(
                 optimizers=[one.name for one in first.optimizers],
                 autocast=first.autocast,

@@ -15,13 +15,15 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 from torch.optim.optimizer import (
     register_optimizer_step_post_hook,
@@ -44,6 +46,10 @@ from peft_regress.runs.schema import Failure
 RECORDED_STEPS: Final = 2
 _SECONDS_TO_END: Final = 5
 """What a script that catches everything, or trains in a thread, has to end by itself."""
+
+_BACKWARD: Final = "a backward pass"
+_UPDATE: Final = "an optimizer step"
+Result = TypeVar("Result")
 
 
 class WatchEnded(BaseException):
@@ -86,21 +92,36 @@ class Watcher:
         self._facts: dict[str, Any] = {}
         self._notes: list[str] = []
         self._is_over = False
+        self._lazy: nn.Module | None = None
+        """An outermost module whose parameters are made in its first forward pass."""
+        self._model: nn.Module | None = None
+        """The module that owns what the first optimizer trains."""
+        self._failed = ""
+        self._is_blind = False
+        """Whether a hook has failed without which no step is known."""
+        self._unseen_steps = 0
 
     # --- The hooks ---
 
     def start(self) -> None:
         """Install the hooks, for the whole process."""
         module_hooks = torch.nn.modules.module
-        module_hooks.register_module_forward_pre_hook(self._enter_module)
-        module_hooks.register_module_forward_hook(self._leave_module, always_call=True)
-        register_optimizer_step_pre_hook(self._enter_optimizer)
-        register_optimizer_step_post_hook(self._leave_optimizer)
+        forward, update = (partial(self._safely, where) for where in ("a forward pass", _UPDATE))
+        module_hooks.register_module_forward_pre_hook(partial(forward, self._enter_module))
+        module_hooks.register_module_forward_hook(
+            partial(forward, self._leave_module), always_call=True
+        )
+        register_optimizer_step_pre_hook(partial(update, self._enter_optimizer))
+        register_optimizer_step_post_hook(partial(update, self._leave_optimizer))
         backward, compiled = torch.autograd.backward, torch.compile
 
         def watched_backward(tensors: Any, *args: Any, **kwargs: Any) -> None:
-            with self._in_backward(tensors):
+            inside = self._in_backward(tensors)
+            self._safely(_BACKWARD, inside.__enter__)
+            try:
                 backward(tensors, *args, **kwargs)
+            finally:
+                self._safely(_BACKWARD, inside.__exit__, None, None, None)
 
         def named_compile(model: Any = None, *args: Any, **kwargs: Any) -> Any:
             if isinstance(model, nn.Module):  # libraries compile functions when they are imported
@@ -110,42 +131,79 @@ class Watcher:
         # torch has no hook for these. `Tensor.backward` calls the function.
         torch.autograd.backward = watched_backward
         torch.compile = named_compile
-        self._losses.follow_scalers()
-        self._horizon.follow_loaders()
+        self._losses.follow_scalers(partial(self._safely, "a GradScaler"))
+        self._horizon.follow_loaders(partial(self._safely, "a DataLoader"))
+
+    def _safely(self, where: str, hook: Callable[..., Result], *args: Any) -> Result | None:
+        """Call a hook. If it fails, the script goes on, and what cannot be known is absent."""
+        if self._is_over:
+            return None
+        if not self._is_blind:
+            try:
+                return hook(*args)
+            except Exception as error:  # noqa: BLE001  (whatever it is, the script goes on)
+                self._failed = self._failed or f"the watcher failed in {where}: {told(error)}"
+                self._is_blind = where in {_BACKWARD, _UPDATE}
+                self._facts.pop("costs", None)
+                self._stop_recording()
+        elif hook == self._leave_optimizer:
+            self._unseen_steps += 1
+            if self._steps_taken + self._unseen_steps >= self._request.steps:
+                self._end()
+        return None
 
     def _enter_module(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        if self._is_over or self._backward_depth:
+        self._enter_outermost(module, args)
+        if self._recorder is not None:
+            self._recorder.enter_module(module)
+
+    def _enter_outermost(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        if self._backward_depth:
             return
         self._depth += 1
-        if self._depth == 1 and not module.training and not torch.is_grad_enabled():
+        if self._depth > 1:
+            return
+        if not torch.is_grad_enabled():
             self._note_evaluation(module)
-        if self._depth > 1 or not torch.is_grad_enabled():
             return
-        if all(not parameter.requires_grad for parameter in module.parameters()):
+        parameters = list(module.parameters())
+        if not any(one.requires_grad and not one.is_meta for one in parameters):
             return
-        # A global hook gets no keyword arguments; they are in the frame that calls it.
-        kwargs = sys._getframe(1).f_locals.get("kwargs", {})  # noqa: SLF001
+        # A global hook gets no keyword arguments; they are in the frame that calls `_safely`.
+        kwargs = sys._getframe(3).f_locals.get("kwargs", {})  # noqa: SLF001
         inputs = {**{str(at): value for at, value in enumerate(args)}, **kwargs}
-        tensors = [(n, one) for n, one in named_tensors(inputs) if has_one_storage(one)]
+        tensors = list(named_tensors(inputs))
         if module not in self._modules:
-            self._follow(module)
+            if any(map(is_lazy, parameters)):
+                self._lazy = module
+            else:
+                self._follow(module)
         if self._recorder is not None:
             self._recorder.hold_batch(tensor for _, tensor in tensors)
         for name, tensor in tensors:
-            while name in self._inputs:
-                name += "'"  # noqa: PLW2901 - the next call of the same micro-batch
-            with unrecorded():
-                self._inputs[name] = tensor.detach()
+            if has_one_storage(tensor):
+                self._keep_input(name, tensor)
+
+    def _keep_input(self, name: str, tensor: Tensor) -> None:
+        while name in self._inputs:
+            name += "'"  # the next call of the same micro-batch
+        with unrecorded():
+            self._inputs[name] = tensor.detach()
 
     def _note_evaluation(self, module: nn.Module) -> None:
         """Note an evaluation, if the module has what trains: a reference model has nothing."""
         trained = {id(one) for one in _parameters(self._main)} if self._main is not None else {}
-        if any(id(one) in trained for one in module.parameters()):
+        if not module.training and any(id(one) in trained for one in module.parameters()):
             self._horizon.note("evaluation")
 
-    def _leave_module(self, _module: nn.Module, _args: object, _output: object) -> None:
-        if not self._is_over and not self._backward_depth:
+    def _leave_module(self, module: nn.Module, _args: object, _output: object) -> None:
+        if self._recorder is not None:
+            self._recorder.leave_module(module)
+        if not self._backward_depth:
             self._depth = max(self._depth - 1, 0)
+        if module is self._lazy:
+            self._lazy = None
+            self._follow(module)
 
     def _follow(self, module: nn.Module) -> None:
         """Begin to follow an outermost module; the first one begins the first step."""
@@ -155,14 +213,13 @@ class Watcher:
         device = next(module.parameters()).device.type
         if torch.is_autocast_enabled(device):
             self._facts["autocast"] = str(torch.get_autocast_dtype(device)).removeprefix("torch.")
-        if self._steps:
+        if self._steps or self._failed:
             return
         if self._recorder is None:
-            self._recorder = ScriptRecorder()
+            self._recorder = ScriptRecorder(self._safely)
             self._recorder.__enter__()  # type: ignore[no-untyped-call]
             self._step_began = time.perf_counter()
         self._recorder.follow(module)
-        self._recorder.enter_module("")
         if not self._marks:
             self._marks.append(self._recorder.mark())
 
@@ -215,8 +272,6 @@ class Watcher:
     def _enter_optimizer(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        if self._is_over:
-            return None
         before: Phase = self._recorder.phase if self._recorder is not None else "forward"
         self._inside.append((optimizer, before))
         if len(self._inside) > 1:
@@ -231,18 +286,20 @@ class Watcher:
             if self._recorder is not None:
                 self._recorder.phase = before
             loss = closure()
-            self._begin_update(optimizer)
+            self._safely(_UPDATE, self._begin_update, optimizer)
             return loss
 
         return args[:1], {**kwargs, "closure": watched}
 
     def _begin_update(self, optimizer: Optimizer) -> None:
         self._main = self._main or optimizer
-        if id(optimizer) not in self._optimizers:
-            self._optimizers[id(optimizer)] = seen.OptimizerSeen(
-                name=type(optimizer).__name__, groups=tuple(numbers_of(optimizer))
-            )
-            self._note_trained(optimizer)
+        name = type(optimizer).__name__
+        known = self._optimizers.get(id(optimizer), seen.OptimizerSeen(name=name, groups=()))
+        count = len(known.groups)
+        if added := numbers_of(optimizer)[count:]:  # at its first step, and later ones
+            groups = (*known.groups, *added)
+            self._optimizers[id(optimizer)] = seen.OptimizerSeen(name=name, groups=groups)
+            self._note_trained(optimizer, optimizer.param_groups[count:])
         if optimizer is self._main:
             with unrecorded():
                 # A fused optimizer takes the scaler's factor out itself.
@@ -250,7 +307,8 @@ class Watcher:
                 after = _norms(_parameters(optimizer), 1.0 if held is None else float(held))
             self._norm = math.hypot(*after.values())
             self._unclipped_norm = math.hypot(*(self._norms.get(key, 0.0) for key in after))
-            self._rates = tuple(float(group["lr"]) for group in optimizer.param_groups)
+            rates = (group["lr"] for group in optimizer.param_groups if "lr" in group)
+            self._rates = tuple(map(float, rates))
         recorder = self._recorder
         if recorder is not None:
             recorder.phase = "optimizer"
@@ -259,8 +317,6 @@ class Watcher:
                 self._optimizer_mark = recorder.mark()
 
     def _leave_optimizer(self, optimizer: Optimizer, *_: object) -> None:
-        if self._is_over or not self._inside:
-            return
         before = self._inside.pop()[1]
         if self._inside:
             return
@@ -336,14 +392,18 @@ class Watcher:
             phase: tuple(sorted(name for where, name in recorder.uncounted if where == phase))
             for phase in sorted({phase for phase, _ in recorder.uncounted})
         }
-        if _get_current_dispatch_mode() is recorder:
-            recorder.__exit__(None, None, None)  # type: ignore[no-untyped-call]
-        recorder.close()
-        self._recorder = None
+        self._stop_recording()
 
-    def _note_trained(self, optimizer: Optimizer) -> None:
-        """Keep which tensors train, by the names of the module that owns them."""
-        trained = {id(p): p for p in _parameters(optimizer) if p.requires_grad}
+    def _stop_recording(self) -> None:
+        recorder, self._recorder = self._recorder, None
+        if recorder is not None:
+            if _get_current_dispatch_mode() is recorder:
+                recorder.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+            recorder.close()
+
+    def _note_trained(self, optimizer: Optimizer, groups: list[dict[str, Any]]) -> None:
+        """Keep which tensors of these groups train, by the names of the module that owns them."""
+        trained = {id(p): p for group in groups for p in group["params"] if p.requires_grad}
         owners = sorted(
             self._modules,
             key=lambda module: -sum(id(p) in trained for p in module.parameters()),
@@ -358,13 +418,15 @@ class Watcher:
             found[f"{type(optimizer).__name__}.{at}"] = _described(other)
         if owners and "model" not in self._facts:
             self._facts["model"] = type(owners[0]).__name__
-            parameters = list(owners[0].parameters())
+            self._model = owners[0]
             dtypes: dict[str, int] = {}
-            for parameter in parameters:
+            for parameter in owners[0].parameters():
                 name = str(parameter.dtype).removeprefix("torch.")
                 dtypes[name] = dtypes.get(name, 0) + parameter.numel() * parameter.element_size()
             self._facts["param_bytes"] = dtypes
-            self._facts["frozen_params"] = sum(p.numel() for p in parameters if not p.requires_grad)
+        if self._model is not None:
+            frozen = (p.numel() for p in self._model.parameters() if not p.requires_grad)
+            self._facts["frozen_params"] = sum(frozen)
 
     @property
     def _event_at(self) -> int | None:
@@ -411,6 +473,7 @@ class Watcher:
         found = seen.Observation(
             steps=steps,
             optimizers=tuple(self._optimizers.values()),
+            failed=self._failed,
             notes=tuple(self._notes),
             unseen=tuple(self._horizon.unseen(steps, self._main)) if is_final else (),
             steps_before=self._horizon.steps_before,
@@ -459,8 +522,9 @@ def _norms(parameters: Iterable[Tensor], scale: float) -> dict[int, float]:
     found: dict[int, float] = {}
     for parameter in parameters:
         gradient = None if id(parameter) in found else parameter.grad
-        if gradient is not None and has_one_storage(gradient) and gradient.numel():
-            values = torch.view_as_real(gradient) if gradient.is_complex() else gradient
+        if gradient is not None and gradient.numel():
+            values = gradient.coalesce().values() if gradient.is_sparse else gradient
+            values = torch.view_as_real(values) if values.is_complex() else values
             norm = torch.linalg.vector_norm(values.detach(), dtype=torch.float64)
             found[id(parameter)] = float(norm) / scale
     return found

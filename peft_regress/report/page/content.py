@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Final, Literal, NamedTuple
@@ -29,7 +29,7 @@ from peft_regress.gate.verdicts import FAILING, INCOMPLETE, BudgetUse
 from peft_regress.metrics import METRICS, Metric, MetricSpec, Unit, format_value, metric_order
 from peft_regress.report.document import Badge, Number
 from peft_regress.report.sentences import shown_change, version_changes
-from peft_regress.runs.schema import Record, Run
+from peft_regress.runs.schema import Record
 from peft_regress.text import clean
 
 ABSENT: Final = "-"
@@ -94,8 +94,6 @@ class Content:
 
     entries: Sequence[Entry]
     """In the order of `read_entries`."""
-    whole_run: Callable[[Entry], Run]
-    """Returns an entry's run with its ledgers."""
     devices: Sequence[DeviceClass] = ()
     newest: tuple[int, Comparison] | None = None
     """The newest entry that something judges, by its index, and the comparison."""
@@ -132,25 +130,15 @@ class Content:
             name: METRICS.get(name) or found[name].spec for name in sorted(found, key=metric_order)
         }
 
-    @functools.cached_property
-    def held(self) -> dict[str, dict[str, Held]]:
-        """The values of each case's metrics over the entries."""
-        last = len(self.entries) - 1
-        return {
-            case: {
-                name: hold(
-                    {
-                        at: _rounded(record.metrics[name])
-                        for at, record in records.items()
-                        if name in record.metrics
-                    },
-                    last,
-                )
-                for name in self.specs
-                if any(name in record.metrics for record in records.values())
-            }
-            for case, records in self.cases.items()
-        }
+    def held(self, case: str) -> dict[str, Held]:
+        """Return the values of a case's metrics over the entries."""
+        last, found = len(self.entries) - 1, {}
+        for name in self.specs:
+            records = self.cases[case].items()
+            values = {at: _rounded(one.metrics[name]) for at, one in records if name in one.metrics}
+            if values:
+                found[name] = hold(values, last)
+        return found
 
     @functools.cached_property
     def marks(self) -> dict[str, dict[str, list[Mark]]]:

@@ -35,6 +35,11 @@ _MOST_CHARACTERS: Final = 2000
 
 def page_data(content: Content) -> dict[str, Any]:
     """Return the page's data: entries, metrics, each case with its lines, the newest verdict."""
+    return shared_data(content) | {"cases": [encode_case(content, one) for one in content.cases]}
+
+
+def shared_data(content: Content) -> dict[str, Any]:
+    """Return the page's data without the cases."""
     verdict = None
     if content.newest is not None:
         index, comparison = content.newest
@@ -65,7 +70,6 @@ def page_data(content: Content) -> dict[str, Any]:
         "verdict": verdict,
         "suite": content.typed.suite,
         "storage": "".join(f" {word}" for word in storage_words(content.typed)),
-        "cases": [_encode_case(content, name) for name in content.cases],
     }
 
 
@@ -100,7 +104,7 @@ def _encode_device(device: DeviceClass) -> dict[str, Any]:
     }
 
 
-def _encode_case(content: Content, name: str) -> dict[str, Any]:
+def encode_case(content: Content, name: str) -> dict[str, Any]:
     """Return a case with its values and its marks over the entries, as they are shown too."""
     now, present, records = content.now[name], content.present[name], content.cases[name]
     indices = {metric: index for index, metric in enumerate(content.specs)}
@@ -129,7 +133,7 @@ def _encode_case(content: Content, name: str) -> dict[str, Any]:
                 "texts": [number(one, content.specs[metric].unit) for one in held.values],
                 **_encode_line(metric, now, content.specs[metric]),
             }
-            for metric, held in content.held[name].items()
+            for metric, held in content.held(name).items()
         ],
         "marks": [
             {"metric": indices[metric], **mark._asdict(), "text": mark.words(content.specs[metric])}

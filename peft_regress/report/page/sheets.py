@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from typing import Final
 
 from peft_regress.gate.changes import value_of
@@ -58,15 +58,21 @@ def sheet_head(content: Content, name: str) -> list[Section]:
 
 
 def sheet_body(content: Content, name: str) -> list[Section]:
-    """Return the numbers of a case, its invariants, and the modules behind its numbers."""
-    entry = content.entries[content.present[name]]
-    parts = {
-        "Metrics": _metrics(content, name),
-        "Invariants": _invariants(content.now[name]),
-        "Where its numbers come from": _present(content.whole_run(entry).cases[name]),
-    }
+    """Return the numbers of a case, and its invariants."""
+    parts = {"Metrics": _metrics(content, name), "Invariants": _invariants(content.now[name])}
     bodies = {title: tuple(body) for title, body in parts.items()}
     return [Section(title=title, level=2, body=body) for title, body in bodies.items() if body]
+
+
+def sheet_modules(record: Record) -> list[Section]:
+    """Return the modules behind the numbers of a case."""
+    body = tuple(_present(record))
+    return [Section(title="Where its numbers come from", level=2, body=body)] if body else []
+
+
+def key_of_modules(record: Record) -> Hashable:
+    """Return what records with equal `sheet_modules` share: those of other tasks, for instance."""
+    return record.key_of_ledger, *map(record.value_of, _PRESENT)
 
 
 def _metrics(content: Content, name: str) -> Iterator[Table | str]:
@@ -91,7 +97,7 @@ def _metrics(content: Content, name: str) -> Iterator[Table | str]:
     table = Table(headings=headings, rows=tuple(rows), numbers=(1, 2, 3), caption="Metrics")
     if rows:
         yield table
-        lost = [one for one in content.held[name] if one not in now.metrics]
+        lost = [one for one in content.held(name) if one not in now.metrics]
         if lost:
             yield f"not measured this time: {clean(', '.join(lost))}"
 

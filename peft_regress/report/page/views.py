@@ -19,8 +19,14 @@ from peft_regress.report.html import HtmlWriter
 from peft_regress.report.layout import Row, Table
 from peft_regress.report.markdown import MOST_CASES
 from peft_regress.report.page.content import ABSENT, Content, Mark, gain_name, number
+from peft_regress.report.page.data import encode_case, shared_data
 from peft_regress.report.page.plots import batches_of, tradeoffs
-from peft_regress.report.page.sheets import sheet_body, sheet_head
+from peft_regress.report.page.sheets import (
+    key_of_modules,
+    sheet_body,
+    sheet_head,
+    sheet_modules,
+)
 from peft_regress.report.results import results
 from peft_regress.report.sentences import REPEATED, narrowing_words
 from peft_regress.report.verdict.cases import budgets_of
@@ -41,17 +47,15 @@ _MOST_BUDGETS: Final = 40
 _NOTHING_JUDGED: Final = "No verdict: each entry is the first with its cases, so nothing judges it."
 
 
-def page_parts(content: Content, data: dict[str, Any]) -> dict[str, Any]:
+def page_parts(content: Content) -> dict[str, Any]:
     """Return the page's parts: `data`, its numbers and names, and `html`, what is ready to show.
 
-    `data` are those of `page_data`.
+    What there is of each case is an iterator, since all of it together is large.
     """
     writer = HtmlWriter(content.cases)
     frame, rows = _mark_rows(content, writer)
-    for case in data["cases"]:
-        for mark in case["marks"]:
-            mark["row"] = next(rows)
-    plots = {
+    data = shared_data(content) | {
+        "cases": (_case_data(content, name, rows) for name in content.cases),
         "batches": batches_of(content),
         "tasks": content.in_order("task"),
         "architectures": content.in_order("architecture"),
@@ -60,10 +64,19 @@ def page_parts(content: Content, data: dict[str, Any]) -> dict[str, Any]:
         "marks": frame,
         "tradeoffs": tradeoffs(content, writer),
     }
-    return {"data": data | plots, "html": _html(content, writer)}
+    return {"data": data, "html": _html(content, writer)}
+
+
+def _case_data(content: Content, name: str, rows: Iterator[str]) -> dict[str, Any]:
+    case = encode_case(content, name)
+    for mark in case["marks"]:
+        mark["row"] = next(rows)
+    return case
 
 
 def _html(content: Content, writer: HtmlWriter) -> dict[str, Any]:
+    alike = {key_of_modules(record): record for record in content.now.values()}
+    positions = {key: index for index, key in enumerate(alike)}
     return {
         "verdict": _newest_verdict(content),
         "stored": writer.document([*_stored(content)]) if content.cases else "",
@@ -72,10 +85,15 @@ def _html(content: Content, writer: HtmlWriter) -> dict[str, Any]:
         "entries": writer.document([_entry_table(content)]),
         "changes": _changes(content),
         "memory": {key: writer.document([table]) for key, table in _memory_tables(content).items()},
-        "cases": {
-            name: [writer.document(part(content, name)) for part in (sheet_head, sheet_body)]
-            for name in content.cases
-        },
+        "cases": (
+            [
+                writer.document(sheet_head(content, name)),
+                writer.document(sheet_body(content, name)),
+                positions[key_of_modules(record)],
+            ]
+            for name, record in content.now.items()
+        ),
+        "modules": [writer.document(sheet_modules(record)) for record in alike.values()],
         "devices": {device.name: html.escape(_device_words(device)) for device in content.devices},
     }
 

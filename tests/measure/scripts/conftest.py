@@ -31,7 +31,16 @@ def forks():
 
 @pytest.fixture
 def watch(forks, tmp_path):
-    """Return a function that runs the text of a script, after `START`, and returns what is seen."""
+    """Return a function that runs the text of a script, after `START`, and returns what is seen.
+
+    It keeps the exit code, and as `printed` the output; `alone` runs the same script unwatched.
+    """
+
+    def run(path):
+        forks.stdin.write(f"{path}\n")
+        forks.stdin.flush()
+        watched.code = int(forks.stdout.readline())
+        watched.printed = path.with_suffix(".out").read_text()
 
     def watched(text, *, start=START, args=(), **asked):
         script, request = tmp_path / "train.py", tmp_path / "request.json"
@@ -40,9 +49,8 @@ def watch(forks, tmp_path):
         script.write_text(dedent(start) + dedent(text))
         made = WatchRequest(script=str(script), args=args, answer=str(answer), **asked)
         request.write_bytes(msgspec.json.encode(made))
-        forks.stdin.write(f"{request}\n")
-        forks.stdin.flush()
-        watched.code = int(forks.stdout.readline())
+        run(request)
         return msgspec.msgpack.decode(answer.read_bytes(), type=Observation)
 
+    watched.alone = lambda: run(tmp_path / "train.py")
     return watched

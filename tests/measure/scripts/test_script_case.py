@@ -177,6 +177,13 @@ def test_other_data_is_no_other_computation(reasons):
     assert reason.new == "in the first micro-batch, values of tensor 0 differ in 8 of 8 rows"
 
 
+def test_the_rates_of_a_group_that_comes_later_are_fewer(measured):
+    later = "\n    if len(opt.param_groups) == 1:\n"
+    group = "        opt.add_param_group({'params': [nn.Parameter(torch.ones(1))], 'lr': 0.02})\n"
+    record = measured(LOOP + later + group)
+    assert record.rates == [[0.01] * 4, [0.02] * 3]
+
+
 LOSSES = ["first_losses", "unclipped_norms", "gradient_norms"]
 IN_ONE_RUN = "ran = pathlib.Path(__file__ + '.ran')\nis_second = ran.exists()\nran.touch()\n"
 
@@ -217,10 +224,20 @@ NOTHING_TRAINS = (
 )
 
 
-def test_a_script_in_which_nothing_trains_is_in_error_where_it_has_a_reference(measured):
-    assert "nothing trains" in measured(NOTHING_TRAINS, has_reference=True).error.message
-    with pytest.raises(ScriptError, match="nothing trains"):
-        measured(NOTHING_TRAINS)
+WATCHER_FAILS = (
+    "from peft_regress.measure.scripts import recorder\n"
+    "recorder.ScriptRecorder._hold_result = None\n" + LOOP
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [(NOTHING_TRAINS, "nothing trains"), (WATCHER_FAILS, "the watcher failed in an operator")],
+)
+def test_a_script_without_costs_is_in_error_where_it_has_a_reference(measured, text, words):
+    assert words in measured(text, has_reference=True).error.message
+    with pytest.raises(ScriptError, match=words):
+        measured(text)
 
 
 IN_STEP_3 = "for at, (x, y) in enumerate(DataLoader(data, batch_size=8), 1):\n    if at == 3:\n"

@@ -13,7 +13,7 @@ function showCase(main, route) {
     );
     return;
   }
-  const [head, body] = PAGE.html.cases[item.id];
+  const [head, body, modules] = PAGE.html.cases[DATA.cases.indexOf(item)];
   const fields = {
     metric: caseMetricField(item),
     scale: { label: "Scale", options: SCALES, initial: "auto" },
@@ -30,6 +30,7 @@ function showCase(main, route) {
     history,
     ...memoryOfCase(item),
     written(body),
+    written(PAGE.html.modules[modules]),
   );
   update();
 }
