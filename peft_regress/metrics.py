@@ -26,7 +26,7 @@ BATCH_SUFFIX = "_b32"
 """Suffix of a cost metric measured at batch 32; without it, at batch 1."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class MetricSpec:
     """The unit of a metric, which direction is better, and how the gate judges it."""
 
@@ -78,10 +78,6 @@ def _count(about: str, direction: Direction = "lower") -> MetricSpec:
 
 def _fingerprint(unit: Unit, about: str) -> MetricSpec:
     return MetricSpec(unit=unit, direction="same", kind="fingerprint", about=about)
-
-
-def _quality(unit: Unit, direction: Direction, kind: Kind, about: str) -> MetricSpec:
-    return MetricSpec(unit=unit, direction=direction, kind=kind, about=about)
 
 
 COST_METRICS: dict[str, MetricSpec] = {
@@ -177,8 +173,7 @@ METRICS: dict[str, MetricSpec] = {
     ),
     "micro_batches": _count("Of a script: the backward passes of its second step.", "same"),
     "steps_before_event": _count(
-        "Of a script with `until`: the optimizer steps before its first evaluation, or the end of "
-        "its first epoch.",
+        "Of a script with `until`: the optimizer steps before its first evaluation or epoch's end.",
         "same",
     ),
     "filled_losses": _fingerprint(
@@ -190,22 +185,22 @@ METRICS: dict[str, MetricSpec] = {
     "optimizer_updates": _fingerprint(
         "ratio", "How far the optimizer moves three small tensors: a fingerprint of its function."
     ),
-    "accuracy": _quality(
+    "accuracy": MetricSpec(
         "fraction",
         "higher",
         "accuracy",
         "The share of test images classified right after training: the mean over the seeds.",
     ),
-    "loss": _quality(
+    "loss": MetricSpec(
         "nat", "lower", "accuracy", "Mean cross-entropy on the test images after training."
     ),
-    "score": _quality(
+    "score": MetricSpec(
         "ratio", "higher", "score", "What the author of the case measures instead of accuracy."
     ),
-    "step_seconds": _quality(
+    "step_seconds": MetricSpec(
         "second", "lower", "seconds", "Wall time of a training step, the fastest seed's median."
     ),
-    "relative_step_seconds": _quality(
+    "relative_step_seconds": MetricSpec(
         "ratio",
         "lower",
         "info",
@@ -288,10 +283,8 @@ def _significant(value: float) -> str:
     return f"{value:.{max(4 - whole, 0)}f}"
 
 
-def format_change(relative_change: float | None) -> str:
+def format_change(relative_change: float) -> str:
     """Format a relative change with its sign: 0.838 -> '+83.8 %', 3e-07 -> '+3.0e-07'."""
-    if relative_change is None:
-        return "n/a"
     if relative_change == 0:
         return "0 %"
     if abs(relative_change) < 1e-4:  # noqa: PLR2004  (a percentage would show +0.00 %)

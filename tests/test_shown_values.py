@@ -42,7 +42,6 @@ def test_value_is_shown_in_the_unit_people_read(value, unit, shown):
 @pytest.mark.parametrize(
     ("change", "shown"),
     [
-        (None, "n/a"),
         (0, "0 %"),
         (0.838, "+83.8 %"),
         (-0.5, "-50 %"),

@@ -1,4 +1,4 @@
-"""Judge one run by another: both sides and a policy -> one `Comparison`. Pure."""
+"""Judge one run by another: both sides -> one `Comparison`. Pure."""
 
 from peft_regress.gate.comparison import Comparison, Invocation
 from peft_regress.gate.judge import judge, judge_case

@@ -153,7 +153,7 @@ def budget_findings(
             )
     limits = {use.part: use for use in uses}
     for use in limits.values():
-        if not use.is_judged:
+        if use.over_by is None:
             yield Remark(kind="not judged", subject=f"budget {use.name}", text=use.lacks)
     for use in () if old is None else budget_of(old, devices):
         now = limits[use.part].limit if use.part in limits else None

@@ -9,12 +9,12 @@ it with a reason, and the accepted entry is the new origin.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Final, Literal, NamedTuple
 
 from peft_regress.gate.inputs import OF_INPUTS, telling_difference
-from peft_regress.gate.policy import DEFAULT_POLICY, Bounds, MetricBounds, Policy
+from peft_regress.gate.policy import DEFAULT_POLICY, Bounds, MetricBounds
 from peft_regress.gate.repeats import lacks_seeds
 from peft_regress.gate.verdicts import Change, Observation, Obstacle, Origin, Reason, Remark
 from peft_regress.metrics import (
@@ -127,8 +127,6 @@ def next_origins(
     older: Mapping[str, Origin],
     before: tuple[str, Record] | None,
     here: tuple[str, Record],
-    *,
-    policy: Policy = DEFAULT_POLICY,
 ) -> dict[str, Origin]:
     """Return the origins that are older than one more entry, `here`.
 
@@ -140,9 +138,9 @@ def next_origins(
     entry, old = before
     record = here[1]
     same_inputs = telling_difference(old, record) is None
-    was, bounds = Bounds.of(old, policy), Bounds.between(old, record, policy)
+    was, bounds = Bounds.of(old), Bounds.between(old, record)
     # An origin that is too far by the bounds of what comes next would be an alarm for ever.
-    judging = Bounds.of(record, policy)
+    judging = Bounds.of(record)
     found = {}
     for name, metric in record.metrics.items():
         last = old.metrics.get(name)
@@ -166,7 +164,7 @@ def _can_drift(name: str, metric: Metric, bounds: Bounds) -> bool:
 def _drift_of(name: str, origin: Origin, new: Metric, bounds: Bounds) -> Change:
     """Return how far a metric is from its origin; the bound is the drift budget."""
     change = change_of(name, origin.metric, new, bounds)
-    return change._replace(bound=change.bound * bounds.policy.drift_budget)
+    return change._replace(bound=change.bound * DEFAULT_POLICY.drift_budget)
 
 
 def _stays(name: str, origin: Origin, before: Metric, metric: Metric, bounds: Bounds) -> bool:
@@ -193,11 +191,9 @@ class _Sides(NamedTuple):
     """Whether both sides start from the same weights and data, as far as they recorded them."""
 
 
-def metric_findings(
-    old: Observation, new: Observation, policy: Policy
-) -> Iterator[Reason | Remark]:
+def metric_findings(old: Observation, new: Observation) -> Iterator[Reason | Remark]:
     """Yield every reason and remark on the metrics, in the order of the table."""
-    bounds = Bounds.between(old.record, new.record, policy)
+    bounds = Bounds.between(old.record, new.record)
     sides = _Sides(old, new, bounds, telling_difference(old.record, new.record) is None)
     before, after = old.record.metrics, new.record.metrics
     told = {name for name, one in before.items() if one.kind == "score" or one != after.get(name)}
@@ -223,6 +219,7 @@ def _of_newest(sides: _Sides, name: str) -> Iterator[Reason | Remark]:
         return  # most metrics; a score or a bound of the author's may be remarked on even then
     if new is None and name in sides.new.record.unseeded:
         return  # the inputs are the reason
+    has_other_torch = len({side.environment.get("torch") for side in sides[:2]}) > 1
     if old and new and old.spec != new.spec:
         # Checked before the kind excludes a metric: a side that says `info` must not hide it.
         shown = "{0.unit}, {0.direction}, {0.kind}".format
@@ -231,9 +228,7 @@ def _of_newest(sides: _Sides, name: str) -> Iterator[Reason | Remark]:
         )
     elif old is None and not _could_know(sides.old, name):
         yield Remark(kind="new metric", subject=name, new=either.value, spec=either.spec)
-    elif is_shown_only(either) or not can_compare(
-        name, (side.environment.get("torch") for side in sides[:2])
-    ):
+    elif is_shown_only(either) or (name.startswith(OPERATORS) and has_other_torch):
         return
     elif old is None or new is None:
         obstacle: Obstacle | None = None
@@ -272,7 +267,7 @@ def _of_both(name: str, old: Metric, new: Metric, bounds: Bounds) -> Iterator[Re
     yield from _beyond(name, change, new, bounds)
     if allowed.own_reason is None or direction_of(change, new):
         return
-    usual = change_of(name, old, new, bounds.usual)
+    usual = change_of(name, old, new, replace(bounds, own={}))
     if direction_of(usual, new):
         yield Remark(
             kind="within own bound",
@@ -318,7 +313,7 @@ def _looser_bounds(sides: _Sides) -> Iterator[Remark]:
     """Name each bound of the author's that is looser than the one the reference had."""
     if not (sides.bounds.own or sides.old.record.bounds):
         return
-    bounds, before = sides.bounds, Bounds.of(sides.old.record, sides.bounds.policy)
+    bounds, before = sides.bounds, Bounds.of(sides.old.record)
     for name in sorted(before.own.keys() | bounds.own.keys(), key=metric_order):
         metric = sides.new.record.metrics.get(name)
         if metric is None or name not in sides.old.record.metrics:
@@ -363,12 +358,7 @@ def is_shown_only(metric: Metric) -> bool:
 
 
 OPERATORS: Final = ("aten_ops", "edge_ops")
-"""How the names of counts of operators start."""
-
-
-def can_compare(name: str, torches: Iterable[str | None]) -> bool:
-    """Return whether a metric can be judged: another torch may use other operators."""
-    return not name.startswith(OPERATORS) or len(set(torches)) == 1
+"""How the names of counts of operators start; another torch may use others."""
 
 
 def with_share(reason: Reason, old: Record | None) -> Reason:

@@ -29,8 +29,7 @@ from peft_regress.gate.verdicts import (
     Verdict,
     gravest,
 )
-from peft_regress.metrics import BATCH_SUFFIX, METRICS, Kind, MetricSpec
-from peft_regress.runs.schema import Record
+from peft_regress.metrics import BATCH_SUFFIX, METRICS, Kind
 
 Strand = Literal[
     "status",
@@ -118,10 +117,6 @@ class Finding:
         """Whether it is better than the baseline."""
         return self.verdict in UNACCEPTED
 
-    def spec_of(self, metric: str) -> MetricSpec | None:
-        """Return the unit, direction and kind of a metric of its reasons; None for other facts."""
-        return next((reason.spec for reason in self.reasons if reason.name == metric), None)
-
     @property
     def first(self) -> Reason | None:
         """The reason that means most to a training; None if it has none."""
@@ -208,13 +203,15 @@ def causes_of(
         return
     is_redefined = any(one.kind == "definition" for one in case.reasons)
     strands: dict[tuple[Strand, str], list[Reason]] = defaultdict(list)
+    defects = {} if new.record.defects is UNSET else new.record.defects
     by_error: dict[str, str] = {}
     for reason in case.reasons:
         if reason.verdict == "known_defect":
             continue
         strand, name = _strand_of(reason, is_redefined=is_redefined)
-        if strand == "invariant" and (error := _error_of(new.record, name)):
-            name = by_error.setdefault(error, name)
+        error = defects[name].error if strand == "invariant" and name in defects else None
+        if error is not None:
+            name = by_error.setdefault(error_pattern(error), name)
         strands[strand, name].append(reason)
     for follower, leader in _FOLLOWING_STRANDS:
         if follower in strands and leader in strands:
@@ -222,12 +219,6 @@ def causes_of(
     for (strand, name), reasons in strands.items():
         reasons.sort(key=lambda one: one.order)
         yield _cause(strand, name, reasons, old, new), tuple(reasons)
-
-
-def _error_of(record: Record, invariant: str) -> str:
-    """Return the error by which an invariant is false; empty if it is by none."""
-    defects = {} if record.defects is UNSET else record.defects
-    return error_pattern(defects[invariant].error) if invariant in defects else ""
 
 
 _FOLLOWING_STRANDS: Final[tuple[tuple[tuple[Strand, str], tuple[Strand, str]], ...]] = (
@@ -244,14 +235,9 @@ _STRANDS: Final[Mapping[ReasonKind, Strand]] = {
     "fits": "fit",
     "trained": "trained",
     "inputs": "inputs",
-    "curve": "function",
-    "evaluation": "function",
-    "numerics": "function",
-    "autocast": "function",
-    "optimizer": "function",
     "model": "trained",
-    "rates": "function",
 }
+"""Other kinds are about the function."""
 _STRANDS_OF_METRICS: Final[Mapping[Kind, Strand]] = {
     "fingerprint": "function",
     "accuracy": "quality",
@@ -266,7 +252,7 @@ def _strand_of(reason: Reason, *, is_redefined: bool) -> tuple[Strand, str]:
         is_alone = reason.obstacle == "other meaning" and not is_redefined
         return "coverage", reason.name if is_alone else reason.obstacle
     if reason.spec is None or reason.kind != "metric":
-        return _STRANDS.get(reason.kind, "costs"), reason.subject
+        return _STRANDS.get(reason.kind, "function"), reason.subject
     strand = _STRANDS_OF_METRICS.get(reason.spec.kind, "costs")
     is_own = strand == "costs" and reason.subject not in METRICS
     return ("own", reason.subject) if is_own else (strand, "")

@@ -239,15 +239,10 @@ def rate_difference(old: Record, new: Record) -> Difference | None:
             a, b = was[min(step, len(was) - 1)], now[min(step, len(now) - 1)]
             if not math.isclose(a, b, rel_tol=_RATE_TOLERANCE, abs_tol=least):
                 group = f"of group {number} " if number else ""
-                at = _number_of(step, new)
+                steps = [] if new.script is UNSET else new.script.steps  # may leave some out
+                at = steps[step] if steps else step + 1
                 return Difference("learning rate", f"{group}after step {at}", f"{a:g}", f"{b:g}")
     return None
-
-
-def _number_of(step: int, record: Record) -> int:
-    """Return the number of a recorded step, which counts from 0: a script's may leave some out."""
-    steps = [] if record.script is UNSET else record.script.steps
-    return steps[step] if steps else step + 1
 
 
 def _joined(old: list[Any], new: list[Any]) -> tuple[list[Any], list[Any]]:

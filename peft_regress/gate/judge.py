@@ -1,4 +1,4 @@
-"""Judge a run by its references: both sides and a policy -> one `Comparison`.
+"""Judge a run by its references: both sides -> one `Comparison`.
 
 Pure: no IO, no torch, no clock. A worse run never passes if a better one fails.
 """
@@ -14,7 +14,6 @@ from peft_regress.gate.budgets import Others
 from peft_regress.gate.changes import OPERATORS, metric_findings, with_share
 from peft_regress.gate.comparison import Comparison, Invocation
 from peft_regress.gate.findings import find_causes
-from peft_regress.gate.policy import DEFAULT_POLICY, Policy
 from peft_regress.gate.repeats import training_findings, whole
 from peft_regress.gate.verdicts import CaseVerdict, Observation, Reason, Remark, Verdict, gravest
 from peft_regress.runs.environment import changed_packages
@@ -28,7 +27,6 @@ def judge(  # noqa: PLR0913  (both sides, and what was asked for)
     expected: Collection[str] | None = None,
     complete: bool = True,
     invocation: Invocation | None = None,
-    policy: Policy = DEFAULT_POLICY,
     devices: Sequence[DeviceClass] = (),
     beside: Mapping[str, Record] | None = None,
     same_files: bool = False,
@@ -53,7 +51,6 @@ def judge(  # noqa: PLR0913  (both sides, and what was asked for)
             name,
             references.get(name),
             observed.get(name),
-            policy=policy,
             devices=devices,
             others=Others.of(observed.get(name), references, observed, beside or {}),
             same_files=same_files,
@@ -76,7 +73,6 @@ def judge_case(  # noqa: PLR0913  (both sides, and what they are judged by)
     old: Observation | None,
     new: Observation | None,
     *,
-    policy: Policy = DEFAULT_POLICY,
     devices: Sequence[DeviceClass] = (),
     others: Others = Others(),  # noqa: B008  (immutable)
     same_files: bool = False,
@@ -95,7 +91,7 @@ def judge_case(  # noqa: PLR0913  (both sides, and what they are judged by)
     if old is None:
         found += _false_at_first(new.record)
     else:
-        judged = list(_findings(old, new, policy=policy, devices=devices, same_files=same_files))
+        judged = list(_findings(old, new, devices, same_files=same_files))
         found += _with_operators_remarked(old, new, judged)
     reasons = sorted(
         (with_share(one, before) for one in found if isinstance(one, Reason)),
@@ -112,12 +108,7 @@ def judge_case(  # noqa: PLR0913  (both sides, and what they are judged by)
 
 
 def _findings(
-    old: Observation,
-    new: Observation,
-    *,
-    policy: Policy,
-    devices: Sequence[DeviceClass],
-    same_files: bool,
+    old: Observation, new: Observation, devices: Sequence[DeviceClass], *, same_files: bool
 ) -> Iterator[Reason | Remark]:
     before, after = old.record, new.record
     status = facts.status_reason(before, after)
@@ -127,9 +118,9 @@ def _findings(
         yield from facts.definition_reasons(before, after)
         yield from facts.cost_reasons(before, after)
     elif before.status == after.status == "ok":
-        yield from training_findings(old, new, policy=policy)
+        yield from training_findings(old, new)
         yield from facts.training_facts(before, after, same_files=same_files)
-        yield from metric_findings(old, new, policy)
+        yield from metric_findings(old, new)
         yield from budgets.lost_fits(before, after, devices)
         yield from facts.invariant_findings(old, new)
 

@@ -23,8 +23,6 @@ TimeVerdict = Literal["slower", "faster", "same", "undetermined", "incomparable"
 TimePair = tuple[float, float]
 """Seconds of one step of base and candidate, measured directly after each other."""
 
-_INCOMPLETE: frozenset[TimeVerdict] = frozenset({"undetermined", "incomparable", "failed"})
-
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
@@ -82,7 +80,7 @@ class TimingRun:
         verdicts = self.counts.keys()
         if "slower" in verdicts:
             return 1
-        return 3 if _INCOMPLETE & verdicts or not verdicts else 0
+        return 0 if verdicts and verdicts <= {"faster", "same"} else 3
 
 
 def confidence_of_each(cases: int) -> float:

@@ -13,8 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
-from typing import Final, NamedTuple, cast
+from typing import ClassVar, NamedTuple, cast
 
 from msgspec import UNSET
 
@@ -22,18 +21,6 @@ from peft_regress.budgets import Bound
 from peft_regress.cases import BFLOAT16_SUFFIX
 from peft_regress.metrics import Metric, Numerics
 from peft_regress.runs.schema import Record
-
-# If all convolutions are frozen, nothing amplifies rounding. Seen: head 4.6e-7, 1.3e-6, 1.7e-6,
-# 9.1e-7; bn_head, whose statistics are sums over a batch, 6.3e-6, 8.3e-6, 1.1e-5, 6.1e-5.
-# HRA multiplies chains of n x n matrices: seen, on its four cases of the extended matrix between
-# AVX-512 and AVX2, 5.9e-7, 1.9e-2, 2.5e-2, 5.3e-2.
-_FINGERPRINT_BOUNDS: Mapping[Numerics, tuple[float, ...]] = MappingProxyType(
-    {
-        "bn_head": (2e-5, 5e-5, 5e-5, 5e-4),
-        "head": (4e-6, 9e-6, 9e-6, 9e-6),
-        "hra": (5e-6, 0.1, 0.1, 0.2),
-    }
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,10 +38,16 @@ class Policy:
     rounding of a kink (ReLU, max-pool) can send its gradient another way: seen 1.5e-3, 4.5e-2 and
     9.3e-2, in a single seed of a few cases; most cases change by 1e-6."""
 
-    fingerprint_bounds: Mapping[Numerics, tuple[float, ...]] = field(
-        default_factory=lambda: _FINGERPRINT_BOUNDS
-    )
-    """By what the adapter is, if its bound is a different one."""
+    fingerprint_bounds: ClassVar[Mapping[Numerics, tuple[float, ...]]] = {
+        "bn_head": (2e-5, 5e-5, 5e-5, 5e-4),
+        "head": (4e-6, 9e-6, 9e-6, 9e-6),
+        "hra": (5e-6, 0.1, 0.1, 0.2),
+    }
+    """By what the adapter is, if its bound is a different one. If all convolutions are frozen,
+    nothing amplifies rounding. Seen: head 4.6e-7, 1.3e-6, 1.7e-6, 9.1e-7; bn_head, whose statistics
+    are sums over a batch, 6.3e-6, 8.3e-6, 1.1e-5, 6.1e-5. HRA multiplies chains of n x n matrices:
+    seen, on its four cases of the extended matrix between AVX-512 and AVX2, 5.9e-7, 1.9e-2, 2.5e-2,
+    5.3e-2."""
 
     nearby_least: float = 4e-6
     """The bound on a first loss of an own case is how far the losses up to the next step move if
@@ -163,9 +156,6 @@ class Policy:
 DEFAULT_POLICY = Policy()
 
 
-_NAMED_LIKE_METHODS: Final = frozenset({"head", "bn_head", "hra"})
-
-
 class MetricBounds(NamedTuple):
     """How far one metric may change."""
 
@@ -188,7 +178,6 @@ class MetricBounds(NamedTuple):
 class Bounds:
     """The bounds on the metrics of a record."""
 
-    policy: Policy = DEFAULT_POLICY
     numerics: Numerics = "usual"
     own: Mapping[str, Bound] = field(default_factory=dict)
     """The author's own bounds, by metric."""
@@ -200,12 +189,11 @@ class Bounds:
     """Infinite where nothing says how many there are."""
 
     @classmethod
-    def of(cls, record: Record, policy: Policy = DEFAULT_POLICY) -> Bounds:
+    def of(cls, record: Record) -> Bounds:
         """Return the bounds on the metrics of a record."""
         losses = (abs(loss) for seed in _first_losses(record) for loss in seed)
-        loss_floor = policy.loss_floor * max(losses, default=0.0)
+        loss_floor = DEFAULT_POLICY.loss_floor * max(losses, default=0.0)
         return cls(
-            policy=policy,
             numerics=numerics_of(record),
             own={} if record.bounds is UNSET else record.bounds,
             loss_floor=loss_floor,
@@ -214,18 +202,13 @@ class Bounds:
         )
 
     @classmethod
-    def between(cls, old: Record, new: Record, policy: Policy = DEFAULT_POLICY) -> Bounds:
+    def between(cls, old: Record, new: Record) -> Bounds:
         """Return the bounds of a reference on a newer record, which may state others of its own."""
-        return replace(cls.of(old, policy), own={} if new.bounds is UNSET else new.bounds)
-
-    @property
-    def usual(self) -> Bounds:
-        """The same without the author's own."""
-        return replace(self, own={}) if self.own else self
+        return replace(cls.of(old), own={} if new.bounds is UNSET else new.bounds)
 
     def of_metric(self, name: str, metric: Metric) -> MetricBounds:
         """Return how far a metric of this name may change."""
-        policy, own = self.policy, self.own.get(name)
+        policy, own = DEFAULT_POLICY, self.own.get(name)
         is_update, is_fingerprint = name == "optimizer_updates", metric.kind == "fingerprint"
         steps = [len(one) if isinstance(one, list) else 1 for one in metric.samples or ()]
         count = (max(steps, default=1) or 1) if is_fingerprint else 1
@@ -240,7 +223,7 @@ class Bounds:
 
     def _usual(self, name: str, metric: Metric, step: int) -> float:
         """Return the usual bound; of a fingerprint on one step, which counts from 0."""
-        policy = self.policy
+        policy = DEFAULT_POLICY
         if metric.kind == "fingerprint":
             usual = policy.fingerprint(name, self.numerics, step=step)
             if name == "first_losses" and step < len(self.nearby_changes):
@@ -287,4 +270,4 @@ def numerics_of_method(method: str) -> Numerics:
     """Return what the built-in method of this name is."""
     if method.endswith(BFLOAT16_SUFFIX):
         return "bfloat16"
-    return cast("Numerics", method) if method in _NAMED_LIKE_METHODS else "usual"
+    return cast("Numerics", method) if method in DEFAULT_POLICY.fingerprint_bounds else "usual"

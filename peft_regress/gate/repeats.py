@@ -17,7 +17,7 @@ from msgspec import UNSET
 
 from peft_regress.cases import Digest
 from peft_regress.gate.inputs import telling_difference
-from peft_regress.gate.policy import DEFAULT_POLICY, Policy, numerics_of
+from peft_regress.gate.policy import DEFAULT_POLICY, numerics_of
 from peft_regress.gate.verdicts import Observation, Reason, Remark
 from peft_regress.metrics import METRICS, OF_ALL_SEEDS
 from peft_regress.runs.environment import changed_packages
@@ -90,9 +90,7 @@ def completed(record: Record, trained: Record) -> Record:
     )
 
 
-def training_findings(
-    old: Observation, new: Observation, *, policy: Policy = DEFAULT_POLICY
-) -> Iterator[Reason | Remark]:
+def training_findings(old: Observation, new: Observation) -> Iterator[Reason | Remark]:
     """Judge the curve of two `ok` records; if it cannot, remark that the bounds alone judge.
 
     A repeating case that nothing here completes cannot be compared with one that was trained.
@@ -100,19 +98,16 @@ def training_findings(
     before, after = old.record, new.record
     is_repeat = before.is_repeat, after.is_repeat
     if any(is_repeat) and not (all(is_repeat) and before.curve == after.curve):
-        texts = _in_words(before), _in_words(after)
+        texts = [
+            f"one seed trained in full, as in {one.repeats}" if one.is_repeat else "trained in full"
+            for one in (before, after)
+        ]
         yield Reason(kind="training", old=texts[0], new=texts[1], obstacle="training")
     one = _trained_here(new, old)
     if one is not None and after.curve is not UNSET:
-        yield _compared(one, old, new, policy)
+        yield _compared(one, old, new)
     elif not any(is_repeat) and "first_losses" in after.metrics:
         yield _by_bounds("no curve of this kind of machine")
-
-
-def _in_words(record: Record) -> str:
-    if record.is_repeat:
-        return f"one seed trained in full, as in {record.repeats}"
-    return "trained in full"
 
 
 def _by_bounds(why: str) -> Remark:
@@ -125,9 +120,7 @@ def _trained_here(new: Observation, old: Observation) -> Observation | None:
     return None if one is None or one.record.definition != new.record.definition else one
 
 
-def _compared(
-    one: Observation, old: Observation, new: Observation, policy: Policy
-) -> Reason | Remark:
+def _compared(one: Observation, old: Observation, new: Observation) -> Reason | Remark:
     """Compare the curve of a case with that of a reference's training `one`."""
     known, curve, name = one.record.curve, new.record.curve, _plain_name(one.run_name)
     assert isinstance(known, Curve)  # noqa: S101  (only such observations are `curves`)
@@ -139,10 +132,10 @@ def _compared(
     if step is None and all(known.scores[key] == curve.scores[key] for key in scores):
         return Remark(kind="same curve", subject="training", text=name)
     found = None
-    rounding = policy.rounding(numerics_of(one.record))
+    rounding = DEFAULT_POLICY.rounding(numerics_of(one.record))
     if step is None:
         found = _evaluation_reason(known, curve, name, rounding)
-    elif step >= policy.curve_steps:
+    elif step >= DEFAULT_POLICY.curve_steps:
         was, now = pairs[step]
         if abs(now - was) > rounding * max(map(abs, known.losses[: step + 1])):
             found = Reason(

@@ -210,13 +210,8 @@ class BudgetUse:
         return self.name.partition(" ")[0]
 
     @property
-    def is_judged(self) -> bool:
-        """Whether both the value and the limit are known."""
-        return self.value is not None and self.limit is not None
-
-    @property
     def over_by(self) -> float | None:
-        """By how much the value is beyond the limit; below 0 is room that is left."""
+        """By how much the value is beyond the limit; below 0 is room. None if it is not judged."""
         if self.value is None or self.limit is None:
             return None
         return self.limit - self.value if self.is_least else self.value - self.limit
@@ -236,9 +231,7 @@ class BudgetUse:
         """The used share of the budget, more than 1 if it is over; None where no ratio says it."""
         if self.value is None or self.limit is None:
             return None
-        used, most = self.value, self.limit
-        if self.is_least:
-            used, most = most, used
+        used, most = (self.limit, self.value) if self.is_least else (self.value, self.limit)
         return used / most if used >= 0 and most > 0 else None
 
 
@@ -295,16 +288,13 @@ class Observation:
     is."""
 
     @property
-    def has_curve(self) -> bool:
-        """Whether it can be repeated: all seeds trained in full, with a curve, on one machine."""
-        record = self.record
-        is_trained = record.status == "ok" and not record.is_repeat and record.curve is not UNSET
-        return is_trained and self.machine.digest != MIXED_MACHINES
-
-    @property
     def as_reference(self) -> Observation:
-        """The same with its own curve as the only one."""
-        return replace(self, curves={self.machine.digest: self} if self.has_curve else {})
+        """The same with its own curve alone, if all seeds trained in full on one machine."""
+        record, machine = self.record, self.machine.digest
+        is_trained = record.status == "ok" and not record.is_repeat and record.curve is not UNSET
+        return replace(
+            self, curves={machine: self} if is_trained and machine != MIXED_MACHINES else {}
+        )
 
 
 def observations_of(run: Run, run_name: str) -> dict[str, Observation]:

@@ -78,6 +78,13 @@ class Line(NamedTuple):
     cases: tuple[str, ...] = ()
     """What the line is about: named below it, as briefly as possible."""
     style: Style | None = None
+    is_ticked: bool | None = None
+    """Of a line with a box: whether it is ticked."""
+
+    @property
+    def box(self) -> str:
+        """The box and a blank; empty without a box."""
+        return {None: "", True: "[x] ", False: "[ ] "}[self.is_ticked]
 
 
 class Listing(NamedTuple):
@@ -85,13 +92,6 @@ class Listing(NamedTuple):
 
     text: str
     language: str = "text"
-
-
-class Box(NamedTuple):
-    """A line that is ticked or not."""
-
-    words: Words
-    is_ticked: bool
 
 
 class Cases(NamedTuple):
@@ -125,7 +125,7 @@ class Section:
     """Whether a terminal shows it."""
 
 
-Block = Words | Line | Box | Table | Listing | Cases | Command | Section
+Block = Words | Line | Table | Listing | Cases | Command | Section
 Document = Sequence[Section | Table]
 
 
@@ -136,9 +136,7 @@ def kind_of(part: Block) -> type:
 
 def line_of(part: Block) -> Line:
     """Return a block of the kind `Line` as one."""
-    if isinstance(part, Line):
-        return part
-    return Line(part.words if isinstance(part, Box) else cast("Words", part))
+    return part if isinstance(part, Line) else Line(cast("Words", part))
 
 
 def plain(words: Words) -> str:
@@ -194,9 +192,6 @@ def _block_lines(part: Block, layout: Layout, indent: str) -> Iterator[str]:
         for line in part.text.splitlines():
             own = line[: len(line) - len(line.lstrip())]
             yield layout.wrapped(f"{below}{line}", indent=f"{below}{_INDENT}{own}")
-    elif isinstance(part, Box):
-        text = f"{indent}[{'x' if part.is_ticked else ' '}] {plain(part.words)}"
-        yield layout.wrapped(text, indent=below + _INDENT)
     elif isinstance(part, Cases):
         yield layout.wrapped(f"{indent}{case_set(part.ids)}", indent=below)
     elif isinstance(part, Command):
@@ -205,8 +200,9 @@ def _block_lines(part: Block, layout: Layout, indent: str) -> Iterator[str]:
     else:
         shown = line_of(part)
         most = None if shown.cases else shown.most_lines
-        text = layout.wrapped(f"{indent}{plain(shown.words)}", indent=below, most_lines=most)
-        yield layout.styled(text, shown.style)
+        further = below + _INDENT if shown.box else below
+        text = f"{indent}{shown.box}{plain(shown.words)}"
+        yield layout.styled(layout.wrapped(text, indent=further, most_lines=most), shown.style)
         if shown.cases:
             named = f"{below}{case_set(shown.cases)}"
             yield layout.wrapped(named, indent=below, most_lines=shown.most_lines)

@@ -63,7 +63,7 @@ def _change_section(
     old: Observation,
     new: Observation,
     *,
-    earlier: Sequence[attribution.MetricChange] = (),
+    earlier: Sequence[attribution.MetricChange],
     top: int,
 ) -> Section:
     """Return one change with its rows; one that has the rows of an earlier one says so."""
@@ -94,8 +94,8 @@ def _title(change: attribution.MetricChange) -> str:
         old, new = f"{change.old:,}", f"{change.new:,}"
     if None in (change.old, change.new):
         return f"{change.metric}: {old} -> {new}"
-    is_relative = change.relative_change is not None
-    relative = f", {format_change(change.relative_change)}" if is_relative else ""
+    ratio = change.relative_change
+    relative = "" if ratio is None else f", {format_change(ratio)}"
     moved = f"{change.change:+,}{_UNITS.get(change.unit, '')}"
     return f"{change.metric}: {old} -> {new}, {moved}{relative}"
 

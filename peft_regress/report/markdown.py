@@ -108,11 +108,9 @@ def _folded(summary: str, blocks: Iterable[str]) -> Iterator[str]:
 
 
 def _line(part: doc.Block) -> str:
-    if isinstance(part, doc.Box):
-        return f"- [{'x' if part.is_ticked else ' '}] {_words(part.words).lstrip()}"
     line = doc.line_of(part)
     cases = clean(doc.case_set(line.cases), longest=_LONGEST_SET) if line.cases else ""
-    return f"- {_words(line.words).lstrip()}" + (f": {code_span(cases)}" if cases else "")
+    return f"- {line.box}{_words(line.words).lstrip()}" + (f": {code_span(cases)}" if cases else "")
 
 
 def _words(words: doc.Words) -> str:

@@ -107,7 +107,7 @@ def test_what_was_not_measured_is_not_judged_and_told(limits, missing):
     assert case.verdict == "new"
     (remark,) = case.remarks
     assert (remark.kind, remark.text) == ("not judged", "not measured")
-    assert [use.is_judged for use in case.budgets] == [False]
+    assert [use.over_by for use in case.budgets] == [None]
 
 
 @pytest.mark.parametrize(

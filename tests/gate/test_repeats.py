@@ -22,7 +22,6 @@ from builders import (
 
 from peft_regress.budgets import Bound, Budget
 from peft_regress.gate import judge_case
-from peft_regress.gate.policy import Policy
 from peft_regress.gate.repeats import known_curves
 from peft_regress.gate.verdicts import Observation
 from peft_regress.report import verdict_markdown, verdict_text
@@ -77,11 +76,12 @@ def test_a_curve_is_equal_departs_like_rounding_or_is_of_another_computation(old
 
 
 def test_no_margin_allows_a_late_departure_or_another_evaluation():
-    lax = Policy(accuracy_margin=9.0, fingerprint_bound=(9.0,) * 4)
-    bounds = {name: Bound(bound=9.0, reason="noise") for name in ("loss", "first_losses")}
+    bounds = {
+        name: Bound(bound=9.0, reason="noise") for name in ("loss", "first_losses", "accuracy")
+    }
     for other in (curve(11), curve(accuracy=0.901)):
         sides = observe(trained(bounds=bounds)), observe(trained(bounds=bounds, curve=other))
-        assert judge_case(LORA, *sides, policy=lax).verdict == "regressed"
+        assert judge_case(LORA, *sides).verdict == "regressed"
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from peft_regress.gate.judge import judge, judge_case
 from peft_regress.gate.verdicts import CaseVerdict, Reason
 from peft_regress.metrics import METRICS
 from peft_regress.report.sentences import contents_line, reason_cells, version_changes
-from peft_regress.report.verdict.next_steps import accept_hint
+from peft_regress.report.verdict.next_steps import accepting
 from peft_regress.runs.schema import Failure
 from peft_regress.text import clean
 
@@ -186,11 +186,12 @@ def test_a_missing_case_offers_nothing_to_accept():
     ],
 )
 def test_the_command_to_type_survives_a_shell(path, command):
-    assert accept_hint(judge({}, {}, invocation=Invocation(new=path))) == f"`{command}`"
+    step = accepting(judge({}, {}, invocation=Invocation(new=path)))
+    assert " ".join(step.words) == command
 
 
 def test_without_a_run_file_the_hint_has_the_option_that_writes_one():
-    assert "--regress-save run.json" in accept_hint(judge({}, {}, invocation=Invocation()))
+    assert "--regress-save run.json" in accepting(judge({}, {}, invocation=Invocation())).purpose
 
 
 @pytest.mark.parametrize(

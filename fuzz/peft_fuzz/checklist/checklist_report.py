@@ -9,7 +9,7 @@ from typing import Any, Final
 from peft_fuzz.checklist.checklist import Checklist
 from peft_fuzz.checklist.judge import About, Detail, Row, Verdict, grouped
 from peft_fuzz.checklist.situations import find_method
-from peft_regress.report.document import Box, Code, Line, Section, Words
+from peft_regress.report.document import Code, Line, Section, Words
 from peft_regress.report.layout import Row as TableRow
 from peft_regress.report.layout import Style, Table
 from peft_regress.runs.schema import OUTPUT_SCHEMA_VERSION
@@ -71,7 +71,7 @@ def _heading(checklist: Checklist) -> Section:
     )
 
 
-def boxes(checklist: Checklist) -> Iterator[Box]:
+def boxes(checklist: Checklist) -> Iterator[Line]:
     """Yield the protocol's boxes; ticked is only what was measured and is within bounds."""
     name = find_method(checklist.method).config.removesuffix("Config").lower()
     regression = f"pytest tests/regression/test_state_dict.py --regression -k {name}"
@@ -99,7 +99,7 @@ def boxes(checklist: Checklist) -> Iterator[Box]:
     }
     for words, about in protocol.items():
         verdicts = {row.verdict for row in checklist.judged.rows if row.about in about}
-        yield Box(words, is_ticked=verdicts == {"ok"})
+        yield Line(words, is_ticked=verdicts == {"ok"})
 
 
 def _table_section(about: About, rows: Sequence[Row]) -> Section:

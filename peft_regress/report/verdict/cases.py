@@ -11,7 +11,7 @@ from peft_regress.metrics import BATCH_SUFFIX, METRICS, format_value
 from peft_regress.report import sentences
 from peft_regress.report.document import Badge, CaseId, Line, Section, as_text
 from peft_regress.report.layout import PLAIN, Layout, Row, Table
-from peft_regress.report.verdict.next_steps import accept_hint, history_of_drift
+from peft_regress.report.verdict.next_steps import accepting, history_of_drift
 from peft_regress.text import clean, count_of
 
 _OF_NEW_CASES = ("written", "unseen")
@@ -38,7 +38,7 @@ def case_section(case: verdicts.CaseVerdict, comparison: Comparison) -> Section:
             body.append(f"{new.record.status}: {clean(f'{error.type}: {error.message}')}")
     if case.verdict == "missing":
         body.append("it was expected but has no record: it did not run, or it was renamed")
-    body += _reasons(case, comparison)
+    body += reason_blocks(case.id, case.reasons, comparison)
     body += [sentences.remark_line(one) for one in _told(case) if not one.fails_strictly]
     strictly = "fails by strictness: " if comparison.strict else ""
     strict_lines = [sentences.remark_line(one) for one in case.remarks if one.fails_strictly]
@@ -54,28 +54,31 @@ def case_section(case: verdicts.CaseVerdict, comparison: Comparison) -> Section:
         case.verdict in verdicts.FAILING | verdicts.INCOMPLETE | verdicts.UNACCEPTED
         and case.verdict != "missing"
     ):
-        body.append(f"if the new numbers are right: {accept_hint(comparison)}")
+        step = accepting(comparison)
+        body.append(f"{step.purpose}: `{' '.join(step.words)}`")
     return Section(
         title=f"{clean(case.id)}: {sentences.short_verdict(case.verdict)}",
         body=tuple(Line(one, _MOST_LINES) if isinstance(one, str) else one for one in body),
     )
 
 
-def _reasons(case: verdicts.CaseVerdict, comparison: Comparison) -> Iterator[str | Section]:
+def reason_blocks(
+    case: str, reasons: Iterable[verdicts.Reason], comparison: Comparison
+) -> Iterator[str | Section]:
     """Yield each reason with the modules behind it."""
-    every = [reason for reason in case.reasons if reason.verdict != "known_defect"]
+    every = [reason for reason in reasons if reason.verdict != "known_defect"]
     shown = [reason for reason in every if not reason.is_small] or every
     small = [reason for reason in every if reason not in shown]
     metrics = {reason.name for reason in shown}
     for reason in shown[:_MOST_REASONS]:
         below: list[str] = []
         if reason.since is not None:
-            words = history_of_drift(case.id, reason.name, comparison.invocation)
+            words = history_of_drift(case, reason.name, comparison.invocation)
             below = [_DRIFT, " ".join(words)]
         elif reason.name.removesuffix(BATCH_SUFFIX) not in metrics - {reason.name}:
             # At batch 32 the modules are the same as at batch 1.
-            below = module_lines(reason, case.id, comparison)
-        line = reason_line(reason)
+            below = _module_lines(reason, case, comparison)
+        line = _reason_line(reason)
         yield Section(title=line, body=tuple(below)) if below else line
     if len(shown) > _MOST_REASONS:
         rest = ", ".join(clean(reason.title) for reason in shown[_MOST_REASONS:])
@@ -85,7 +88,7 @@ def _reasons(case: verdicts.CaseVerdict, comparison: Comparison) -> Iterator[str
         yield f"and by less than 1 % of the step: {rest}"
 
 
-def reason_line(reason: verdicts.Reason) -> str:
+def _reason_line(reason: verdicts.Reason) -> str:
     """Return a reason as one line: what changed, from where to where, and its bound."""
     metric, old, new, change, _ = sentences.reason_cells(reason)
     if reason.kind == "invariant":
@@ -95,7 +98,7 @@ def reason_line(reason: verdicts.Reason) -> str:
     return f"{metric}: {sides}  {change}{sentences.against(reason)}".rstrip()
 
 
-def module_lines(reason: verdicts.Reason, case: str, comparison: Comparison) -> list[str]:
+def _module_lines(reason: verdicts.Reason, case: str, comparison: Comparison) -> list[str]:
     """Name the modules behind a change of a case, the largest first."""
     old, new = comparison.references.get(case), comparison.observed.get(case)
     spec = METRICS.get(reason.name)
@@ -185,7 +188,7 @@ def _budget_row(case: str, use: verdicts.BudgetUse) -> Row:
             shown(use.value),
             limit,
             share,
-            "" if use.is_judged and not use.is_over else state,
+            "" if use.over_by is not None and not use.is_over else state,
             _margin(use),
         )
     )

@@ -10,28 +10,32 @@ from typing import Final
 
 from peft_regress.gate.comparison import Comparison
 from peft_regress.gate.findings import Finding, leading_reason, sort_findings
-from peft_regress.gate.verdicts import Observation, Reason
+from peft_regress.gate.verdicts import Reason
 from peft_regress.report import document as doc
 from peft_regress.report import sentences
 from peft_regress.report.layout import PLAIN, Layout, Row, Style, Table
-from peft_regress.report.markdown import MOST_CASES
+from peft_regress.report.markdown import MOST_CASES, as_markdown
 from peft_regress.report.verdict.cases import budgets_of, remarks
 from peft_regress.report.verdict.finding import (
     example_lines,
     finding_details,
     finding_headline,
-    strictness,
     suspected_packages,
 )
-from peft_regress.report.verdict.next_steps import next_steps
+from peft_regress.report.verdict.next_steps import compare_command, next_steps
 from peft_regress.text import clean, count_of
 
+MARKER: Final = "<!-- peft-regress -->"
+"""The first line of the Markdown, which identifies the comment. It contains nothing from a file."""
+LONGEST_BYTES: Final = 60_000
+"""GitHub accepts comments of 65,536 characters; the rest is left to the script that posts it."""
 _LONGEST_LINE: Final = 400
 _LONGEST_VALUE: Final = 60
 _LONGEST_NAME: Final = 160
 _MOST_BUDGETS: Final = 40
 _MOST_ENVIRONMENT_LINES: Final = 8
 _MOST_NAME_LINES: Final = 2
+_MOST_FOLDED_LINES: Final = 12
 _REMEDIES: Final = {
     "missing": "they did not run, or were renamed; if they are gone for good, add `--retire ID` "
     "(or a glob) for each to `accept`",
@@ -84,12 +88,50 @@ def verdict_text(
     return doc.as_text([*sections, *more, outcome], layout)
 
 
+def verdict_markdown(comparison: Comparison) -> str:
+    """Return marker, headline, the findings with their rows, what is folded, and what to type.
+
+    For a job's page or a comment on a pull request. If it is longer than GitHub accepts, it says
+    less of each finding, and in the end only what changed, by how much and in how many cases.
+    """
+    outcome, most = outcome_section(comparison), _MOST_FOLDED_LINES
+    head = [doc.Section(title=f"peft_regress: {outcome.title}", body=outcome.body, level=2)]
+    for extent in (Extent(most=most), Extent(details=False, most=most)):
+        sections = verdict_sections(comparison, extent)
+        text = _written([*head, *sections])
+        if len(text.encode()) <= LONGEST_BYTES:
+            return text
+        command = clean(compare_command(comparison.invocation), longest=_LONGEST_LINE)
+        words = (
+            "Shortened to the length that GitHub accepts:",
+            doc.Code(command),
+            "shows everything.",
+        )
+        head = [head[0], doc.Section(title=words)]
+    steps = [section for section in sections if section.title == "what to type:"]
+    told = [clean(finding_headline(one), longest=_LONGEST_LINE) for one in comparison.findings]
+    more = [f"and {len(told) - most} more"] if len(told) > most else []
+    return _written([*head, doc.Section(title="", body=(*told[:most], *more)), *steps])
+
+
+def _written(sections: list[doc.Section]) -> str:
+    return f"{MARKER}\n\n{as_markdown(sections)}\n"
+
+
 def outcome_section(comparison: Comparison, problems: Iterable[str] = ()) -> doc.Section:
     """Return the headline: what the exit code means, with the counts, and what else fails."""
-    failures = (*strictness(comparison), *problems)
+    strictly = {
+        "better than the baseline, not accepted": comparison.unaccepted,
+        "with a looser bound or budget, or other operators, than the baseline": comparison.remarked,
+    }
+    failures = [
+        f"FAILED by strictness: {count_of(len(cases), 'case')} {what}"
+        for what, cases in strictly.items()
+        if cases and comparison.strict
+    ]
     return doc.Section(
         title=sentences.outcome_line(comparison),
-        body=tuple(doc.Line(sentence, style="bad") for sentence in failures),
+        body=tuple(doc.Line(sentence, style="bad") for sentence in (*failures, *problems)),
         level=2,
         style=style_of(comparison),
     )
@@ -104,123 +146,122 @@ def style_of(comparison: Comparison) -> Style:
 def verdict_sections(comparison: Comparison, extent: Extent) -> list[doc.Section]:
     """Return all but the outcome: findings, what is folded, what was compared, what to type."""
     failing, incomplete, better = sort_findings(comparison.findings, comparison.failing_verdicts)
-    page = _Findings(comparison, extent)
+    commands = next_steps(comparison, failing, incomplete, is_away=extent.is_away)
+    steps = () if extent.is_accepted else tuple(commands)
     return [
-        *(page.failing(number, finding) for number, finding in enumerate(failing, start=1)),
-        *(page.incomplete(finding) for finding in incomplete),
-        *page.folded(
-            "better than the baseline", {finding_headline(one): one.cases for one in better}
+        *(_failing(at, finding, comparison, extent) for at, finding in enumerate(failing, 1)),
+        *(_incomplete(finding, comparison, extent) for finding in incomplete),
+        *_folded(
+            "better than the baseline", {finding_headline(one): one.cases for one in better}, extent
         ),
         *beside_sections(comparison, extent),
         *_setting(comparison),
-        *_steps(comparison, failing, incomplete, extent),
+        *([doc.Section(title="what to type:", body=steps, level=3)] if steps else []),
     ]
 
 
 def beside_sections(comparison: Comparison, extent: Extent) -> list[doc.Section]:
     """Return what stands beside the findings: known defects, budgets, remarks."""
-    page = _Findings(comparison, extent)
     return [
-        *page.folded(
-            "known defects, in the baseline too", _with_counts(sentences.known_defects(comparison))
+        *_folded(
+            "known defects, in the baseline too",
+            _with_counts(sentences.known_defects(comparison)),
+            extent,
         ),
         *_budgets(comparison, extent),
-        *page.folded("besides", _with_counts(remarks(comparison))),
+        *_folded("besides", _with_counts(remarks(comparison)), extent),
     ]
 
 
-class _Findings:
-    """Write the findings of one comparison."""
+def _failing(number: int, finding: Finding, comparison: Comparison, extent: Extent) -> doc.Section:
+    """Return a finding that fails the run, with a row for each of its cases."""
+    why = suspected_packages(finding, comparison)
+    leading = [(member.case, leading_reason(finding, member)) for member in finding.members]
+    leading.sort(key=lambda one: _reading_order(*one))
+    lines = [
+        *finding_details(finding, comparison),
+        *_without_ratio(finding, {reason.title for _, reason in leading}),
+        *([f"why: {why}"] if why else []),
+    ]
+    return doc.Section(
+        title=f"{number}. {clean(finding_headline(finding), longest=_LONGEST_LINE)}",
+        body=(
+            *(clean(line, longest=_LONGEST_LINE) for line in lines),
+            _table(leading),
+            *(_example(finding, comparison) if extent.details else ()),
+        ),
+        level=3,
+        style="bad" if finding.is_failing else "open",
+    )
 
-    def __init__(self, comparison: Comparison, extent: Extent) -> None:
-        self._comparison = comparison
-        self._extent = extent
-        ids = (case.id for case in comparison.cases)
-        self._names = {name: doc.CaseId(clean(name, longest=_LONGEST_NAME), name) for name in ids}
 
-    def failing(self, number: int, finding: Finding) -> doc.Section:
-        """Return a finding that fails the run, with a row for each of its cases."""
-        why = suspected_packages(finding, self._comparison)
-        leading = [(member.case, leading_reason(finding, member)) for member in finding.members]
-        leading.sort(key=lambda one: _reading_order(*one))
-        lines = [
-            *finding_details(finding, self._comparison),
-            *_without_ratio(finding, {reason.title for _, reason in leading}),
-            *([f"why: {why}"] if why else []),
-        ]
-        return doc.Section(
-            title=f"{number}. {clean(finding_headline(finding), longest=_LONGEST_LINE)}",
-            body=(
-                *(clean(line, longest=_LONGEST_LINE) for line in lines),
-                self._table(leading),
-                *self._example(finding),
-            ),
-            level=3,
-            style="bad" if finding.is_failing else "open",
-        )
+def _incomplete(finding: Finding, comparison: Comparison, extent: Extent) -> doc.Section:
+    """Return a finding on cases that were not compared, with its remedy."""
+    first = finding.first
+    about = first.obstacle or first.kind if first else finding.verdict
+    remedy = _REMEDIES.get(about, _REMEDIES[finding.verdict])
+    remedies = [] if extent.is_accepted else [remedy]
+    lines = (*finding_details(finding, comparison), *remedies)
+    return doc.Section(
+        title=clean(finding_headline(finding), longest=_LONGEST_LINE),
+        body=(
+            doc.Cases(tuple(map(_named, finding.cases))),
+            *(clean(line, longest=_LONGEST_LINE) for line in lines),
+        ),
+        level=3,
+        style="open",
+    )
 
-    def incomplete(self, finding: Finding) -> doc.Section:
-        """Return a finding on cases that were not compared, with its remedy."""
-        first = finding.first
-        about = first.obstacle or first.kind if first else finding.verdict
-        remedy = _REMEDIES.get(about, _REMEDIES[finding.verdict])
-        remedies = [] if self._extent.is_accepted else [remedy]
-        lines = (*finding_details(finding, self._comparison), *remedies)
-        return doc.Section(
-            title=clean(finding_headline(finding), longest=_LONGEST_LINE),
-            body=(
-                doc.Cases(tuple(self._names[case] for case in finding.cases)),
-                *(clean(line, longest=_LONGEST_LINE) for line in lines),
-            ),
-            level=3,
-            style="open",
-        )
 
-    def folded(self, title: str, found: Mapping[str, Sequence[str]]) -> Iterator[doc.Section]:
-        """Yield sentences with the cases that each is about."""
-        if not found:
-            return
-        most_lines = None if self._extent.all_names else _MOST_NAME_LINES
-        lines: list[doc.Line] = []
-        for what, ids in list(found.items())[: self._extent.most]:
-            names = tuple(self._names.get(one) or doc.CaseId(clean(one), one) for one in ids)
-            lines.append(doc.Line(clean(what, longest=_LONGEST_LINE), most_lines, names))
-        if len(found) > len(lines):
-            lines.append(doc.Line(f"and {len(found) - len(lines)} more"))
-        count = len({one for ids in found.values() for one in ids})
-        yield doc.Section(
-            title=f"{title}: {count_of(count, 'case')}", body=tuple(lines), folded=True
-        )
+def _folded(
+    title: str, found: Mapping[str, Sequence[str]], extent: Extent
+) -> Iterator[doc.Section]:
+    """Yield sentences with the cases that each is about."""
+    if not found:
+        return
+    most_lines = None if extent.all_names else _MOST_NAME_LINES
+    lines: list[doc.Line] = []
+    for what, ids in list(found.items())[: extent.most]:
+        names = tuple(map(_named, ids))
+        lines.append(doc.Line(clean(what, longest=_LONGEST_LINE), most_lines, names))
+    if len(found) > len(lines):
+        lines.append(doc.Line(f"and {len(found) - len(lines)} more"))
+    count = len({one for ids in found.values() for one in ids})
+    yield doc.Section(title=f"{title}: {count_of(count, 'case')}", body=tuple(lines), folded=True)
 
-    def _example(self, finding: Finding) -> Iterator[doc.Section]:
-        """Yield an example with the modules behind it."""
-        if not self._extent.details:
-            return
-        lines = example_lines(finding, self._comparison)
-        if lines:
-            text = "\n".join([self._names[finding.example.case], *lines])
-            title = "An example, with the modules behind it"
-            yield doc.Section(title=title, body=(doc.Listing(text),), folded=True, in_text=False)
 
-    def _table(self, reasons: Sequence[tuple[str, Reason]]) -> Table:
-        """Return a row for each case and reason; a metric that all share stands in the heading."""
-        found = [(case, sentences.reason_cells(reason)) for case, reason in reasons]
-        titles = {clean(cells[0], longest=_LONGEST_VALUE) for _, cells in found}
-        shared = titles.pop() if len(titles) == 1 else ""
-        rows = []
-        for case, cells in found:
-            metric, *values = (clean(text, longest=_LONGEST_VALUE) for text in cells)
-            rows.append(Row(cells=(self._names[case], "" if shared else doc.Code(metric), *values)))
-        return Table(
-            headings=(
-                *(f"{shared} of" if shared else "case", "metric"),
-                *("baseline", "this run", "change", "bound"),
-            ),
-            rows=tuple(rows),
-            numbers=(2, 3, 4, 5),
-            caption="cases of the finding",
-            most_rows=MOST_CASES,
-        )
+def _example(finding: Finding, comparison: Comparison) -> Iterator[doc.Section]:
+    """Yield an example with the modules behind it."""
+    lines = example_lines(finding, comparison)
+    if lines:
+        text = "\n".join([_named(finding.example.case), *lines])
+        title = "An example, with the modules behind it"
+        yield doc.Section(title=title, body=(doc.Listing(text),), folded=True, in_text=False)
+
+
+def _table(reasons: Sequence[tuple[str, Reason]]) -> Table:
+    """Return a row for each case and reason; a metric that all share stands in the heading."""
+    found = [(case, sentences.reason_cells(reason)) for case, reason in reasons]
+    titles = {clean(cells[0], longest=_LONGEST_VALUE) for _, cells in found}
+    shared = titles.pop() if len(titles) == 1 else ""
+    rows = []
+    for case, cells in found:
+        metric, *values = (clean(text, longest=_LONGEST_VALUE) for text in cells)
+        rows.append(Row(cells=(_named(case), "" if shared else doc.Code(metric), *values)))
+    return Table(
+        headings=(
+            *(f"{shared} of" if shared else "case", "metric"),
+            *("baseline", "this run", "change", "bound"),
+        ),
+        rows=tuple(rows),
+        numbers=(2, 3, 4, 5),
+        caption="cases of the finding",
+        most_rows=MOST_CASES,
+    )
+
+
+def _named(case: str) -> doc.CaseId:
+    return doc.CaseId(clean(case, longest=_LONGEST_NAME), case)
 
 
 def _reading_order(case: str, reason: Reason) -> tuple[str, tuple[tuple[int, str], ...]]:
@@ -233,12 +274,7 @@ def _reading_order(case: str, reason: Reason) -> tuple[str, tuple[tuple[int, str
 
 def _without_ratio(finding: Finding, shown: set[str]) -> list[str]:
     """Name the metrics that have no ratio, because they are new, gone, or were zero."""
-    found = {
-        reason.title
-        for member in finding.members
-        for reason in member.reasons
-        if reason.relative_change is None
-    }
+    found = {reason.title for reason in finding.reasons if reason.relative_change is None}
     left = sorted(map(clean, found - shown))
     return [f"new, gone, or zero in the baseline: {', '.join(left)}"] if left else []
 
@@ -268,23 +304,22 @@ def _setting(comparison: Comparison) -> Iterator[doc.Section]:
     pairs = [
         (references[name], new) for name, new in comparison.observed.items() if name in references
     ]
-    lines: list[doc.Line] = []
-    if pairs:
-        run_names = Counter(clean(_named(old), longest=_LONGEST_LINE) for old, _ in pairs)
-        environments = Counter(
-            "; ".join(sentences.version_changes(old.environment, new.environment))
-            or "as in the baseline"
-            for old, new in pairs
-        )
-        lines += _counted("baseline", run_names)
-        lines += _counted("environment", environments)
-    lines += map(doc.Line, _trainings(comparison))
+    names = (
+        old.run_name + (f", confirmed by {old.confirmed.entry}" if old.confirmed else "")
+        for old, _ in pairs
+    )
+    environments = (
+        "; ".join(sentences.version_changes(old.environment, new.environment))
+        or "as in the baseline"
+        for old, new in pairs
+    )
+    lines = [
+        *_counted("baseline", Counter(clean(one, longest=_LONGEST_LINE) for one in names)),
+        *_counted("environment", Counter(environments)),
+        *map(doc.Line, _trainings(comparison)),
+    ]
     if lines:
         yield doc.Section(title="", body=tuple(lines))
-
-
-def _named(old: Observation) -> str:
-    return old.run_name + (f", confirmed by {old.confirmed.entry}" if old.confirmed else "")
 
 
 def _trainings(comparison: Comparison) -> Iterator[str]:
@@ -305,17 +340,3 @@ def _counted(title: str, found: Mapping[str, int]) -> list[doc.Line]:
         doc.Line(f"{title} of {count_of(count, 'case')}: {text}", most)
         for text, count in found.items()
     ]
-
-
-def _steps(
-    comparison: Comparison,
-    failing: Sequence[Finding],
-    incomplete: Sequence[Finding],
-    extent: Extent,
-) -> Iterator[doc.Section]:
-    if extent.is_accepted:
-        return
-    steps = next_steps(comparison, failing, incomplete, is_away=extent.is_away)
-    commands = tuple(doc.Command(purpose, words) for purpose, words in steps)
-    if commands:
-        yield doc.Section(title="what to type:", body=commands, level=3)

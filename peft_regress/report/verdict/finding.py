@@ -8,12 +8,12 @@ from peft_regress.gate.comparison import Comparison
 from peft_regress.gate.findings import Finding
 from peft_regress.gate.verdicts import Reason
 from peft_regress.invariants import INVARIANTS
-from peft_regress.metrics import BATCH_SUFFIX, MetricSpec, metric_order
+from peft_regress.metrics import BATCH_SUFFIX, metric_order
 from peft_regress.report import sentences
-from peft_regress.report.verdict.cases import module_lines, reason_line
+from peft_regress.report.document import Section, as_text
+from peft_regress.report.verdict.cases import reason_blocks
 from peft_regress.text import clean, count_of
 
-_MOST_REASONS: Final = 4
 _LONGEST_ERROR: Final = 300
 _COVERAGE: Final = {
     "missing": "expected, but the run has no record of it",
@@ -64,9 +64,7 @@ def _changes_title(finding: Finding) -> str:
     what = finding.cause.what
     if what in ranges:
         leading = [what, *(name for name in leading if name != what)][:2]
-    return ", ".join(
-        f"{clean(name)} {_range(ranges[name], finding.spec_of(name))}" for name in leading
-    )
+    return ", ".join(_range(finding, name) for name in leading)
 
 
 def finding_details(finding: Finding, comparison: Comparison) -> list[str]:
@@ -99,11 +97,7 @@ def finding_details(finding: Finding, comparison: Comparison) -> list[str]:
         # At batch 32 it is news only if it did not change at batch 1.
         and name.removesuffix(BATCH_SUFFIX) not in ranges.keys() - {name}
     ]
-    shown = [
-        f"{clean(name)} {_range(ranges[name], finding.spec_of(name))}"
-        for name in others
-        if name in large
-    ]
+    shown = [_range(finding, name) for name in others if name in large]
     small = sum(name not in large for name in others)
     joined = "and " if shown else ""
     shown += [f"{joined}{count_of(small, 'cost')} by less than 1 % of the step"] if small else []
@@ -136,27 +130,15 @@ def _changed_models(finding: Finding, comparison: Comparison) -> list[str]:
 
 
 def example_lines(finding: Finding, comparison: Comparison) -> list[str]:
-    """Return the numbers of a finding's example, with the modules behind each change.
+    """Return the reasons of a finding's example, with the modules behind each change.
 
     Empty for an invariant, a status or missing coverage: there the title says everything.
     """
     if finding.cause.strand in {"invariant", "status", "coverage", "trained", "inputs"}:
         return []
-    member = finding.example
-    lines = []
-    at_one = {reason.name for reason in member.reasons}
-    shown = [
-        reason
-        for reason in member.reasons
-        if reason.name.removesuffix(BATCH_SUFFIX) not in at_one - {reason.name}
-    ]
-    for reason in shown[:_MOST_REASONS]:
-        lines.append(reason_line(reason))
-        lines += [f"    {line}" for line in module_lines(reason, member.case, comparison)]
-    left = len(member.reasons) - min(len(shown), _MOST_REASONS)
-    if left > 0:
-        lines.append(f"and {left} more metrics")
-    return lines
+    case, reasons = finding.example.case, finding.example.reasons
+    blocks = reason_blocks(case, reasons, comparison)
+    return as_text([Section(title="", body=tuple(blocks))]).splitlines()
 
 
 def suspected_packages(finding: Finding, comparison: Comparison) -> str | None:
@@ -177,23 +159,6 @@ def suspected_packages(finding: Finding, comparison: Comparison) -> str | None:
     return f"one of the {len(changes)} packages that changed (see environment), or the code itself"
 
 
-def strictness(comparison: Comparison) -> list[str]:
-    """Say what fails the run only since it is strict; empty if nothing does."""
-    if not comparison.strict:
-        return []
-    found = {
-        "better than the baseline, not accepted": len(comparison.unaccepted),
-        "with a looser bound or budget, or other operators, than the baseline": len(
-            comparison.remarked
-        ),
-    }
-    return [
-        f"FAILED by strictness: {count_of(count, 'case')} {what}"
-        for what, count in found.items()
-        if count
-    ]
-
-
 def _inputs_title(finding: Finding) -> str:
     return f"the inputs changed: {sentences.both_sides(finding.example.reasons[0])}"
 
@@ -211,9 +176,10 @@ def _without_ratio(reason: Reason) -> str:
     return f"{clean(reason.title)}{state}"
 
 
-def _range(pair: tuple[float, float], spec: MetricSpec | None) -> str:
-    low, high = (sentences.shown_change(value, spec) for value in pair)
-    return low if low == high else f"{low} to {high}"
+def _range(finding: Finding, metric: str) -> str:
+    spec = next(reason.spec for reason in finding.reasons if reason.name == metric)
+    ends = [sentences.shown_change(value, spec) for value in finding.ranges()[metric]]
+    return f"{clean(metric)} {' to '.join(dict.fromkeys(ends))}"
 
 
 def _invariant_title(finding: Finding) -> str:

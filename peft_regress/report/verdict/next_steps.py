@@ -13,15 +13,13 @@ from peft_regress.gate.comparison import Comparison, Invocation
 from peft_regress.gate.findings import Finding
 from peft_regress.invariants import INVARIANTS
 from peft_regress.metrics import BATCH_SUFFIX, METRICS
+from peft_regress.report.document import Command
 from peft_regress.runs.environment import changed_packages, suspects_of
 from peft_regress.text import printable
 
 _MOST_EXPLAINED: Final = 3
 _LONGEST_NAME: Final = 200
 _LONGEST_WORD: Final = 1000
-
-Step = tuple[str, list[str]]
-"""The purpose of a command, and its words, quoted for a shell, each option with its value."""
 
 
 def next_steps(
@@ -30,19 +28,20 @@ def next_steps(
     incomplete: Sequence[Finding],
     *,
     is_away: bool = False,
-) -> Iterator[Step]:
+) -> Iterator[Command]:
     """Yield what to type after a verdict; first what makes it again, if its reader `is_away`."""
     invocation = comparison.invocation
     findings = (*failing, *incomplete)
     if is_away and findings:
-        yield "measure these cases again", measuring(invocation, findings)
-        yield "all of this verdict", [compare_command(invocation)]
+        yield Command("measure these cases again", measuring(invocation, findings))
+        yield Command("all of this verdict", [compare_command(invocation)])
     yield from _explaining(comparison, failing, is_away=is_away)
     yield from _drifts(failing, invocation)
     yield from _bisecting(comparison, failing)
     if any(one.cause[:2] == ("coverage", "training") for one in incomplete):
         saved = f"--regress-save {quoted(invocation.run)}"
-        yield "train all seeds", ["pytest", invocation.suite, "--regress-full", saved]
+        words = ["pytest", invocation.suite, "--regress-full", saved]
+        yield Command("train all seeds", words)
     if comparison.not_judged:
         return  # Nobody should accept what this verdict does not show.
     if comparison.observed and not comparison.references:
@@ -56,8 +55,8 @@ def next_steps(
     if can_help and not (is_missing and all(is_missing)):
         yield accepting(comparison)
     if any(is_missing):
-        _, words = accepting(comparison)
-        yield "if what is missing is gone for good", [*words, "--retire ID"]
+        words = [*accepting(comparison).words, "--retire ID"]
+        yield Command("if what is missing is gone for good", words)
 
 
 def compare_command(invocation: Invocation) -> str:
@@ -92,7 +91,7 @@ def covering_glob(cases: Collection[str]) -> str:
 
 def _explaining(
     comparison: Comparison, failing: Sequence[Finding], *, is_away: bool
-) -> Iterator[Step]:
+) -> Iterator[Command]:
     """Yield how to see the modules behind changed costs, where there is a run file to read."""
     invocation = comparison.invocation
     if invocation.new is None and not is_away:
@@ -102,7 +101,7 @@ def _explaining(
         if case in comparison.references and len(case) <= _LONGEST_NAME:
             sides = (comparison.references[case].run_name, invocation.run, case)
             words = ["peft-regress", "explain", *map(quoted, sides), *storage_words(invocation)]
-            yield "which modules and operators", words
+            yield Command("which modules and operators", words)
 
 
 def _has_costs(finding: Finding) -> bool:
@@ -111,7 +110,7 @@ def _has_costs(finding: Finding) -> bool:
     )
 
 
-def _bisecting(comparison: Comparison, failing: Sequence[Finding]) -> Iterator[Step]:
+def _bisecting(comparison: Comparison, failing: Sequence[Finding]) -> Iterator[Command]:
     """Yield how to find the release behind the gravest finding."""
     for finding in failing[:1]:
         case = finding.example.case
@@ -123,31 +122,28 @@ def _bisecting(comparison: Comparison, failing: Sequence[Finding]) -> Iterator[S
         if len(suspects_of(changed)) == 1 and len(case) <= _LONGEST_NAME:
             words = bisection(finding, changed)
             if words:
-                yield "which release did it", words
+                yield Command("which release did it", words)
 
 
-def _first_steps(comparison: Comparison) -> Iterator[Step]:
+def _first_steps(comparison: Comparison) -> Iterator[Command]:
     """Yield what to type after a first run, which nothing judges yet."""
     invocation = comparison.invocation
     tests = ["pytest", invocation.suite]
     if invocation.new is None:
-        yield (
-            "first run: write these numbers to a file",
-            [*tests, f"--regress-save {invocation.run}"],
-        )
-    _, words = accepting(comparison)
-    yield "if they are right, let them judge later runs", words
-    yield "from then on, a case that gets worse fails", tests
+        saving = [*tests, f"--regress-save {invocation.run}"]
+        yield Command("first run: write these numbers to a file", saving)
+    words = accepting(comparison).words
+    yield Command("if they are right, let them judge later runs", words)
+    yield Command("from then on, a case that gets worse fails", tests)
 
 
-def _drifts(failing: Sequence[Finding], invocation: Invocation) -> Iterator[Step]:
+def _drifts(failing: Sequence[Finding], invocation: Invocation) -> Iterator[Command]:
     """Yield how to see the steps that add up to a drift, each within its bound."""
-    for finding in failing:
-        reason = next((one for one in finding.example.reasons if one.since is not None), None)
-        if reason is not None:
-            words = history_of_drift(finding.example.case, reason.name, invocation)
-            yield "the steps that add up, each within its bound", words
-            return
+    examples = [one.example for one in failing]
+    drifts = [(one.case, reason) for one in examples for reason in one.reasons if reason.since]
+    for case, reason in drifts[:1]:
+        words = history_of_drift(case, reason.name, invocation)
+        yield Command("the steps that add up, each within its bound", words)
 
 
 def history_of_drift(case: str, metric: str, invocation: Invocation) -> list[str]:
@@ -156,25 +152,13 @@ def history_of_drift(case: str, metric: str, invocation: Invocation) -> list[str
     return ["peft-regress", "history", *options, *storage_words(invocation)]
 
 
-def accepting(comparison: Comparison) -> Step:
+def accepting(comparison: Comparison) -> Command:
     """Return how to accept the new numbers, writing the run file first if there is none."""
     invocation = comparison.invocation
     run = quoted(invocation.file or invocation.run)
-    first = _before_accepting(comparison)
+    first = "" if invocation.new else f", run again with `--regress-save {invocation.run}`, then"
     words = ["peft-regress", "accept", run, '--reason "..."', *storage_words(invocation)]
-    return f"if the new numbers are right{f', {first}, then' if first else ''}", words
-
-
-def accept_hint(comparison: Comparison) -> str:
-    """Return the same as a sentence, with the run that writes the run file if there is none."""
-    _, words = accepting(comparison)
-    command, first = f"`{' '.join(words)}`", _before_accepting(comparison)
-    return f"{first}, then {command}" if first else command
-
-
-def _before_accepting(comparison: Comparison) -> str:
-    invocation = comparison.invocation
-    return "" if invocation.new else f"run again with `--regress-save {invocation.run}`"
+    return Command(f"if the new numbers are right{first}", words)
 
 
 def bisection(

@@ -81,7 +81,7 @@ def encode_finding(finding: Finding) -> dict[str, Any]:
 
 def encode_budget(use: BudgetUse) -> dict[str, Any]:
     """Return `{budget, value, limit, used, over}`."""
-    over = use.is_over if use.is_judged else None
+    over = None if use.over_by is None else use.is_over
     return {"budget": use.name, **_fields(use, "value", "limit"), "used": use.share, "over": over}
 
 
