@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 STEPS: Final = 22
 BATCH: Final = 32
 SEEDS: Final = 3
-_TEST_BATCH: Final = 200
+TEST_BATCH: Final = 200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,6 @@ class BuiltIn(FineTune):
     method: Method
     defined_by: Callable[[], dict[str, Json]]
     """Returns what defines the case, without the loop."""
-    test_batch: int = _TEST_BATCH
     runs_in_executorch: bool = False
     """Whether it is exported and run there, not trained here. Its costs are of its own batch."""
 

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from peft_regress.cost.batches import Call, RandomTensor, call_model, leaves_of
 from peft_regress.cost.profile import profile_training_step
-from peft_regress.cost.stand_ins import on_fake_or_real
 from peft_regress.cost.step_cost import StepCost
 from peft_regress.errors import InputError, PeftRegressError
 from peft_regress.imports import import_object, told
@@ -99,13 +98,9 @@ def training_cost(
 
     Raises what `profile_training_step` raises, `NeedsValuesError` only with fake=True.
     """
-
-    def measure(*, fake: bool) -> StepCost:
-        return profile_training_step(model, optimizer, batch=batch, loss=loss, fake=fake)
-
     parameters = list(model.parameters())
     return TrainingCost(
-        step=on_fake_or_real(measure) if fake is None else measure(fake=fake),
+        step=profile_training_step(model, optimizer, batch=batch, loss=loss, fake=fake),
         trainable_params=sum(p.numel() for p in parameters if p.requires_grad),
         total_params=sum(p.numel() for p in parameters),
     )

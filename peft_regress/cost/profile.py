@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -39,7 +40,7 @@ def profile_training_step(
     *,
     batch: Any,
     loss: Callable[[nn.Module, Any], Tensor],
-    fake: bool = True,
+    fake: bool | None = True,
 ) -> StepCost:
     """Measure what one training step costs, without a GPU and almost without memory.
 
@@ -59,7 +60,7 @@ def profile_training_step(
             where the step runs.
         loss: gets the model and the batch on stand-ins, and returns a scalar.
         fake: whether to measure on fake tensors; False runs the step for real, on copies, which
-            gives the same.
+            gives the same. None does so only where the model needs values.
 
     Raises:
         InputError: `loss` returns no scalar.
@@ -69,7 +70,8 @@ def profile_training_step(
         UnprofilableModelError: a tensor or a gradient is sparse, or an operator hides its work.
         UncountedOperatorError: an operator does matrix work and has no FLOP formula.
     """
-    return record_training_step(model, make_optimizer, batch=batch, loss=loss, fake=fake).cost()
+    record = partial(record_training_step, model, make_optimizer, batch=batch, loss=loss)
+    return on_fake_or_real(record, fake=fake).cost()
 
 
 def record_training_step(
@@ -251,4 +253,4 @@ def profile_inference(model: nn.Module, batch: Any, *, fake: bool | None = None)
             tensors=stage.tensors,
         )
 
-    return on_fake_or_real(measure) if fake is None else measure(fake=fake)
+    return on_fake_or_real(measure, fake=fake)

@@ -132,11 +132,13 @@ def staged(model: nn.Module, batch: Any, *, fake: bool) -> Iterator[Stage]:
             recorder.close()
 
 
-def on_fake_or_real(measure: Callable[..., Measured]) -> Measured:
-    """Return `measure(fake=True)`, or `measure(fake=False)` where the model needs values."""
+def on_fake_or_real(measure: Callable[..., Measured], *, fake: bool | None = None) -> Measured:
+    """Return what is measured; of None on fake tensors, or on real ones where it needs values."""
     try:
-        return measure(fake=True)
+        return measure(fake=fake is not False)
     except NeedsValuesError:
+        if fake:
+            raise
         return measure(fake=False)
 
 

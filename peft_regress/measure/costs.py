@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeAlias
 
@@ -20,9 +20,9 @@ from peft_regress.catalogue.architectures import Architecture
 from peft_regress.catalogue.matrix import method_at
 from peft_regress.catalogue.methods.method import Method
 from peft_regress.cost.module_trail import module_names
-from peft_regress.cost.stand_ins import on_fake_or_real
 from peft_regress.errors import InputError
 from peft_regress.measure.data import Data
+from peft_regress.measure.invariants.facts import attempt
 from peft_regress.measure.recipe import Recipe
 from peft_regress.measure.training import device_of, on_device, single_thread, undisturbed
 from peft_regress.metrics import BATCH_SUFFIX, Metric, make_metric
@@ -111,14 +111,10 @@ def _own_costs(recipe: Recipe, batch: Any) -> Reports:
     recipe.set_mode(adapted)
     batch = on_device(batch, device_of(adapted))
     adapter, loss = recipe.adapter, recipe.objective.loss
-    running = _running_cost(adapted, first_call(recipe, adapted, batch), merge=adapter.merge)
-
-    def step(*, fake: bool) -> cost.StepCost:
-        return cost.profile_training_step(
-            adapted, recipe.make_optimizer, batch=batch, loss=loss, fake=fake
-        )
-
-    found = on_fake_or_real(step)
+    running = _running_cost(adapted, first_call(recipe, adapted, batch), adapter)
+    found = cost.profile_training_step(
+        adapted, recipe.make_optimizer, batch=batch, loss=loss, fake=None
+    )
     shipped = adapter.shipped_tensors(adapted)
     return {"": _cost_report(adapted, found, shipped=shipped, running=running)}
 
@@ -179,7 +175,7 @@ def profile_method(
     ran: dict[str, int] = {}
     if running:
         images = torch.zeros(settings.input_shape, dtype=dtype)
-        ran = _running_cost(model, images, merge=method.merge)
+        ran = _running_cost(model, images, method)
     step = cost.profile_step(
         model,
         method.make_optimizer,
@@ -205,20 +201,8 @@ def adapted_model(method: Method, architecture: Architecture, settings: CostSett
     return model
 
 
-def merged_or_none(
-    merge: Callable[[nn.Module], nn.Module | None], model: nn.Module
-) -> nn.Module | None:
-    """Return the merged model; None if it cannot be: `merge_equals_unmerged` says why."""
-    try:
-        return merge(model)
-    except Exception:  # noqa: BLE001  (whatever a library raises)
-        return None
-
-
-def _running_cost(
-    model: nn.Module, batch: Any, *, merge: Callable[[nn.Module], nn.Module | None]
-) -> dict[str, int]:
-    merged = merged_or_none(merge, model)
+def _running_cost(model: nn.Module, batch: Any, method: Method) -> dict[str, int]:
+    merged = attempt(lambda: method.merge(model))  # `merge_equals_unmerged` says why it cannot be
     attached = cost.profile_inference(model, batch)
     found = {
         "inference_flops": attached.inference_flops,

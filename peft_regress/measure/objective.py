@@ -194,7 +194,7 @@ def evaluated(model: nn.Module) -> Iterator[None]:
         if tensor.is_floating_point()
     }
     model.eval()
-    largest = [max(_largest(was), _largest(tensor)) for tensor, was in before.items()]
+    largest = [max(largest_of(was), largest_of(tensor)) for tensor, was in before.items()]
     try:
         yield
     finally:
@@ -205,11 +205,12 @@ def evaluated(model: nn.Module) -> Iterator[None]:
             module.training = mode
         for (tensor, was), size in zip(before.items(), largest, strict=True):
             rounding = _ROUNDINGS * torch.finfo(was.dtype).eps * size
-            if tensor.shape == was.shape and _largest(tensor - was) <= rounding:
+            if tensor.shape == was.shape and largest_of(tensor - was) <= rounding:
                 tensor.data.copy_(was)
 
 
-def _largest(tensor: Tensor) -> float:
+def largest_of(tensor: Tensor) -> float:
+    """Return the largest size of a number in a tensor; 0 for an empty one."""
     return float(tensor.detach().abs().max()) if tensor.numel() else 0.0
 
 

@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from peft_regress.cases import Case
-from peft_regress.catalogue.built_in import BuiltIn, built_in
+from peft_regress.catalogue.built_in import TEST_BATCH, BuiltIn, built_in
 from peft_regress.catalogue.methods.method import Method
 from peft_regress.catalogue.own_cases import own_fine_tune
 from peft_regress.errors import InputError
@@ -148,8 +148,7 @@ class Recipe:
     @property
     def test_batch(self) -> int:
         """Return the size of a test batch."""
-        fine_tune = self.fine_tune
-        return fine_tune.test_batch if isinstance(fine_tune, BuiltIn) else fine_tune.batch
+        return self.fine_tune.batch if self.is_own else TEST_BATCH
 
     def load_data(self) -> Data:
         """Return the data, its floating-point tensors in the adapter's type.

@@ -567,7 +567,7 @@ def test_an_adapter_in_half_precision_is_caught():
     data = tiny_data()
     batch = data.test_images, data.test_labels
     probe = Probe(base=tiny_network(), objective=Objective(), batch=batch)
-    assert probe.of_other_dtype(adapted, adapter_in_float32=True) == [name]
+    assert probe.dtypes_as_asked(adapted, adapter_in_float32=True).defect.tensors == [name]
 
 
 @pytest.mark.parametrize("name", ["lora", "adalora", "ln_tuning", "lora-bf16", "bn_head", "full"])

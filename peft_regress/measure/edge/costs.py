@@ -22,8 +22,9 @@ from peft_regress.measure.edge.package import (
 )
 from peft_regress.measure.edge.program import Program
 from peft_regress.measure.edge.runtime import Ran, Runtime, shared_runtime
-from peft_regress.measure.invariants.facts import Fact, listed
-from peft_regress.measure.invariants.outputs import agree, differing
+from peft_regress.measure.invariants import facts
+from peft_regress.measure.invariants.facts import Fact
+from peft_regress.measure.invariants.outputs import check_agree
 from peft_regress.measure.recipe import Recipe
 from peft_regress.measure.training import device_of, on_device, seed_all
 from peft_regress.metrics import Metric, make_metric
@@ -101,13 +102,15 @@ def run_programs(
     training = programs["train"]
     there = runtime.run(training, steps, learning_rate=here.learning_rate)
     lacking = {name for each in programs.values() for name in each.without_kernel}
-    random = Fact.null("it draws random numbers, which the runtime draws otherwise")
-    facts = {
+    random = facts.null("it draws random numbers, which the runtime draws otherwise").fact
+    found = {
         "edge_programs_run": Fact(holds=True),
         "edge_losses_equal_eager": random if training.draws else same_losses(here, there),
         "edge_gradients_equal_eager": random if training.draws else same_gradients(here, there),
-        "edge_merged_outputs_equal_eager": Fact.null("there is no adapter that can be merged"),
-        "edge_kernels_exist": Fact.unless(sorted(lacking)),
+        "edge_merged_outputs_equal_eager": facts.null(
+            "there is no adapter that can be merged"
+        ).fact,
+        "edge_kernels_exist": facts.judged(facts.check_none)(sorted(lacking)),
     }
     for fact, name, model in (
         ("edge_outputs_equal_eager", "inference", subject.model),
@@ -118,9 +121,9 @@ def run_programs(
                 here_too = call_model(copy.deepcopy(model).eval(), subject.inputs)
             outputs = program.floating_outputs(here_too)
             ran = runtime.run(programs[name], [leaves_of(subject.inputs)])
-            facts[fact] = same_outputs(outputs, ran)
+            found[fact] = same_outputs(outputs, ran)
     grown = {"edge_train_resident_bytes": there.resident_bytes}
-    return facts, {name: make_metric(name, value) for name, value in grown.items() if value}
+    return found, {name: make_metric(name, value) for name, value in grown.items() if value}
 
 
 def _check_shapes(steps: Sequence[Sequence[Tensor]]) -> None:
@@ -194,8 +197,9 @@ def _learning_rate(loss: float, gradients: Iterable[Tensor]) -> float:
     return rate if math.isfinite(rate) else 0.0
 
 
-def same_losses(here: TrainedHere, there: Ran) -> Fact:
-    """Return whether the losses of all steps agree."""
+@facts.judged
+def same_losses(here: TrainedHere, there: Ran) -> None:
+    """Check that the losses of all steps agree."""
     pairs = list(zip(there.losses, here.losses, strict=True))
     off = [abs(runtime - eager) / (abs(eager) or 1) for runtime, eager in pairs]
     wrong = [
@@ -203,23 +207,23 @@ def same_losses(here: TrainedHere, there: Ran) -> Fact:
         for step, difference in enumerate(off, start=1)
         if not difference <= LOSS_TOLERANCES[min(step, len(LOSS_TOLERANCES)) - 1]
     ]
-    if not wrong:
-        return Fact(holds=True)
-    return Fact.false(listed(wrong), size=max(off, key=_gravity))
+    if wrong:
+        raise facts.false(facts.listed(wrong), size=max(off, key=facts.gravity))
 
 
-def same_gradients(here: TrainedHere, there: Ran) -> Fact:
-    """Return whether the gradients of the first step agree, naming the parameters that differ.
+@facts.judged
+def same_gradients(here: TrainedHere, there: Ran) -> None:
+    """Check that the gradients of the first step agree, naming the parameters that differ.
 
     The loss of the first step is right even where its backward pass is wrong.
     """
     off = gradient_differences(here.gradients, there.tensors)
     wrong = {name: each for name, each in off.items() if not each <= GRADIENT_TOLERANCE}
-    if not wrong:
-        return Fact(holds=True)
-    worst = max(wrong.values(), key=_gravity)
-    told = f"{len(wrong)} of {len(off)} gradients differ by up to {worst:.2g} of their norm"
-    return Fact.false(f"{told}: {listed(list(wrong))}", tensors=list(wrong), size=worst)
+    if wrong:
+        worst = max(wrong.values(), key=facts.gravity)
+        told = f"{len(wrong)} of {len(off)} gradients differ by up to {worst:.2g} of their norm"
+        note = f"{told}: {facts.listed(list(wrong))}"
+        raise facts.false(note, tensors=list(wrong), size=worst)
 
 
 def gradient_differences(
@@ -240,17 +244,12 @@ def gradient_differences(
     return found
 
 
-def same_outputs(here: tuple[Tensor, ...], there: Ran) -> Fact:
-    """Return whether the outputs of a forward pass agree."""
+@facts.judged
+def same_outputs(here: tuple[Tensor, ...], there: Ran) -> None:
+    """Check that the outputs of a forward pass agree."""
     outputs = [there.tensors[str(number)] for number in range(len(there.tensors))]
     one, other = (tuple(t.float() for t in each) for each in (outputs, here))
-    if agree(one, other, tolerance=OUTPUT_TOLERANCE):
-        return Fact(holds=True)
-    return differing(one, other)
-
-
-def _gravity(difference: float) -> tuple[bool, float]:
-    return math.isnan(difference), difference
+    check_agree(one, other, tolerance=OUTPUT_TOLERANCE)
 
 
 # --- Of a case ------------------------------------------------------------------------------------
@@ -273,19 +272,19 @@ def edge_of_case(
     if data is None or not (is_limited or recipe.runs_in_executorch):
         return CaseEdge()
     require_executorch(runs=runs)
-    facts: dict[str, Fact] = {}
+    of_runtime: dict[str, Fact] = {}
     of_run: dict[str, Metric] = {}
     try:
         subject = _case_model(recipe, data)
         programs = exported(subject)
         if runs:
-            facts, of_run = run_programs(subject, programs, shared_runtime())
+            of_runtime, of_run = run_programs(subject, programs, shared_runtime())
     except (UnsupportedProgramError, ProgramError) as error:
         if recipe.runs_in_executorch:
             raise
-        return CaseEdge(facts={"edge_programs_run": Fact.false(str(error), error=error)})
+        return CaseEdge(facts={"edge_programs_run": facts.false(str(error), error=error).fact})
     found = planned(programs, optimizer_state_bytes=optimizer_state_bytes)
-    return replace(found, metrics={**found.metrics, **of_run}, facts=facts)
+    return replace(found, metrics={**found.metrics, **of_run}, facts=of_runtime)
 
 
 def _case_model(recipe: Recipe, data: Data) -> EdgeModel:
@@ -301,6 +300,6 @@ def _case_model(recipe: Recipe, data: Data) -> EdgeModel:
         model=model,
         batches=batches,
         loss=recipe.objective.loss,
-        merged=costs.merged_or_none(recipe.adapter.merge, model),
+        merged=facts.attempt(lambda: recipe.adapter.merge(model)),
         inputs=costs.first_call(recipe, model, batches[0]),
     )

@@ -7,7 +7,6 @@ import copy
 import dataclasses
 import io
 import itertools
-import math
 import pickle
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -23,8 +22,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from peft_regress.cost.stand_ins import cloner, with_tensors
 from peft_regress.errors import NonFiniteLossError
-from peft_regress.measure.invariants.facts import Fact, attempt, raised
-from peft_regress.measure.invariants.outputs import RELOAD_TOLERANCE
+from peft_regress.measure.invariants import facts
+from peft_regress.measure.invariants.facts import Fact
+from peft_regress.measure.invariants.outputs import check_loss
 from peft_regress.measure.recipe import Recipe
 from peft_regress.measure.training import seed_all, training_steps, undisturbed
 
@@ -61,23 +61,26 @@ class Continuing:
             next(steps)
             return _cost_of(steps)
 
-        self._second, _ = attempt(second)
+        self._second = facts.attempt(second)
 
     @undisturbed()
     def after_training(self, trained: nn.Module, optimizer: Optimizer) -> dict[str, Fact]:
         """Train on; the model is not used afterwards."""
-        try:
-            for group in optimizer.param_groups:  # a schedule ends at a rate of zero
-                group["lr"] = group.get("initial_lr", group["lr"])
-            schedule = self._schedule_of(optimizer)
-            steps = self._steps(trained, optimizer, schedule)
-            late = [_cost_of(steps) for _ in range(_LATE)]
-            resumed = self._resumed(trained, optimizer, schedule, steps)
-        except NonFiniteLossError as error:
-            return dict.fromkeys(CONTINUED, Fact.null(f"trained on, {error}"))
-        except Exception as error:  # noqa: BLE001  (whatever a library raises)
-            return dict.fromkeys(CONTINUED, raised(error))
-        return dict(zip(CONTINUED, (resumed, self._costs_same(late)), strict=True))
+        late: list[_Cost] = []
+
+        @facts.judged
+        def resumed() -> None:
+            with facts.refused("trained on", NonFiniteLossError):
+                for group in optimizer.param_groups:  # a schedule ends at a rate of zero
+                    group["lr"] = group.get("initial_lr", group["lr"])
+                schedule = self._schedule_of(optimizer)
+                steps = self._steps(trained, optimizer, schedule)
+                late.extend(_cost_of(steps) for _ in range(_LATE))
+                self._resume(trained, optimizer, schedule, steps)
+
+        found = resumed()
+        costs_same = self._costs_same(late) if len(late) == _LATE else found
+        return dict(zip(CONTINUED, (found, costs_same), strict=True))
 
     def _steps(
         self, model: nn.Module, optimizer: Optimizer, schedule: LRScheduler | None
@@ -98,70 +101,60 @@ class Continuing:
         make = self._recipe.loop.schedule
         return None if make is None else make(optimizer)
 
-    def _costs_same(self, late: list[_Cost]) -> Fact:
+    @facts.judged
+    def _costs_same(self, late: list[_Cost]) -> None:
         second = self._second
         if second is None:
-            return Fact.null("two steps on the probe, before the training, raise an error")
+            raise facts.null("two steps on the probe, before the training, raise an error")
         operators = min(cost.operators for cost in late)
         flops = min((cost.flops for cost in late), key=lambda found: found.get("Global", 0))
         more = [name for name, count in flops.items() if count > second.flops.get(name, 0)]
         step = f"a step after {self._recipe.fine_tune.steps} takes"
         if more:
             layer = max(more, key=lambda name: name.count("."))
-            return Fact.false(
+            raise facts.false(
                 f"{step} {flops.get('Global', 0):,} FLOPs, the second "
                 f"{second.flops.get('Global', 0):,}; first in {layer}",
                 tensors=more,
             )
         if operators > second.operators:
-            return Fact.false(f"{step} {operators} operators, the second {second.operators}")
-        return Fact(holds=True)
+            raise facts.false(f"{step} {operators} operators, the second {second.operators}")
 
-    def _resumed(
+    def _resume(
         self,
         trained: nn.Module,
         optimizer: Optimizer,
         schedule: LRScheduler | None,
         steps: Iterator[float],
-    ) -> Fact:
+    ) -> None:
         """Save what trains, take further steps, and take them again from what was saved."""
         recipe = self._recipe
         if why := recipe.adapter.loads_for_use_only:
-            return Fact.null(why)
+            raise facts.null(why)
         if optimizer._optimizer_step_post_hooks or optimizer._optimizer_step_pre_hooks:  # noqa: SLF001
-            return Fact.null("the optimizer has hooks, whose state it does not save")
+            raise facts.null("the optimizer has hooks, whose state it does not save")
         states = [part.state_dict() for part in (optimizer, schedule) if part is not None]
         saved = io.BytesIO()
-        try:
+        cannot = "the optimizer or its schedule cannot be saved"
+        with facts.refused(cannot, AttributeError, TypeError, pickle.PicklingError):
             torch.save(states, saved)
-        except (AttributeError, TypeError, pickle.PicklingError) as error:
-            return Fact.null(f"the optimizer or its schedule cannot be saved: {error}")
         saved.seek(0)
         with tempfile.TemporaryDirectory() as folder:
-            try:
-                recipe.adapter.save(trained, Path(folder))
-                wanted = list(itertools.islice(steps, _STEPS))
-                base = copy.deepcopy(self._base)
-                model = recipe.adapter.load(base, Path(folder), trainable=True)
-                fresh = recipe.make_optimizer(model)
-                again = self._schedule_of(fresh)
-                parts: list[Any] = [part for part in (fresh, again) if part is not None]
-                # What this process has just written.
-                loaded = torch.load(saved, weights_only=False)
-                for part, state in zip(parts, loaded, strict=True):
-                    part.load_state_dict(state)
-                found = list(itertools.islice(self._steps(model, fresh, again), _STEPS))
-            except NonFiniteLossError:
-                raise
-            except Exception as error:  # noqa: BLE001  (whatever a library raises)
-                return raised(error)
+            recipe.adapter.save(trained, Path(folder))
+            wanted = list(itertools.islice(steps, _STEPS))
+            base = copy.deepcopy(self._base)
+            model = recipe.adapter.load(base, Path(folder), trainable=True)
+            fresh = recipe.make_optimizer(model)
+            again = self._schedule_of(fresh)
+            parts: list[Any] = [part for part in (fresh, again) if part is not None]
+            # What this process has just written.
+            loaded = torch.load(saved, weights_only=False)
+            for part, state in zip(parts, loaded, strict=True):
+                part.load_state_dict(state)
+            found = list(itertools.islice(self._steps(model, fresh, again), _STEPS))
         for step, (one, other) in enumerate(zip(found, wanted, strict=True), start=1):
-            if not math.isclose(one, other, rel_tol=RELOAD_TOLERANCE):
-                return Fact.false(
-                    f"the loss of step {step} is {one:.7g} when resumed, {other:.7g} otherwise",
-                    size=abs(one - other) / max(abs(one), abs(other)),
-                )
-        return Fact(holds=True)
+            note = f"the loss of step {step} is {one:.7g} when resumed, {other:.7g} otherwise"
+            check_loss(one, other, note)
 
 
 class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Final, Generic, NamedTuple, TypeVar
+import contextlib
+import functools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Final, NamedTuple, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +14,7 @@ from torch import Tensor, nn
 from peft_regress.runs.schema import Defect, Failure
 from peft_regress.text import clean, redacted
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 _MOST_NAMES: Final = 4
@@ -27,33 +31,6 @@ class Fact(NamedTuple):
     defect: Defect = Defect()
     """What the gate compares where it is false; if it has no parts, the words of the note."""
 
-    @classmethod
-    def false(
-        cls,
-        note: str,
-        *,
-        error: Exception | None = None,
-        tensors: Sequence[str] = (),
-        size: float | None = None,
-    ) -> Fact:
-        """Return that it does not hold: by what error, for which tensors, and how far it is off."""
-        defect = Defect(
-            error=None if error is None else Failure.of(error),
-            tensors=list(tensors),
-            size=size if size is None or size <= _LARGEST else _LARGEST,
-        )
-        return cls(holds=False, note=redacted(note), defect=defect)
-
-    @classmethod
-    def null(cls, note: str) -> Fact:
-        """Return that it does not apply."""
-        return cls(holds=None, note=redacted(note))
-
-    @classmethod
-    def unless(cls, wrong: Sequence[str]) -> Fact:
-        """Return whether nothing is wrong, naming what is."""
-        return cls.false(listed(wrong), tensors=wrong) if wrong else cls(holds=True)
-
 
 def listed(names: Sequence[str]) -> str:
     """Return the first names, and how many there are beyond them."""
@@ -62,25 +39,82 @@ def listed(names: Sequence[str]) -> str:
     return f"{shown} and {more} more" if more > 0 else shown
 
 
-class Attempt(NamedTuple, Generic[T]):
-    """What a library returned, or why it did not."""
-
-    result: T | None
-    worked: Fact = Fact(holds=True)
-    """Whether it did; if not, what it raised, and in which layer."""
+def gravity(size: float) -> tuple[bool, float]:
+    """Return how bad a difference is, to sort by: NaN is worst."""
+    return math.isnan(size), size
 
 
-def attempt(action: Callable[[], T]) -> Attempt[T]:
-    """Call a library; if it raises, the fact does not hold."""
+class FactError(Exception):
+    """Ends a check that does not hold, or does not apply."""
+
+    def __init__(self, fact: Fact) -> None:
+        super().__init__(fact.note)
+        self.fact = fact
+
+
+def false(
+    note: str,
+    *,
+    error: Exception | None = None,
+    tensors: Sequence[str] = (),
+    size: float | None = None,
+) -> FactError:
+    """Return that it does not hold: by what error, for which tensors, and how far it is off."""
+    defect = Defect(
+        error=None if error is None else Failure.of(error),
+        tensors=list(tensors),
+        size=size if size is None or size <= _LARGEST else _LARGEST,
+    )
+    return FactError(Fact(holds=False, note=redacted(note), defect=defect))
+
+
+def null(note: str) -> FactError:
+    """Return that it does not apply."""
+    return FactError(Fact(holds=None, note=redacted(note)))
+
+
+def check_none(wrong: Sequence[str], said: str = "") -> None:
+    """Raise `FactError` if anything is wrong, naming it after what is said of it."""
+    if wrong:
+        raise false(said + listed(wrong), tensors=wrong)
+
+
+def judged(check: Callable[P, None]) -> Callable[P, Fact]:
+    """Let a check return true, unless it raises `FactError` or the library raises."""
+
+    @functools.wraps(check)
+    def fact(*args: P.args, **kwargs: P.kwargs) -> Fact:
+        try:
+            check(*args, **kwargs)
+        except FactError as error:
+            return error.fact
+        except Exception as error:  # noqa: BLE001  (whatever a library raises, it does not hold)
+            return raised(error)
+        return Fact(holds=True)
+
+    return fact
+
+
+@contextlib.contextmanager
+def refused(what: str, *kinds: type[Exception]) -> Iterator[None]:
+    """Let a check not apply where the library refuses something by such an error."""
     try:
-        return Attempt(action())
-    except Exception as error:  # noqa: BLE001  (whatever a library raises, the fact does not hold)
-        return Attempt(None, raised(error))
+        yield
+    except kinds as error:
+        raise null(f"{what}: {told_of(error)}") from error
+
+
+def attempt(action: Callable[[], T]) -> T | None:
+    """Return what a library returns; None if it raises, which another fact says."""
+    try:
+        return action()
+    except Exception:  # noqa: BLE001  (whatever a library raises)
+        return None
 
 
 def raised(error: Exception) -> Fact:
     """Return that a fact does not hold, since a library raises."""
-    return Fact.false(f"the library raises {told_of(error)}", error=error)
+    return false(f"the library raises {told_of(error)}", error=error).fact
 
 
 def told_of(error: Exception) -> str:

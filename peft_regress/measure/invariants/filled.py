@@ -60,31 +60,24 @@ class Filled:
         self._starts = self._starts_of(
             {name: self.model.get_parameter(name) for name in self.parameters}
         )
-        self.losses = tuple(self._finite_loss(batch, seed=seed, fills=True) for seed in FILL_SEEDS)
+        self.losses = tuple(_finite(self._filled_loss(seed), seed) for seed in FILL_SEEDS)
         """The loss of the probe, one for each fill.
 
         Cross-entropy is computed in float64 of the float32 logits, so that it adds no rounding of
         its own.
         """
         with threads(2):
-            self.wide_loss = self._finite_loss(wide_probe, seed=FILL_SEEDS[-1])
+            wide_loss = probe.objective.precise_loss(self.model, wide_probe)
+        self.wide_loss = _finite(wide_loss, FILL_SEEDS[-1])
         self.checked_losses = self.losses
         """The same with the copies filled as well."""
         if copies:
             self.parameters += copies
-            self.checked_losses = tuple(map(self._checked_loss, FILL_SEEDS))
+            self.checked_losses = tuple(map(self._filled_loss, FILL_SEEDS))
 
-    def _checked_loss(self, seed: int) -> float:
+    def _filled_loss(self, seed: int) -> float:
         self.fill(seed)
         return self.loss()
-
-    def _finite_loss(self, batch: Any, *, seed: int, fills: bool = False) -> float:
-        if fills:
-            self.fill(seed)
-        loss = self.probe.objective.precise_loss(self.model, batch)
-        if not math.isfinite(loss):
-            raise FilledLossError(loss=loss, seed=seed)
-        return loss
 
     def loss(self) -> float:
         """Return the loss of the probe."""
@@ -115,6 +108,12 @@ def one_wide_image(probe: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     """
     images, labels = probe
     return functional.interpolate(images[:1], size=(_WIDE, _WIDE)), labels[:1]
+
+
+def _finite(loss: float, seed: int) -> float:
+    if not math.isfinite(loss):
+        raise FilledLossError(loss=loss, seed=seed)
+    return loss
 
 
 def _draw(

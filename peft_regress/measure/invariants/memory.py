@@ -10,7 +10,7 @@ import gc
 from collections.abc import Callable
 from typing import Final
 
-from peft_regress.measure.invariants.facts import Fact
+from peft_regress.measure.invariants import facts
 from peft_regress.metrics import format_value
 
 FIRST_STEPS: Final = 3
@@ -70,18 +70,18 @@ class MemoryWatch:
         gc.unfreeze()
 
     @property
-    def fact(self) -> Fact:
-        """Return whether the training kept no memory."""
+    @facts.judged
+    def fact(self) -> None:
+        """Check that the training kept no memory."""
         if _allocated() is None:
-            return Fact.null("the allocator does not say what is in use, as glibc's 2.33 does")
+            raise facts.null("the allocator does not say what is in use, as glibc's 2.33 does")
         if self._grown_bytes is None:
-            return Fact.null(f"only what is kept after step {FIRST_STEPS} counts")
+            raise facts.null(f"only what is kept after step {FIRST_STEPS} counts")
         most = ALLOWED_BYTES + (self._steps - FIRST_STEPS) * ALLOWED_BYTES_PER_STEP
-        if self._grown_bytes <= most:
-            return Fact(holds=True)
-        grown, allowed = (format_value(size, "byte") for size in (self._grown_bytes, most))
-        return Fact.false(
-            f"from step {FIRST_STEPS} to step {self._steps} the memory in use grows by {grown}; "
-            f"{allowed} would be usual",
-            size=self._grown_bytes,
-        )
+        if self._grown_bytes > most:
+            grown, allowed = (format_value(size, "byte") for size in (self._grown_bytes, most))
+            raise facts.false(
+                f"from step {FIRST_STEPS} to step {self._steps} the memory in use grows by "
+                f"{grown}; {allowed} would be usual",
+                size=self._grown_bytes,
+            )

@@ -2,13 +2,14 @@
 
 import copy
 import math
+from collections.abc import Callable
 from typing import Any, Final, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from peft_regress.cost.batches import map_batch
-from peft_regress.measure.invariants.facts import Fact
+from peft_regress.measure.invariants.facts import false
 
 # Bounds on the largest difference of two outputs, relative to the largest logit. Identity and
 # merging are judged in float32 for every base: in bfloat16 a correct merge is off by up to 0.15,
@@ -72,15 +73,28 @@ def _agree(one: Tensor, other: Tensor, *, tolerance: float) -> bool:
     return not one.numel() or bool((one - other).abs().max() <= tolerance * other.abs().max())
 
 
-def differing(one: Outputs, other: Outputs, *, first: str = "") -> Fact:
-    """Return how far outputs are apart, relative to the largest number of the second ones.
+def check_loss(
+    found: float, wanted: float, note: str, *, tolerance: float = RELOAD_TOLERANCE
+) -> None:
+    """Raise `FactError` with a note for another loss than the wanted one."""
+    if not math.isclose(found, wanted, rel_tol=tolerance):
+        raise false(note, size=abs(found - wanted) / max(abs(found), abs(wanted)))
 
-    first: the first layer that differs; '' if it is not known.
+
+def check_agree(
+    one: Outputs, other: Outputs, *, tolerance: float, first: Callable[[], str] = lambda: ""
+) -> None:
+    """Raise `FactError` for outputs that differ, relative to the largest number of the other ones.
+
+    first: returns the first layer that differs; '' if it is not known.
     """
-    layers = [first] if first else []
-    where = f", first in layer {first}" if first else ""
+    if agree(one, other, tolerance=tolerance):
+        return
+    layer = first()
+    layers = [layer] if layer else []
+    where = f", first in layer {layer}" if layer else ""
     if [tensor.shape for tensor in one] != [tensor.shape for tensor in other]:
-        return Fact.false(f"the outputs have other shapes{where}", tensors=layers, size=math.inf)
+        raise false(f"the outputs have other shapes{where}", tensors=layers, size=math.inf)
     one, other = (tuple(map(torch.nan_to_num, outputs)) for outputs in (one, other))
     worst = max(
         (
@@ -91,7 +105,7 @@ def differing(one: Outputs, other: Outputs, *, first: str = "") -> Fact:
         default=0.0,
     )
     note = f"the outputs differ by {worst:.2g} of the largest{where}"
-    return Fact.false(note, tensors=layers, size=worst)
+    raise false(note, tensors=layers, size=worst)
 
 
 _MOST_STORED: Final = 4096

@@ -17,8 +17,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from peft_regress.catalogue.methods.method import Method
 from peft_regress.cost.batches import leaves_of
-from peft_regress.measure.invariants import tuner
-from peft_regress.measure.invariants.facts import Fact, attempt, listed, raised
+from peft_regress.measure.invariants import facts, tuner
+from peft_regress.measure.invariants.facts import Fact
 from peft_regress.measure.invariants.filled import FILL_SEEDS, Filled
 from peft_regress.measure.invariants.outputs import (
     AUTOCAST_TOLERANCE,
@@ -63,7 +63,7 @@ def paths_agree(filled: Filled, of_base: Outputs, adapter: Method) -> dict[str, 
         for name, (how, tolerance) in _HOW.items()
         if _is_of_base(probe, base, of_base, how, tolerance)
     ]
-    off = Fact.null("wrapping alters the base's weights")
+    off = facts.null("wrapping alters the base's weights").fact
     if not adapter.alters_base:
         way = _Way("off", lambda: model, of_base, lambda: probe.layers(base))
         how = _off(adapter, evaluated)
@@ -72,10 +72,10 @@ def paths_agree(filled: Filled, of_base: Outputs, adapter: Method) -> dict[str, 
             ways.append(way._replace(name=f"off {_TRAINING}", how=_off(adapter, _training)))
     with tuner.quiet():
         # Making them, too, the library may raise.
-        made, worked = attempt(lambda: [*_of_peft(filled, model, wanted, of_base, adapter)])
-        found = {way.name: _walked(probe, way) for way in (*ways, *(made or ()))}
-    if not worked.holds:
-        found["merged, or beside a second adapter"] = worked
+        made = facts.judged(ways.extend)(_of_peft(filled, model, wanted, of_base, adapter))
+        found = {way.name: _walked(probe, way) for way in ways}
+    if not made.holds:
+        found["merged, or beside a second adapter"] = made
     return {"disabled_equals_base": off, "paths_agree": _all_of(found)}
 
 
@@ -83,30 +83,28 @@ def _all_of(found: Mapping[str, Fact]) -> Fact:
     wrong = {name: fact for name, fact in found.items() if fact.holds is False}
     if not wrong:
         applies = any(fact.holds for fact in found.values())
-        none = Fact.null("the base computes something else in each way")
+        none = facts.null("the base computes something else in each way").fact
         return Fact(holds=True) if applies else none
     first, fact = next(iter(wrong.items()))
-    note = f"{first}, {fact.note}" + (f"; {listed([*wrong])}" if len(wrong) > 1 else "")
-    return Fact.false(note, tensors=[*wrong], size=fact.defect.size)
+    note = f"{first}, {fact.note}" + (f"; {facts.listed([*wrong])}" if len(wrong) > 1 else "")
+    return facts.false(note, tensors=[*wrong], size=fact.defect.size).fact
 
 
-def _walked(probe: Probe, way: _Way) -> Fact:
-    try:
+@facts.judged
+def _walked(probe: Probe, way: _Way) -> None:
+    with facts.refused("peft refuses it", *way.refusals):
         model = way.model()
         state = torch.get_rng_state()
         found = way.part(probe.outputs(model, way.how))
-        drawn = not torch.equal(torch.get_rng_state(), state)
-    except way.refusals as error:
-        return Fact.null(f"peft refuses it: {error}")
-    except Exception as error:  # noqa: BLE001  (whatever a library raises, the fact does not hold)
-        return raised(error)
-    same = probe.same(
+    drawn = not torch.equal(torch.get_rng_state(), state)
+    if drawn and not agree(found, way.wanted, tolerance=way.tolerance):
+        raise facts.null("it draws random numbers")
+    probe.check_same(
         found,
         way.wanted,
         tolerance=way.tolerance,
         layers=lambda: (probe.layers(model, way.how), way.layers()),
     )
-    return Fact.null("it draws random numbers") if drawn and not same.holds else same
 
 
 # --- How a model is run ---------------------------------------------------------------------------
@@ -176,7 +174,7 @@ _HOW: Final[dict[str, tuple[Context, float]]] = {
 def _is_of_base(
     probe: Probe, base: nn.Module, of_base: Outputs, how: Context, tolerance: float
 ) -> bool:
-    found = attempt(lambda: probe.outputs(base, how)).result
+    found = facts.attempt(lambda: probe.outputs(base, how))
     return found is not None and agree(found, of_base, tolerance=tolerance)
 
 
@@ -202,7 +200,7 @@ def _of_peft(
         )
 
     # What merging computes is a matter of `merge_equals_unmerged`.
-    merged, _ = attempt(lambda: copy.deepcopy(model).merge_and_unload())
+    merged = facts.attempt(lambda: copy.deepcopy(model).merge_and_unload())
     if merged is not None:
         yield of_copy(
             "merged safely",
@@ -233,8 +231,9 @@ def _by_row(filled: Filled, wanted: Outputs, of_base: Outputs, count: int) -> It
     model: Any = copy.deepcopy(filled.model)
     first = str(model.active_adapter)
     outputs = {first: wanted, _NO_ADAPTER: of_base}
-    attempt(lambda: tuner.add_second(model))
-    if added := tuner.parameters_of_second(model):
+    facts.attempt(lambda: tuner.add_second(model))
+    added = {name: part for name, part in model.named_parameters() if f".{SECOND}" in name}
+    if added:
         filled.draw(added, seed=len(FILL_SEEDS))
         model.set_adapter(SECOND)
         outputs[SECOND] = probe.outputs(model)

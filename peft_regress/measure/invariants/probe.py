@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from peft_regress.catalogue.methods.base_names import base_name, base_prefix
 from peft_regress.cost.batches import map_batch
-from peft_regress.measure.invariants.facts import Fact, attempt
-from peft_regress.measure.invariants.outputs import Outputs, agree, differing, in_float32
+from peft_regress.measure.invariants.facts import attempt, check_none, judged, null
+from peft_regress.measure.invariants.outputs import Outputs, agree, check_agree, in_float32
 from peft_regress.measure.objective import Context, Objective
 
 LayerOutputs: TypeAlias = dict[str, Tensor]
@@ -41,30 +41,33 @@ class Probe:
         model, batch = in_float32(model, self.batch)
         return self._facts(model, batch, lambda out: out.detach().float().clone(), how)
 
-    def same(
+    def check_same(
         self,
         found: Outputs,
         wanted: Outputs,
         *,
         tolerance: float,
         layers: Callable[[], tuple[LayerOutputs, LayerOutputs]],
-    ) -> Fact:
-        """Return whether outputs agree; if not, name the first layer that differs, as computed.
+    ) -> None:
+        """Raise `FactError` for outputs that differ, naming the first layer that does, as computed.
 
         layers: computes what the layers of both models return.
         """
-        if agree(found, wanted, tolerance=tolerance):
-            return Fact(holds=True)
-        ones, others = attempt(layers).result or ({}, {})
-        off = (
-            name
-            for name, one in ones.items()
-            if name in others and not agree((one,), (others[name],), tolerance=tolerance)
-        )
-        return differing(found, wanted, first=next(off, ""))
 
-    def of_other_dtype(self, adapted: nn.Module, *, adapter_in_float32: bool) -> list[str]:
-        """Return weights and layers without the base's type, adapter parameters not in float32.
+        def first() -> str:
+            ones, others = attempt(layers) or ({}, {})
+            off = (
+                name
+                for name, one in ones.items()
+                if name in others and not agree((one,), (others[name],), tolerance=tolerance)
+            )
+            return next(off, "")
+
+        check_agree(found, wanted, tolerance=tolerance, first=first)
+
+    @judged
+    def dtypes_as_asked(self, adapted: nn.Module, *, adapter_in_float32: bool) -> None:
+        """Name weights and layers without the base's type, adapter parameters not in float32.
 
         Activations are checked for each layer: an adapter that returns float32 instead of the
         base's bfloat16 doubles what all later layers keep for the backward pass.
@@ -78,10 +81,11 @@ class Probe:
             if asked is not None and parameter.dtype != asked:
                 wrong.append(name)
         # Of mixed types the model may not even compute.
-        return wrong or self._unlike_base(adapted, lambda out: out.dtype)
+        check_none(wrong or self._unlike_base(adapted, lambda out: out.dtype))
 
-    def not_channels_last(self, adapted: nn.Module) -> list[str] | None:
-        """Return layers that are channels last in the base alone; None if none is."""
+    @judged
+    def channels_last_kept(self, adapted: nn.Module) -> None:
+        """Name layers that are channels last in the base alone."""
         adapted, base = _channels_last(adapted), _channels_last(self.base)
 
         def is_channels_last(out: Tensor) -> bool:
@@ -90,8 +94,8 @@ class Probe:
         batch = channels_last(self.batch)
         probe = Probe(base=base, objective=self.objective, batch=batch)
         if not any(probe._facts(base, batch, is_channels_last).values()):
-            return None
-        return probe._unlike_base(adapted, is_channels_last)
+            raise null("no layer is channels last")
+        check_none(probe._unlike_base(adapted, is_channels_last))
 
     def _unlike_base(self, adapted: nn.Module, fact: Callable[[Tensor], Any]) -> list[str]:
         """Return the layers of the base that have another fact in the adapted model.

@@ -62,46 +62,45 @@ class SavingFacts:
     def _after_reloading(
         self, adapted: nn.Module, folder: Path, expected: Mapping[str, tuple[int, ...]]
     ) -> dict[str, Fact]:
-        saved, worked = facts.attempt(
-            lambda: peak_while(lambda: self._adapter.save(adapted, folder), adapted)
-        )
-        if saved is None:
-            return dict.fromkeys(("saved_adapter_reloads", "reload_keeps_trainable"), worked)
-        _, self.peak_bytes = saved
-        with _shifted(adapted, kept=self._adapter.prunes):
-            # Into the same folder: nothing may stay of what was saved before.
-            _, resaved = facts.attempt(lambda: self._adapter.save(adapted, folder))
-            used, worked = facts.attempt(lambda: self._load(folder, trainable=False))
-            if used is None or not resaved.holds:
-                wrong = worked if resaved.holds else resaved
-                return dict.fromkeys(("saved_adapter_reloads", "reload_keeps_trainable"), wrong)
-            same = self._same_as(adapted, used)
-        resumed = self._resumes(used, folder, expected)
-        if same.holds:
-            names = self._adapter.adapter_parameters(adapted)
-            unnoticed, worked = facts.attempt(lambda: loads_unnoticed(used, folder, names))
-            same = worked
-            if unnoticed:
-                same = Fact.false(f"it loads {unnoticed}, without a word", tensors=[unnoticed])
+        loaded: list[nn.Module] = []
+
+        @facts.judged
+        def reloads() -> None:
+            _, self.peak_bytes = peak_while(lambda: self._adapter.save(adapted, folder), adapted)
+            with _shifted(adapted, kept=self._adapter.prunes):
+                # Into the same folder: nothing may stay of what was saved before.
+                self._adapter.save(adapted, folder)
+                used = self._load(folder, trainable=False)
+                loaded.append(used)
+                self._check_same(adapted, used)
+
+        same = reloads()
+        resumed = same
+        if loaded:
+            resumed = self._resumes(loaded[0], folder, expected)
+            if same.holds:
+                same = self._notices(adapted, loaded[0], folder)
         return {"saved_adapter_reloads": same, "reload_keeps_trainable": resumed}
 
-    def _same_as(self, adapted: nn.Module, used: nn.Module) -> Fact:
-        computed, worked = facts.attempt(lambda: self._probe.outputs(used))
-        if computed is None:
-            return worked
-        same = self._probe.same(
-            computed,
+    @facts.judged
+    def _notices(self, adapted: nn.Module, used: nn.Module, folder: Path) -> None:
+        unnoticed = loads_unnoticed(used, folder, self._adapter.adapter_parameters(adapted))
+        if unnoticed:
+            raise facts.false(f"it loads {unnoticed}, without a word", tensors=[unnoticed])
+
+    def _check_same(self, adapted: nn.Module, used: nn.Module) -> None:
+        self._probe.check_same(
+            self._probe.outputs(used),
             self._probe.outputs(adapted),
             tolerance=RELOAD_TOLERANCE,
             layers=lambda: (self._probe.layers(used), self._probe.layers(adapted)),
         )
         # Of a prompt peft ships what its encoder computes, and not the encoder.
-        if not same.holds or self._adapter.loads_for_use_only:
-            return same
-        return self._same_numbers(facts.trainable(adapted), adapted, used)
+        if not self._adapter.loads_for_use_only:
+            self._check_numbers(facts.trainable(adapted), adapted, used)
 
-    def _same_numbers(self, names: Iterable[str], adapted: nn.Module, loaded: nn.Module) -> Fact:
-        """Return whether the very numbers were loaded: the probe may not show each of them."""
+    def _check_numbers(self, names: Iterable[str], adapted: nn.Module, loaded: nn.Module) -> None:
+        """Check that the very numbers were loaded: the probe may not show each of them."""
         wanted, found = facts.named_tensors(adapted), facts.named_tensors(loaded)
         prunes = self._adapter.prunes
         wrong = [
@@ -110,36 +109,29 @@ class SavingFacts:
             # What prunes ships the ranks that it kept.
             if not (prunes and name in found and found[name].shape != wanted[name].shape)
         ]
-        if not wrong:
-            return Fact(holds=True)
-        return Fact.false(f"loaded with other numbers: {facts.listed(wrong)}", tensors=wrong)
+        facts.check_none(wrong, "loaded with other numbers: ")
 
+    @facts.judged
     def _resumes(
         self, used: nn.Module, folder: Path, expected: Mapping[str, tuple[int, ...]]
-    ) -> Fact:
+    ) -> None:
         if why := self._adapter.loads_for_use_only:
-            return Fact.null(why)
-        if left := sorted(facts.trainable(used)):
-            return Fact.false(f"loaded for use, these train: {facts.listed(left)}", tensors=left)
-        resumed, worked = facts.attempt(lambda: self._load(folder, trainable=True))
-        if resumed is None:
-            return worked
-        others = sorted(facts.trainable(resumed).keys() ^ expected.keys())
+            raise facts.null(why)
+        facts.check_none(sorted(facts.trainable(used)), "loaded for use, these train: ")
+        resumed = self._load(folder, trainable=True)
+        facts.check_none(sorted(facts.trainable(resumed).keys() ^ expected.keys()))
         # Whether both have the trained numbers is a matter of `saved_adapter_reloads`.
-        return Fact.unless(others) if others else self._same_numbers(expected, resumed, used)
+        self._check_numbers(expected, resumed, used)
 
-    def _stored_adapter_loads(self) -> Fact:
+    @facts.judged
+    def _stored_adapter_loads(self) -> None:
         stored = self._stored
         if stored is None:
-            return Fact.null("the baselines hold no adapter of this case")
-        computed, worked = facts.attempt(
-            lambda: self._probe.outputs_in_float32(self._load(stored.folder, trainable=False))
-        )
-        if computed is None:
-            return worked
-        if agree_with_rows(computed, stored.rows, tolerance=STORED_TOLERANCE):
-            return Fact(holds=True)
-        return Fact.false("it computes other outputs than were stored with it")
+            raise facts.null("the baselines hold no adapter of this case")
+        loaded = self._load(stored.folder, trainable=False)
+        computed = self._probe.outputs_in_float32(loaded)
+        if not agree_with_rows(computed, stored.rows, tolerance=STORED_TOLERANCE):
+            raise facts.false("it computes other outputs than were stored with it")
 
     def _load(self, folder: Path, *, trainable: bool) -> nn.Module:
         return self._adapter.load(copy.deepcopy(self._probe.base), folder, trainable=trainable)

@@ -17,37 +17,28 @@ from torch import Tensor, nn
 
 from peft_regress.catalogue.methods.method import Method
 from peft_regress.measure.invariants import facts, tuner
-from peft_regress.measure.invariants.facts import Fact, attempt, listed, moved, named_tensors
+from peft_regress.measure.invariants.facts import Fact
 from peft_regress.measure.invariants.filled import FILL_SEEDS, Filled
-from peft_regress.measure.invariants.outputs import RELOAD_TOLERANCE
+from peft_regress.measure.invariants.outputs import RELOAD_TOLERANCE, check_loss
 from peft_regress.measure.invariants.tuner import SECOND
 from peft_regress.measure.objective import evaluated
 from peft_regress.measure.training import undisturbed
 
 
-def toggling_keeps_trainable(filled: Filled, adapter: Method) -> Fact:
+@facts.judged
+def toggling_keeps_trainable(filled: Filled, adapter: Method) -> None:
     """Switch the adapter off and on, and between the modes; compare what it was before."""
     before = facts.trainable(filled.model)
     disabled = adapter.disabled(filled.model)
     assert disabled is not None  # noqa: S101  (only an adapter that can be off is filled)
-
-    def off() -> float:
-        with disabled:
-            return filled.loss()
-
-    _, worked = attempt(off)
-    if not worked.holds:
-        return worked
+    with disabled:
+        filled.loss()
     with evaluated(filled.model):
         filled.model.train()
-    if wrong := sorted(dict(facts.trainable(filled.model).items() ^ before.items())):
-        return Fact.unless(wrong)
-    loss, worked = attempt(filled.loss)
-    if loss is None:
-        return worked
-    wanted = filled.checked_losses[-1]
+    facts.check_none(sorted(dict(facts.trainable(filled.model).items() ^ before.items())))
+    loss, wanted = filled.loss(), filled.checked_losses[-1]
     note = f"the loss of the probe was {wanted:.7g} before, and is {loss:.7g} after it"
-    return _other_loss(note, loss, wanted) or Fact(holds=True)
+    check_loss(loss, wanted, note)
 
 
 _BESIDE_ANOTHER: Final = ("adapters_do_not_leak", "delete_leaves_nothing")
@@ -61,67 +52,58 @@ def second_adapter(filled: Filled, adapter: Method) -> dict[str, Fact]:
 
     filled: is not used for anything else but what lasts through this.
     """
-    model, null = filled.model, ""
-    if not tuner.layers_of(model):
-        null = "it is no adapter in layers of peft"
-    elif adapter.alters_base:
-        null = "adding one alters the base's weights"
-    if null:
-        return dict.fromkeys(_BESIDE_ANOTHER, Fact.null(null))
+    model: Any = filled.model
     before, trains = facts.copies_of(model), facts.trainable(model)
-    first = str(model.active_adapter)
     with tuner.quiet():
-        try:
-            tuner.add_second(model)
-        except (ValueError, NotImplementedError) as error:
-            refused = Fact.null(f"peft refuses a second one: {facts.told_of(error)}")
-            return dict.fromkeys(_BESIDE_ANOTHER, refused)
-        except Exception as error:  # noqa: BLE001  (whatever a library raises)
-            return dict.fromkeys(_BESIDE_ANOTHER, facts.raised(error))
-        leak, asked = attempt(lambda: _leak(filled, model, first, before))
-        left, deleted = attempt(lambda: _left(filled, model, first, before, trains))
-    return dict(zip(_BESIDE_ANOTHER, (leak or asked, left or deleted), strict=True))
+        added = _added(model, adapter)
+        if not added.holds:
+            return dict.fromkeys(_BESIDE_ANOTHER, added)
+        first = str(model.active_adapter)
+        found = _kept_apart(filled, model, first, before), _left(filled, first, before, trains)
+    return dict(zip(_BESIDE_ANOTHER, found, strict=True))
 
 
-def _leak(filled: Filled, model: Any, first: str, before: Mapping[str, Tensor]) -> Fact:
+@facts.judged
+def _added(model: nn.Module, adapter: Method) -> None:
+    tuner.require_layers(model)
+    if adapter.alters_base:
+        raise facts.null("adding one alters the base's weights")
+    with facts.refused("peft refuses a second one", ValueError, NotImplementedError):
+        tuner.add_second(model)
+
+
+@facts.judged
+def _kept_apart(filled: Filled, model: Any, first: str, before: Mapping[str, Tensor]) -> None:
+    """Check the second adapter's output, and the first one's after it."""
     added = {name: parameter for name, parameter in model.named_parameters() if name not in before}
     if not added:
-        return Fact.false("a second adapter gets no parameters")
+        raise facts.false("a second adapter gets no parameters")
     filled.draw(added, seed=_SEED)
-    if changed := moved(before, named_tensors(model)):
-        return Fact.false(
-            f"adding and filling a second one changes {listed(changed)}", tensors=changed
-        )
-    return _interplay(filled, model, first, added)
+    changed = facts.moved(before, facts.named_tensors(model))
+    facts.check_none(changed, "adding and filling a second one changes ")
 
-
-def _interplay(filled: Filled, model: Any, first: str, added: Mapping[str, Tensor]) -> Fact:
-    """Return what is wrong about the second adapter's output, and about the first one's after it.
-
-    added: the second one's parameters.
-    """
     model.set_adapter(SECOND)
     its_loss = filled.loss()
+    active = f"with a second one active, the loss of the probe is {its_loss}"
     if not math.isfinite(its_loss):
-        return Fact.false(f"with a second one active, the loss of the probe is {its_loss}")
+        raise facts.false(active)
     if its_loss == filled.checked_losses[-1] and _shows(filled):
-        return Fact.false(
-            f"with a second one active, the loss of the probe is {its_loss}, as without it"
-        )
+        raise facts.false(f"{active}, as without it")
+
     its_tensors = {name: parameter.detach().clone() for name, parameter in added.items()}
     filled.fill(FILL_SEEDS[_OTHER])
-    if changed := moved(its_tensors, named_tensors(model)):
-        return Fact.false(f"filling the first one changes {listed(changed)}", tensors=changed)
+    facts.check_none(
+        facts.moved(its_tensors, facts.named_tensors(model)), "filling the first one changes "
+    )
     depends = "what a second one computes depends on the numbers in the first one"
-    if wrong := _other_loss(depends, filled.loss(), its_loss):
-        return wrong
+    check_loss(filled.loss(), its_loss, depends)
+
     model.set_adapter(first)
     first_loss = filled.checked_losses[_OTHER]
     switched = "switched to a second one and back, the first one computes something else"
-    if wrong := _other_loss(switched, filled.loss(), first_loss):
-        return wrong
+    check_loss(filled.loss(), first_loss, switched)
     _merge_beside(filled, model)
-    return _ignored(filled, model, first, {first: first_loss, SECOND: its_loss})
+    _check_both(filled, model, {first: first_loss, SECOND: its_loss})
 
 
 def _merge_beside(filled: Filled, model: Any) -> None:
@@ -137,65 +119,49 @@ def _merge_beside(filled: Filled, model: Any) -> None:
         model.base_model.unmerge_adapter()
         return loss
 
-    filled.loss_merged_beside, worked = attempt(merged)
-    if not worked.holds:
-        attempt(model.base_model.unmerge_adapter)  # of the layers that were merged
-    for name, tensor in named_tensors(model).items():
+    filled.loss_merged_beside = facts.attempt(merged)
+    if filled.loss_merged_beside is None:
+        facts.attempt(model.base_model.unmerge_adapter)  # of the layers that were merged
+    for name, tensor in facts.named_tensors(model).items():
         tensor.data = before[name]
 
 
-def _ignored(filled: Filled, model: Any, first: str, alone: Mapping[str, float]) -> Fact:
-    """Return which adapter has no part in the output of two active ones.
+def _check_both(filled: Filled, model: Any, alone: Mapping[str, float]) -> None:
+    """Raise `FactError` for an adapter that has no part in the output of two active ones.
 
     alone: the loss with one of them active, by name.
     """
     try:
-        model.base_model.set_adapter([first, SECOND])
+        model.base_model.set_adapter([*alone])
         both = filled.loss()
     except (ValueError, NotImplementedError):  # peft refuses two active ones
-        return Fact(holds=True)
-    if _shows(filled):
-        for name, loss in alone.items():
-            if _same(both, loss):
-                return Fact.false(f"with two active ones, the output is that of {name} alone")
-    return Fact(holds=True)
+        return
+    for name, loss in alone.items():
+        if _shows(filled) and math.isclose(both, loss, rel_tol=RELOAD_TOLERANCE):
+            raise facts.false(f"with two active ones, the output is that of {name} alone")
 
 
+@facts.judged
 def _left(
-    filled: Filled,
-    model: Any,
-    first: str,
-    before: Mapping[str, Tensor],
-    trains: Mapping[str, tuple[int, ...]],
-) -> Fact:
+    filled: Filled, first: str, before: Mapping[str, Tensor], trains: Mapping[str, tuple[int, ...]]
+) -> None:
+    model: Any = filled.model
     model.set_adapter(first)
     filled.fill(FILL_SEEDS[_OTHER])
     model.delete_adapter(SECOND)
-    if left := tuner.traces_of_second(model):
-        return Fact.false(f"these still name the deleted one: {listed(left)}", tensors=left)
-    if others := sorted(named_tensors(model).keys() ^ before.keys()):
-        return Fact.false(f"not the tensors of before: {listed(others)}", tensors=others)
-    if others := sorted(dict(facts.trainable(model).items() ^ trains.items())):
-        return Fact.false(f"not the trainable set of before: {listed(others)}", tensors=others)
-    wanted = filled.checked_losses[_OTHER]
-    wrong = _other_loss("the first one computes something else", filled.loss(), wanted)
-    return wrong or Fact(holds=True)
+    facts.check_none(tuner.traces_of_second(model), "these still name the deleted one: ")
+    others = sorted(facts.named_tensors(model).keys() ^ before.keys())
+    facts.check_none(others, "not the tensors of before: ")
+    others = sorted(dict(facts.trainable(model).items() ^ trains.items()))
+    facts.check_none(others, "not the trainable set of before: ")
+    note = "the first one computes something else"
+    check_loss(filled.loss(), filled.checked_losses[_OTHER], note)
 
 
 def _shows(filled: Filled) -> bool:
     """Return whether another fill moves the loss by far more than its last digits."""
     highest, lowest = max(filled.checked_losses), min(filled.checked_losses)
     return highest - lowest > _VISIBLE * abs(highest)
-
-
-def _other_loss(note: str, loss: float, wanted: float) -> Fact | None:
-    if _same(loss, wanted):
-        return None
-    return Fact.false(note, size=abs(loss - wanted) / max(abs(loss), abs(wanted)))
-
-
-def _same(loss: float, wanted: float) -> bool:
-    return math.isclose(loss, wanted, rel_tol=RELOAD_TOLERANCE)
 
 
 # --- What an act must leave as it is --------------------------------------------------------------
@@ -205,13 +171,13 @@ _GLOBAL: Final = ("peft.", "torch.nn.modules.module", "torch.optim.optimizer")
 
 
 @undisturbed()
-def state_kept(filled: Filled, adapter: Method) -> Fact:
+@facts.judged
+def state_kept(filled: Filled, adapter: Method) -> None:
     """Save, merge, load and switch a copy in training mode, and compare what that leaves.
 
     What fails is a matter of other facts.
     """
-    if not tuner.layers_of(filled.model):
-        return Fact.null("it is no adapter in layers of peft")
+    tuner.require_layers(filled.model)
     model: Any = copy.deepcopy(filled.model)
     model.train()
     first = str(model.active_adapter)
@@ -236,11 +202,10 @@ def state_kept(filled: Filled, adapter: Method) -> Fact:
         for name, steps in acts.items():
             before = _state_of(model)
             for step in steps:
-                attempt(step)
+                facts.attempt(step)
             after = _state_of(model)
-            if changed := [part for part, value in before.items() if after.get(part) != value]:
-                return Fact.false(f"{name} changes {listed(changed)}", tensors=changed)
-    return Fact(holds=True)
+            changed = [part for part, value in before.items() if after.get(part) != value]
+            facts.check_none(changed, f"{name} changes ")
 
 
 def _state_of(model: nn.Module) -> dict[str, object]:

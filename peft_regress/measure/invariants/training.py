@@ -54,14 +54,13 @@ class TrainingFacts:
 
         handle = optimizer.register_step_post_hook(check)
 
-    def trainable_as_expected(self, model: nn.Module) -> Fact:
-        """Return whether what must train does, at this moment."""
-        found = facts.trainable(model)
-        if found == self.expected:
-            no_rule = "no rule says what must train; the reference's set judges it"
-            return Fact(holds=True) if self.has_rule else Fact.null(no_rule)
-        wrong = sorted(set(found.items()) ^ set(self.expected.items()))
-        return Fact.unless(list(dict.fromkeys(name for name, _ in wrong)))
+    @facts.judged
+    def trainable_as_expected(self, model: nn.Module) -> None:
+        """Check that what must train does, at this moment."""
+        wrong = sorted(set(facts.trainable(model).items()) ^ set(self.expected.items()))
+        facts.check_none(list(dict.fromkeys(name for name, _ in wrong)))
+        if not self.has_rule:
+            raise facts.null("no rule says what must train; the reference's set judges it")
 
     def after(self, adapted: nn.Module, optimizer: Optimizer, at_start: Fact) -> dict[str, Fact]:
         """Check at the end, with what was seen after the first step and at the start."""
@@ -69,7 +68,7 @@ class TrainingFacts:
             "expected_trainable": self.trainable_as_expected(adapted),
             "frozen_unchanged": self._unchanged(adapted),
         }
-        no_step = dict.fromkeys(now, Fact.false("the optimizer took no step"))
+        no_step = dict.fromkeys(now, facts.false("the optimizer took no step").fact)
         for seen in ({"expected_trainable": at_start}, self._after_first_step or no_step):
             now |= {name: fact for name, fact in seen.items() if fact.holds is False}
         return {
@@ -78,7 +77,8 @@ class TrainingFacts:
             "projections_renewed": self._projections_renewed(optimizer),
         }
 
-    def _trainable_changed(self, adapted: nn.Module) -> Fact:
+    @facts.judged
+    def _trainable_changed(self, adapted: nn.Module) -> None:
         before, after = self._before, facts.named_tensors(adapted)
         still = [
             name
@@ -86,9 +86,10 @@ class TrainingFacts:
             if name not in after or name not in before or torch.equal(before[name], after[name])
         ]
         prunes = self._adapter.prunes
-        return Fact.unless([n for n in still if not any(part in n for part in prunes)])
+        facts.check_none([n for n in still if not any(part in n for part in prunes)])
 
-    def _unchanged(self, adapted: nn.Module) -> Fact:
+    @facts.judged
+    def _unchanged(self, adapted: nn.Module) -> None:
         after = facts.named_tensors(adapted)
         may_move = _STATISTICS if self._adapter.trains_batch_norm_statistics else ()
         prefix = base_prefix(adapted, self._base)
@@ -99,22 +100,21 @@ class TrainingFacts:
             and not name.endswith(may_move)
             and base_name(name, prefix) not in self._adapter.moving
         }
-        return Fact.unless(
-            [*facts.moved(frozen, after), *sorted(after.keys() - self._before.keys())]
-        )
+        facts.check_none([*facts.moved(frozen, after), *sorted(after.keys() - self._before.keys())])
 
-    def _projections_renewed(self, optimizer: Optimizer) -> Fact:
-        """Return whether the optimizer projects by other vectors than after the first step."""
+    @facts.judged
+    def _projections_renewed(self, optimizer: Optimizer) -> None:
+        """Check that the optimizer projects by other vectors than after the first step."""
         now = self._adapter.projections(optimizer)
         if not now:
-            return Fact.null("the optimizer projects no gradients")
+            raise facts.null("the optimizer projects no gradients")
         # Any layer is enough: a layer without a gradient gives the same vectors again.
         before = self._projections
         if now.keys() == before.keys() and any(
             not torch.equal(tensor, before[name]) for name, tensor in now.items()
         ):
-            return Fact(holds=True)
+            return
         gaps = [group["update_proj_gap"] for group in optimizer.param_groups if "rank" in group]
         if gaps and (gap := min(gaps)) >= self._steps:
-            return Fact.null(f"they are renewed every {gap} steps, the case takes {self._steps}")
-        return Fact.false("they are those of the first step")
+            raise facts.null(f"they are renewed every {gap} steps, the case takes {self._steps}")
+        raise facts.false("they are those of the first step")

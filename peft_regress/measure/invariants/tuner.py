@@ -12,6 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from peft_regress.measure.invariants.facts import null
+
 SECOND: Final = "second_adapter"
 """The name of an adapter that is added to try it; no module or setting of peft has such a name."""
 
@@ -31,6 +33,12 @@ def layers_of(model: nn.Module) -> dict[str, nn.Module]:
     return {name: module for name, module in model.named_modules() if isinstance(module, kind)}
 
 
+def require_layers(model: nn.Module) -> None:
+    """Raise `FactError` for a model without layers with an adapter of peft's."""
+    if not layers_of(model):
+        raise null("it is no adapter in layers of peft")
+
+
 def quiet() -> warnings.catch_warnings:
     """Return a context without warnings: these would be about models that nobody keeps."""
     return warnings.catch_warnings(action="ignore")
@@ -42,11 +50,6 @@ def add_second(model: Any) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model.add_adapter(SECOND, config)
-
-
-def parameters_of_second(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Return the parameters of the second adapter, by name."""
-    return {name: part for name, part in model.named_parameters() if f".{SECOND}" in name}
 
 
 def traces_of_second(model: nn.Module) -> list[str]:

@@ -1,7 +1,7 @@
 """Watch one fine-tuning run and check which facts hold."""
 
+import contextlib
 import copy
-from collections.abc import Callable
 from typing import Any, Final
 
 from torch import nn
@@ -11,7 +11,8 @@ from peft_regress.catalogue.methods.base_names import base_name, base_prefix
 from peft_regress.catalogue.methods.method import Method
 from peft_regress.gc_pause import paused_gc
 from peft_regress.invariants import INVARIANTS
-from peft_regress.measure.invariants.facts import Fact, attempt, trainable
+from peft_regress.measure.invariants import facts
+from peft_regress.measure.invariants.facts import Fact
 from peft_regress.measure.invariants.filled import Filled
 from peft_regress.measure.invariants.memory import MemoryWatch
 from peft_regress.measure.invariants.merging import (
@@ -95,19 +96,17 @@ class InvariantWatch:
         Raises `FilledLossError` if a filled adapter's loss is NaN or infinite.
         """
         if not self.training.has_rule:
-            self.training.expected = trainable(adapted)
+            self.training.expected = facts.trainable(adapted)
         of_base = self._probe.outputs_in_float32(self._base)
         self.at_start = {
             "identity_at_init": self._identity(adapted, of_base),
             "expected_trainable": self.training.trainable_as_expected(adapted),
             **self._of_a_filled_adapter(adapted, of_base),
             "doubled_rank_not_smaller": self._doubled_rank_not_smaller(adapted),
-            "dtypes_as_asked": _of_layers(
-                lambda: self._probe.of_other_dtype(
-                    adapted, adapter_in_float32=self._adapter.adapter_in_float32
-                )
+            "dtypes_as_asked": self._probe.dtypes_as_asked(
+                adapted, adapter_in_float32=self._adapter.adapter_in_float32
             ),
-            "channels_last_kept": _of_layers(lambda: self._probe.not_channels_last(adapted)),
+            "channels_last_kept": self._probe.channels_last_kept(adapted),
         }
         self.training.take(adapted)
 
@@ -130,13 +129,14 @@ class InvariantWatch:
         """Return the probe's outputs in float32, for a later release's check."""
         return rows_of(self._probe.outputs_in_float32(adapted))
 
-    def _identity(self, adapted: nn.Module, of_base: Outputs) -> Fact:
+    @facts.judged
+    def _identity(self, adapted: nn.Module, of_base: Outputs) -> None:
         tolerance = HALF_IDENTITY_TOLERANCE if is_half(self._base) else IDENTITY_TOLERANCE
         found = self._probe.outputs_in_float32(adapted)
         elsewhere = self._adapter.starts_elsewhere
         if elsewhere and not agree(found, of_base, tolerance=tolerance):
-            return Fact.null(elsewhere)
-        return self._probe.same(
+            raise facts.null(elsewhere)
+        self._probe.check_same(
             found,
             of_base,
             tolerance=tolerance,
@@ -146,7 +146,7 @@ class InvariantWatch:
     def _of_a_filled_adapter(self, adapted: nn.Module, of_base: Outputs) -> dict[str, Fact]:
         adapter = self._adapter
         if adapter.disabled(adapted) is None:
-            of_none = Fact.null("there is no adapter that can be switched off")
+            of_none = facts.null("there is no adapter that can be switched off").fact
             return dict.fromkeys(_OF_A_FILLED, of_none)
         # Parameters that are missing are a matter of `expected_trainable`.
         parameters = [
@@ -180,32 +180,24 @@ class InvariantWatch:
         plain = base_name(name, base_prefix(adapted, self._base))
         return plain in dict(self._base.named_parameters())
 
-    def _doubled_rank_not_smaller(self, adapted: nn.Module) -> Fact:
-        """Compare the counts of trainable parameters; None for an adapter without a rank."""
+    @facts.judged
+    def _doubled_rank_not_smaller(self, adapted: nn.Module) -> None:
+        """Compare the counts of trainable parameters; does not apply without a rank."""
         twice = self._adapter.doubled()
         if twice is None or self._adapter.disabled(adapted) is None:
-            return Fact.null("there is no adapter with a rank")
-        base = copy.deepcopy(self._base)
-        doubled, worked = attempt(lambda: twice.adapt(base, seed=0))
-        if doubled is None:
-            # A rank may not exceed a layer's size.
-            has_rule = self.training.has_rule
-            return worked if has_rule else Fact.null(f"at twice it, {worked.note}")
-        if self.training.has_rule:
+            raise facts.null("there is no adapter with a rank")
+        has_rule = self.training.has_rule
+        # A rank may not exceed a layer's size.
+        with contextlib.nullcontext() if has_rule else facts.refused("at twice it", Exception):
+            doubled = twice.adapt(copy.deepcopy(self._base), seed=0)
+        if has_rule:
             # What else trains is a matter of `expected_trainable`.
-            found, wanted = trainable(doubled), twice.expected_trainable(self._base) or {}
-            return Fact.unless([name for name in wanted if found.get(name) != wanted[name]])
+            found, wanted = facts.trainable(doubled), twice.expected_trainable(self._base) or {}
+            facts.check_none([name for name in wanted if found.get(name) != wanted[name]])
+            return
         more, fewer = _count(doubled), _count(adapted)
-        if more > fewer or (more == fewer and not twice.grows_with_rank):
-            return Fact(holds=True)
-        return Fact.false(f"{more:,} train, {fewer:,} at half the rank", size=fewer - more)
-
-
-def _of_layers(wrong: Callable[[], list[str] | None]) -> Fact:
-    found, worked = attempt(wrong)
-    if not worked.holds:
-        return worked
-    return Fact.null("no layer is channels last") if found is None else Fact.unless(found)
+        if more < fewer or (more == fewer and twice.grows_with_rank):
+            raise facts.false(f"{more:,} train, {fewer:,} at half the rank", size=fewer - more)
 
 
 def _count(model: nn.Module) -> int:
