@@ -111,7 +111,7 @@ class RegressSession:
             return
         # First, so that an interrupt of the writing leaves it for the run file.
         self.records[name] = kept
-        self._keeper.keep(self._header, kept)
+        self._keeper.keep(self._header(), kept)
 
     def add_unreached(self, selected: frozenset[str]) -> None:
         """Add what the earlier run measured of cases that this run was stopped before."""

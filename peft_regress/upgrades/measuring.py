@@ -364,7 +364,7 @@ class _Work:
     def _add(self, header: Header, kept: KeptRecord) -> None:
         record = kept.record
         if self.setup.keeper is not None:
-            self.setup.keeper.keep(lambda: header, kept)
+            self.setup.keeper.keep(header, kept)
         if record.status == "ok" and kept.loaded:
             self.loaded[record.case.id] = kept.loaded
         self.lines[record.case.id] = Line(header=header, kept=kept)

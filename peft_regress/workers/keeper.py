@@ -145,16 +145,12 @@ class Keeper:
                 return kept
         return None
 
-    def keep(self, header: Callable[[], Header], kept: KeptRecord) -> None:
+    def keep(self, header: Header, kept: KeptRecord) -> None:
         """Put a record on disk at once; `header` says where it was measured."""
         with self._lock:
             self.counts["taken" if kept.is_taken else "measured"] += 1
-            if self.writer is None:
-                return
-            if kept.is_taken:
-                self.writer.begin()
-            else:
-                self.writer.add(header(), kept)
+            if self.writer is not None:
+                self.writer.add(header, kept)
 
     def finish(self, cases: Container[str], *, is_saved: bool, was_interrupted: bool) -> list[str]:
         """Remove the journals that a run file of these cases replaces; return what to say."""
@@ -215,22 +211,12 @@ def kept_records(
     keeper = Keeper(save, resume)
     for line in keeper.prepare():
         say(line)
-    writer = keeper.writer
     if resume is not None:
         say(f"resuming {resume}: {count_of(len(keeper.lines()), 'record')}")
+    is_done = False
     try:
         yield keeper
-    except BaseException:
-        if writer is not None and writer.has_begun:
-            writer.close()
-            shown = shlex.quote(str(writer.path))
-            say(f"what was measured is in {shown}; the same command with --resume {shown} takes it")
-        raise
-    if resume is not None:
-        taken = keeper.counts["taken"]
-        why = f": {next(iter(keeper.reasons))}" if keeper.reasons and not taken else ""
-        say(f"{count_of(taken, 'record')} taken, {keeper.counts['measured']} measured{why}")
-    if writer is not None:
-        if writer.problem is not None:
-            say(f"no journal was kept: {writer.problem}")
-        writer.remove()
+        is_done = True
+    finally:
+        for line in keeper.finish((), is_saved=is_done, was_interrupted=False):
+            say(line)
