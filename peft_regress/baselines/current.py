@@ -255,7 +255,8 @@ def _files(root: Path, contents: Contents) -> dict[Path, bytes]:
         current={folder: digest_of(text) for folder, text in texts.items()},
     )
     files = {root / folder / CURRENT: text for folder, text in texts.items()}
-    return {**files, storage.newest_file(root): storage.encode_newest(newest)}
+    files[storage.newest_file(root)] = msgspec.json.format(msgspec.json.encode(newest)) + b"\n"
+    return files
 
 
 def _check_current(root: Path, contents: Contents) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from peft_regress.baselines.current import Contents, read_contents
+from peft_regress.baselines.current import read_contents
 from peft_regress.cases import Case
 from peft_regress.catalogue.matrix import built_in_matrices, matrices_of
 from peft_regress.errors import InputError, RunFileError
@@ -20,30 +20,26 @@ from peft_regress.runs.run_file import RunFile, read_run_file, with_ledgers_of
 from peft_regress.runs.schema import Record, Run, Selection
 
 
-def read_references(root: Path, *, drift: bool = False) -> dict[str, Observation]:
+def read_references(
+    root: Path, *, drift: bool = False, without: Collection[Path] = ()
+) -> dict[str, Observation]:
     """Return what judges each case of a storage, by id, with the ledgers of these records alone.
 
-    drift: with the older entries it counts from. Raises `RunFileError` for a lost or altered part.
+    drift: with the older entries it counts from. without: the newest entries, for what judged
+    before them. Raises `RunFileError` for a lost or altered part.
     """
-    found = _with_ledgers(root, read_contents(root))
-    if drift:
-        return found
-    return {name: dataclasses.replace(one, drift_origins={}) for name, one in found.items()}
-
-
-def read_references_before(root: Path, newest: Collection[Path]) -> dict[str, Observation]:
-    """Read what judged each case, by drift too, before the newest entries were accepted."""
-    return _with_ledgers(root, read_contents(root, without=newest))
-
-
-def _with_ledgers(root: Path, contents: Contents) -> dict[str, Observation]:
-    """Return what judges each case, with the ledger of its record."""
+    contents = read_contents(root, without=without)
     judges, paths = contents.judges, {link.stem: link.path(root) for link in contents.links}
     records = with_ledgers_of(
         {name: one.record for name, one in judges.items()},
         lambda name: paths[judges[name].run_name],
     )
-    return {name: dataclasses.replace(one, record=records[name]) for name, one in judges.items()}
+    return {
+        name: dataclasses.replace(
+            one, record=records[name], drift_origins=one.drift_origins if drift else {}
+        )
+        for name, one in judges.items()
+    }
 
 
 def expected_cases(

@@ -24,7 +24,6 @@ from peft_regress.baselines.references import (
     expected_cases,
     is_complete,
     read_references,
-    read_references_before,
 )
 from peft_regress.catalogue.matrix import built_in_matrices
 from peft_regress.catalogue.own_cases import device_classes, usual_matrix
@@ -148,7 +147,7 @@ def judge_newest(
     usual = [index for index in held if _matrix_of(entries[index].run) == usual_matrix()]
     for index in dict.fromkeys((*usual, *held)):
         later = {one.path for one in entries[index:]}
-        references = read_references_before(baselines, later)
+        references = read_references(baselines, drift=True, without=later)
         if not entries[index].run.cases.keys().isdisjoint(references):
             whole = whole_run(entries[index])
             return index, _judge(baselines, entries[index], whole, cases, references)

@@ -21,7 +21,7 @@ from msgspec import UNSET
 from peft_regress.baselines.accept import accept_run
 from peft_regress.baselines.current import read_contents
 from peft_regress.baselines.history import read_entries, select_moves
-from peft_regress.baselines.references import read_references, read_references_before
+from peft_regress.baselines.references import read_references
 from peft_regress.baselines.storage import acceptance_of
 from peft_regress.budgets import Bound
 from peft_regress.errors import InputError
@@ -160,7 +160,8 @@ def test_current_names_the_curves_and_what_was_confirmed(root):
     others = [trained(name, curve=curve(1)) for name in (LORA, FULL)]
     store(root, *others, machine=OTHER_MACHINE, reason="elsewhere")
     newest = store(root, *AGAIN, reason="confirms")
-    before, now = read_references_before(root, {newest.path}), read_references(root, drift=True)
+    before = read_references(root, without={newest.path})
+    now = read_references(root, drift=True)
     assert now[LORA].run_name == SECOND
     assert {one.run_name for one in now[LORA].curves.values()} == {FIRST, SECOND}
     assert [one[FULL].confirmed for one in (before, now)] == [None, ("0003_peft-0.19.0", NEWER)]
