@@ -165,8 +165,6 @@ class ReplacesTorchError(InputError):
     """A requirement that would replace torch, and nobody has agreed to that."""
 
     def __init__(self, requirements: str, old: str, new: str) -> None:
-        self.old = old
-        self.new = new
         super().__init__(
             f"{requirements}: would replace torch {old} by {new}, a download of up to gigabytes. "
             "Add --yes to agree"

@@ -83,7 +83,7 @@ class Filled:
             self.fill(seed)
         loss = self.probe.objective.precise_loss(self.model, batch)
         if not math.isfinite(loss):
-            raise FilledLossError(loss=loss, seed=seed)
+            raise FilledLossError(f"the loss of the adapter filled by seed {seed} is {loss}")
         return loss
 
     def loss(self) -> float:
