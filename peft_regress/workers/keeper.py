@@ -7,7 +7,6 @@ import functools
 import os
 import shlex
 import sys
-import threading
 from collections import Counter
 from collections.abc import Callable, Container, Iterator, Sequence
 from importlib.metadata import distributions
@@ -33,8 +32,6 @@ def can_stand_beside(path: Path) -> bool:
 
 class Keeper:
     """Keeps records in a journal beside a run file, and takes those of an earlier run.
-
-    Threads may share it.
 
     Attributes:
         writer: Of the journal; None if nothing is kept.
@@ -67,7 +64,6 @@ class Keeper:
             self.writer = JournalWriter(journal.journal_of(save), self.lines)
         elif save is None and resume is not None and option == _OF_SEARCH:
             self.writer = JournalWriter(journal.resumed_journal(resume), self.lines)
-        self._lock = threading.Lock()
 
     def _read_lines(self) -> list[Line]:
         resume = self.resume
@@ -147,10 +143,9 @@ class Keeper:
 
     def keep(self, header: Header, kept: KeptRecord) -> None:
         """Put a record on disk at once; `header` says where it was measured."""
-        with self._lock:
-            self.counts["taken" if kept.is_taken else "measured"] += 1
-            if self.writer is not None:
-                self.writer.add(header, kept)
+        self.counts["taken" if kept.is_taken else "measured"] += 1
+        if self.writer is not None:
+            self.writer.add(header, kept)
 
     def finish(self, cases: Container[str], *, is_saved: bool, was_interrupted: bool) -> list[str]:
         """Remove the journals that a run file of these cases replaces; return what to say."""
