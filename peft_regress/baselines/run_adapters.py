@@ -136,15 +136,6 @@ def write_adapter(target: Path, files: Mapping[str, bytes]) -> None:
         write_atomic(target / name, files[name])
 
 
-def add_adapters(source: Path, run_file: Path) -> None:
-    """Copy the adapters of a run, or of all its shards, to those beside another run file.
-
-    Raises `InputError` if they cannot be copied; those that were there stay as they were.
-    """
-    with gathered_adapters(source, run_file, beside=[adapters_of_run(run_file)]):
-        pass
-
-
 @contextlib.contextmanager
 def gathered_adapters(
     source: Path, run_file: Path, *, beside: Iterable[Path] = ()

@@ -75,7 +75,7 @@ def pytest_configure(config: pytest.Config) -> None:
             return
         session = RegressSession(config, options)
         if not session.is_worker and not config.getoption("collectonly"):
-            left = session.prepare()
+            left = session.keeper.prepare()
     except InputError as error:
         raise pytest.UsageError(line_in_log(str(error))) from None
     collection = CollectionHooks(options, session.references)

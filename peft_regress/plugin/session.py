@@ -15,7 +15,8 @@ import pytest
 
 from peft_regress import report
 from peft_regress.baselines.named_runs import load_references
-from peft_regress.baselines.run_adapters import adapters_of_run, add_adapters, prune_adapters
+from peft_regress.baselines.references import expected_cases
+from peft_regress.baselines.run_adapters import adapters_of_run, prune_adapters
 from peft_regress.cases import Case
 from peft_regress.catalogue.budget_file import stated_budgets
 from peft_regress.catalogue.matrix import matrix_cases
@@ -33,7 +34,7 @@ from peft_regress.plugin.options import RegressOptions
 from peft_regress.plugin.selection import Coverage, should_have_cases
 from peft_regress.report.terminal import layout_of, write_summary
 from peft_regress.runs.environment import commit_of, describe_machine, installed_packages
-from peft_regress.runs.journal import Header, KeptRecord, Line, run_file_of, run_of
+from peft_regress.runs.journal import Header, KeptRecord, Line, run_of
 from peft_regress.runs.run_file import write_run_file
 from peft_regress.runs.schema import SCHEMA_VERSION, Record, Run, Selection, with_budget
 from peft_regress.settings import read_settings
@@ -82,25 +83,15 @@ class RegressSession:
         )
         self.records: dict[str, KeptRecord] = {}
         """What this run has measured or taken so far, by case."""
-        self._keeper = Keeper(
+        self.keeper = Keeper(
             options.save, options.resume, option="--regress-resume", shown=self.shown
         )
 
-    def prepare(self) -> list[str]:
-        """Look for what an earlier run left; see `Keeper.prepare`.
-
-        What it kept beside its run file is copied; what does not fit is pruned later.
-        """
-        said, options = self._keeper.prepare(), self.options
-        if options.resume is not None and options.save is not None and self._keeper.writer:
-            add_adapters(run_file_of(options.resume), options.save)
-        return said
-
     def take(self, case: str, definition: Callable[[], str | None]) -> KeptRecord | None:
         """Return what an earlier run measured of a case; None if it must be measured."""
-        if not self._keeper.has(case):
+        if not self.keeper.has(case):
             return None
-        return self._keeper.take(case, self._header(), definition(), known=self._known(case))
+        return self.keeper.take(case, self._header(), definition(), known=self._known(case))
 
     def keep(self, kept: KeptRecord) -> None:
         """Add a record, and put it on disk at once; a worker of pytest-xdist sends it instead."""
@@ -111,7 +102,7 @@ class RegressSession:
             return
         # First, so that an interrupt of the writing leaves it for the run file.
         self.records[name] = kept
-        self._keeper.keep(self._header(), kept)
+        self.keeper.keep(self._header(), kept)
 
     def add_unreached(self, selected: frozenset[str]) -> None:
         """Add what the earlier run measured of cases that this run was stopped before."""
@@ -218,15 +209,11 @@ class RegressSession:
 
     def known_cases(self) -> frozenset[str]:
         """Return the ids of every case of the matrix and of its baselines."""
-        known = {case.id for case in matrix_cases(self.options.matrix)}
+        cases, references = matrix_cases(self.options.matrix), dict[str, Observation]()
         with contextlib.suppress(InputError):
             # Unreadable baselines fail the run elsewhere; the run file is written anyway.
-            known |= {
-                name
-                for name, old in self.references().items()
-                if self.options.is_of_matrix(old.record.case)
-            }
-        return frozenset(known)
+            references = self.references()
+        return frozenset(expected_cases(references, self.options.matrix, cases))
 
     def run_of(self, selection: Selection) -> Run:
         """Return the records of this run."""
@@ -268,7 +255,7 @@ class RegressSession:
                 write_summary(options.summary, report.verdict_markdown(comparison))
             except InputError as error:
                 problems.append(str(error))
-        notes = self._keeper.finish(
+        notes = self.keeper.finish(
             run.cases, is_saved=is_saved, was_interrupted=coverage.was_interrupted
         )
         return RunOutcome(

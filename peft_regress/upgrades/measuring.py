@@ -206,7 +206,6 @@ def measure_cases(  # noqa: PLR0913  (each is one setting)
         environment=Environment(python=python, planned=tuple(planned), libraries=_LIBRARIES),
         setup=setup,
         pool=setup.pool or own,
-        matrix=matrix,
         budgets=stated_budgets(),
         trains=trains,
         keep_adapters=keep_adapters,
@@ -219,11 +218,11 @@ def measure_cases(  # noqa: PLR0913  (each is one setting)
             work.measure(cases)
     except BaseException:
         if work.lines:
-            on_interrupt(work.run(["interrupted"]))
+            on_interrupt(work.run(matrix, ["interrupted"]))
         raise
     if not work.lines:
         raise UnusableEnvironmentError(f"{python}: no case was measured")
-    return work.run(narrowed_by)
+    return work.run(matrix, narrowed_by)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,7 +232,6 @@ class _Work:
     environment: Environment
     setup: MeasuringSetup
     pool: Pool
-    matrix: str
     budgets: BudgetFile
     """Those of cases that state none themselves."""
     trains: bool
@@ -263,9 +261,9 @@ class _Work:
             for future in case_of:
                 future.cancel()
 
-    def run(self, narrowed_by: Sequence[str]) -> Run:
+    def run(self, matrix: str, narrowed_by: Sequence[str]) -> Run:
         """Return what was measured."""
-        left_out = {case.id for case in matrix_cases(self.matrix)} - self.lines.keys()
+        left_out = {case.id for case in matrix_cases(matrix)} - self.lines.keys()
         selection = Selection(
             complete=not left_out,
             narrowed_by=list(narrowed_by) if left_out else [],

@@ -15,6 +15,7 @@ from typing import Final
 
 from msgspec import UNSET
 
+from peft_regress.baselines.run_adapters import adapters_of_run, gathered_adapters
 from peft_regress.gate.repeats import KnownCurve
 from peft_regress.own_code import was_edited
 from peft_regress.runs import journal
@@ -53,7 +54,7 @@ class Keeper:
         save: the run file to come; without, the journal is that of `resume`, what an earlier run
         left. option: how a user types the latter. shown: how a path is shown.
         """
-        self.resume = resume
+        self.save, self.resume = save, resume
         self.option = option
         self.shown = shown
         self.reasons: Counter[str] = Counter()
@@ -76,11 +77,16 @@ class Keeper:
     def prepare(self) -> list[str]:
         """Put what an earlier run left out of this run's way; return what to say.
 
+        What a resumed one kept beside its run file is copied; what does not fit is pruned later.
         Raises `InputError` if there is nothing to resume.
         """
         self.lines()
         if self.writer is None:
             return []
+        if self.save is not None and self.resume is not None:
+            source, beside = journal.run_file_of(self.resume), [adapters_of_run(self.save)]
+            with gathered_adapters(source, self.save, beside=beside):
+                pass
         path = self.writer.path
         aside = path.with_name(f"{path.name}.1")
         if path.exists() and not self._is_resumed(path):
