@@ -38,7 +38,7 @@ from peft_regress.runs.journal import Header, KeptRecord, Line, run_of
 from peft_regress.runs.run_file import write_run_file
 from peft_regress.runs.schema import SCHEMA_VERSION, Record, Run, Selection, with_budget
 from peft_regress.settings import read_settings
-from peft_regress.workers.keeper import Keeper, can_stand_beside
+from peft_regress.workers.keeper import Keeper
 
 if TYPE_CHECKING:
     from peft_regress.measure import Measurement, ProfileCache
@@ -86,6 +86,10 @@ class RegressSession:
         self.keeper = Keeper(
             options.save, options.resume, option="--regress-resume", shown=self.shown
         )
+        self._adapters: Path | None = None
+        """The folder beside the run file that keeps adapters; None without a file."""
+        if options.save is not None and self.keeper.writer is not None:
+            self._adapters = adapters_of_run(options.save)
 
     def take(self, case: str, definition: Callable[[], str | None]) -> KeptRecord | None:
         """Return what an earlier run measured of a case; None if it must be measured."""
@@ -110,12 +114,6 @@ class RegressSession:
             kept = self.take(name, lambda: None)
             if kept is not None:
                 self.keep(kept)
-
-    @property
-    def _adapters(self) -> Path | None:
-        """The folder beside the run file that keeps adapters; None without a file."""
-        path = self.options.save
-        return adapters_of_run(path) if path is not None and can_stand_beside(path) else None
 
     def define(self, case: Case) -> str:
         """Return the digest that defines a case."""

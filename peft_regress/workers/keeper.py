@@ -26,11 +26,6 @@ from peft_regress.text import count_of
 _OF_SEARCH: Final = "--resume"
 
 
-def can_stand_beside(path: Path) -> bool:
-    """Return whether files may stand beside a run file; not beside /dev/stdout, for instance."""
-    return not path.exists() or path.is_file()
-
-
 class Keeper:
     """Keeps records in a journal beside a run file, and takes those of an earlier run.
 
@@ -61,7 +56,8 @@ class Keeper:
         self.counts = {"taken": 0, "measured": 0}
         self.lines = functools.cache(self._read_lines)
         self.writer = None
-        if save is not None and can_stand_beside(save):
+        # Not beside /dev/stdout, for instance.
+        if save is not None and (not save.exists() or save.is_file()):
             self.writer = JournalWriter(journal.journal_of(save), self.lines)
         elif save is None and resume is not None and option == _OF_SEARCH:
             self.writer = JournalWriter(journal.resumed_journal(resume), self.lines)
