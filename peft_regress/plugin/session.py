@@ -62,10 +62,8 @@ class RegressSession:
             lambda: load_references(options.baselines, options.judged_by)
         )
         self._budgets = functools.cache(stated_budgets)
-        self.imported: dict[str, str] = {}
+        self._imported: dict[str, str] = {}
         """What the cases so far use beyond the requirements of this package."""
-        self._imported_by: dict[str, dict[str, str]] = {}
-        """The same by case."""
         self._profiles: ProfileCache | None = None
         # Now: while a test runs, pytest's capture is no terminal.
         self.layout = layout_of(colour=False)
@@ -99,7 +97,7 @@ class RegressSession:
 
     def keep(self, kept: KeptRecord) -> None:
         """Add a record, and put it on disk at once; a worker of pytest-xdist sends it instead."""
-        self.imported.update(kept.imported)
+        self._imported.update(kept.imported)
         name = kept.record.case.id
         is_known = name in self.records and self.records[name].record == kept.record
         if is_known or self.is_worker:
@@ -146,23 +144,26 @@ class RegressSession:
                 benchmark.pedantic(target, **rounds)
 
         with _untraced():
-            measurement = self._measured(case, run_rounds, timed=not benchmark.disabled)
+            measurement, imported = self._measured(case, run_rounds, timed=not benchmark.disabled)
         stats = [] if benchmark.stats is None else [benchmark.stats]
         self._benchmarks += stats
         timed = self._benchmark_document(stats)["benchmarks"] if stats else []
         return measurement, KeptRecord(
             record=measurement.record,
-            imported=self._imported_by.get(case.id, {}),
+            imported=imported,
             times=next(iter(timed), None),
         )
 
-    def _measured(self, case: Case, run_rounds: RoundRunner, *, timed: bool) -> Measurement:
+    def _measured(
+        self, case: Case, run_rounds: RoundRunner, *, timed: bool
+    ) -> tuple[Measurement, dict[str, str]]:
+        """Return also the versions of what the case uses besides."""
         with held_signals():
             from peft_regress.measure import ProfileCache, measure, recipe_of
 
         self._profiles = self._profiles or ProfileCache()
         recipe = recipe_of(case, self.options.baselines)
-        measured = measure(
+        measurement = measure(
             recipe,
             profiles=self._profiles,
             run_rounds=run_rounds,
@@ -171,8 +172,7 @@ class RegressSession:
             keep_adapters=self._adapters,
             known=self._known(case.id),
         )
-        self._imported_by[case.id] = recipe.packages()
-        return measured
+        return measurement, recipe.packages()
 
     def _known(self, case: str) -> list[KnownCurve]:
         """Return the trainings that a case need not repeat in full."""
@@ -187,7 +187,7 @@ class RegressSession:
         observation = Observation(
             record=self._with_budget(record),
             # Those that only some of its cases use included.
-            environment=dict(sorted({**self.imported, **header.environment}.items())),
+            environment=dict(sorted({**self._imported, **header.environment}.items())),
             machine=header.machine,
             run_name=_THIS_RUN,
             known=frozenset(KNOWN),
