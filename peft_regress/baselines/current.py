@@ -117,20 +117,15 @@ def read_contents(
             contents.add(entry)
             see(entry)
         if not without:
-            _check_whole(root, contents)
+            storage.check_order(root, contents.links)
+            for problem, place, index in contents.parts.values():
+                if not (is_file(root / place) or is_folder(root / place)):
+                    raise RunFileError(contents.links[index].path(root), problem)
             if current:
                 _check_current(root, contents)
         return contents
 
     return read_while_still(root, read)
-
-
-def _check_whole(root: Path, contents: Contents) -> None:
-    """Raise `RunFileError` if an entry is missing, or by its name a part of one."""
-    storage.check_order(root, contents.links)
-    for problem, place, index in contents.parts.values():
-        if not (is_file(root / place) or is_folder(root / place)):
-            raise RunFileError(contents.links[index].path(root), problem)
 
 
 # --- current.txt ----------------------------------------------------------------------------------
