@@ -10,7 +10,7 @@ import datetime as dt
 import re
 import tempfile
 from collections.abc import Callable, Collection, Mapping, Sequence
-from concurrent.futures import CancelledError, Future, as_completed
+from concurrent.futures import Future, as_completed
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -255,8 +255,6 @@ class _Work:
             for future in as_completed(case_of):
                 with held_signals(), contextlib.suppress(GivenUpError):  # the pool has said so
                     self._keep(case_of[future], future.result())
-        except CancelledError:
-            raise InputError("interrupted") from None
         finally:
             for future in case_of:
                 future.cancel()
