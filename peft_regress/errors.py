@@ -81,9 +81,6 @@ class UnsupportedCaseError(PeftRegressError):
 class FilledLossError(PeftRegressError):
     """An adapter filled with seeded numbers gives a loss that is NaN or infinite."""
 
-    def __init__(self, *, loss: float, seed: int) -> None:
-        super().__init__(f"the loss of the adapter filled by seed {seed} is {loss}")
-
 
 class NonFiniteLossError(PeftRegressError):
     """Training produced a loss that is NaN or infinite."""

@@ -19,41 +19,32 @@ class EndingSignal(KeyboardInterrupt):
     """A signal that asks this process to end."""
 
 
-class Interrupts:
-    """Handlers of the signals that end a process; without `install` nothing changes."""
+@contextlib.contextmanager
+def ending_signals_interrupt() -> Iterator[list[int]]:
+    """Let SIGTERM and SIGHUP interrupt the main thread, unless somebody handles or ignores them.
 
-    def __init__(self) -> None:
-        self._installed: list[int] = []
-        self._owner = 0
+    Gives the signals that do. Once the process is ending, `SIG_IGN` may handle them.
+    """
+    owner = os.getpid()
 
-    def install(self) -> None:
-        """Let each signal interrupt the main thread, unless somebody handles or ignores it."""
-        if self._installed or threading.current_thread() is not threading.main_thread():
-            return
-        self._owner = os.getpid()
-        for number in _ENDING:
-            # `nohup` ignores SIGHUP on purpose.
-            if signal.getsignal(number) is signal.SIG_DFL:
-                signal.signal(number, self._interrupt)
-                self._installed.append(number)
-
-    def hold(self) -> None:
-        """Let further signals change nothing, since the process is ending; Ctrl-C still does."""
-        for number in self._installed:
-            signal.signal(number, signal.SIG_IGN)
-
-    def restore(self) -> None:
-        """Undo `install`."""
-        while self._installed:
-            signal.signal(self._installed.pop(), signal.SIG_DFL)
-
-    def _interrupt(self, number: int, _: FrameType | None) -> None:
-        if os.getpid() != self._owner:
+    def interrupt(number: int, _: FrameType | None) -> None:
+        if os.getpid() != owner:
             # A process that was forked meanwhile ends as if nobody had changed anything.
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
             return
         raise EndingSignal(signal.Signals(number).name)
+
+    is_main = threading.current_thread() is threading.main_thread()
+    # `nohup` ignores SIGHUP on purpose.
+    free = [one for one in _ENDING if is_main and signal.getsignal(one) is signal.SIG_DFL]
+    for number in free:
+        signal.signal(number, interrupt)
+    try:
+        yield free
+    finally:
+        for number in free:
+            signal.signal(number, signal.SIG_DFL)
 
 
 @contextlib.contextmanager
@@ -74,14 +65,3 @@ def held_signals() -> Iterator[None]:
             signal.signal(number, handler)
         for number in arrived[:1]:
             signal.raise_signal(number)
-
-
-@contextlib.contextmanager
-def ending_signals_interrupt() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP interrupt the context."""
-    interrupts = Interrupts()
-    interrupts.install()
-    try:
-        yield
-    finally:
-        interrupts.restore()

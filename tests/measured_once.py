@@ -40,7 +40,7 @@ def install(conftest):
                 shutil.copytree(folder, self._adapters / folder.name, dirs_exist_ok=True)
         record = msgspec.json.decode((kept / "record.json").read_bytes(), type=Record)
         record = _at_one_speed(record, timed=timed)
-        return SimpleNamespace(record=record, status=record.status)
+        return SimpleNamespace(record=record, status=record.status), {}
 
     def defined(self, case):
         files = _files(self.options.baselines, case.method)

@@ -65,7 +65,7 @@ def install():
         record = trained(case.id)
         same = [one for one in self._known(case.id) if one.curve == record.curve]
         record = repeating(record, by=same[0].run_name) if same else record
-        return SimpleNamespace(record=record, status=record.status)
+        return SimpleNamespace(record=record, status=record.status), {}
 
     def defined(self, case):
         return make_record(case.id).definition

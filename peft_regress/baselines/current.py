@@ -118,20 +118,15 @@ def read_contents(
         for entry in read_entries_of(path for path in paths if path not in without):
             contents.add(see(entry, contents))
         if not without:
-            _check_whole(root, contents)
+            storage.check_order(root, contents.links)
+            for problem, place, index in contents.parts.values():
+                if not (is_file(root / place) or is_folder(root / place)):
+                    raise RunFileError(contents.links[index].path(root), problem)
             if current:
                 _check_current(root, contents)
         return contents
 
     return read_while_still(root, read)
-
-
-def _check_whole(root: Path, contents: Contents) -> None:
-    """Raise `RunFileError` if an entry is missing, or by its name a part of one."""
-    storage.check_order(root, contents.links)
-    for problem, place, index in contents.parts.values():
-        if not (is_file(root / place) or is_folder(root / place)):
-            raise RunFileError(contents.links[index].path(root), problem)
 
 
 # --- current.txt ----------------------------------------------------------------------------------
@@ -256,7 +251,8 @@ def _files(root: Path, contents: Contents) -> dict[Path, bytes]:
         current={folder: digest_of(text) for folder, text in texts.items()},
     )
     files = {root / folder / CURRENT: text for folder, text in texts.items()}
-    return {**files, storage.newest_file(root): storage.encode_newest(newest)}
+    files[storage.newest_file(root)] = msgspec.json.format(msgspec.json.encode(newest)) + b"\n"
+    return files
 
 
 def _check_current(root: Path, contents: Contents) -> None:

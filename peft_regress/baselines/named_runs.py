@@ -18,7 +18,7 @@ from peft_regress.errors import AbsentError, InputError
 from peft_regress.files import is_folder, path_problem
 from peft_regress.gate.repeats import whole
 from peft_regress.gate.verdicts import Observation, observations_of
-from peft_regress.runs.journal import is_journal, partial_run
+from peft_regress.runs.journal import partial_run, run_file_of
 from peft_regress.runs.run_file import RunFile, read_run
 
 
@@ -36,7 +36,7 @@ class Named(NamedTuple):
     def read(self) -> RunFile:
         """Read the one run. Raises `InputError` for a storage, which holds several."""
         path = self.of_one_run()
-        return partial_run(path) if is_journal(path) else read_run(path)
+        return read_run(path) if run_file_of(path) == path else partial_run(path)
 
     def of_one_run(self) -> Path:
         """Return the path of the one run. Raises `InputError` for a storage."""

@@ -31,10 +31,12 @@ def read_references(root: Path, *, drift: bool = False) -> dict[str, Observation
         {name: one.record for name, one in judges.items()},
         lambda name: paths[judges[name].run_name],
     )
-    found = {name: dataclasses.replace(one, record=records[name]) for name, one in judges.items()}
-    if drift:
-        return found
-    return {name: dataclasses.replace(one, drift_origins={}) for name, one in found.items()}
+    return {
+        name: dataclasses.replace(
+            one, record=records[name], drift_origins=one.drift_origins if drift else {}
+        )
+        for name, one in judges.items()
+    }
 
 
 def expected_cases(

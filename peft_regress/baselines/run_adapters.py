@@ -136,15 +136,6 @@ def write_adapter(target: Path, files: Mapping[str, bytes]) -> None:
         write_atomic(target / name, files[name])
 
 
-def add_adapters(source: Path, run_file: Path) -> None:
-    """Copy the adapters of a run, or of all its shards, to those beside another run file.
-
-    Raises `InputError` if they cannot be copied; those that were there stay as they were.
-    """
-    with gathered_adapters(source, run_file, beside=[adapters_of_run(run_file)]):
-        pass
-
-
 @contextlib.contextmanager
 def gathered_adapters(
     source: Path, run_file: Path, *, beside: Iterable[Path] = ()
@@ -157,7 +148,7 @@ def gathered_adapters(
     target = adapters_of_run(run_file)
     staged = target.with_name(f".peft-regress-{secrets.token_hex(8)}.tmp")
     try:
-        for folder in filter(is_folder, (*beside, *_kept_beside(source))):
+        for folder in filter(is_folder, (*beside, *kept_beside(source))):
             shutil.copytree(folder, staged, dirs_exist_ok=True, symlinks=True)
         yield
         shutil.rmtree(target, ignore_errors=True)
@@ -169,22 +160,12 @@ def gathered_adapters(
         shutil.rmtree(staged, ignore_errors=True)
 
 
-def _kept_beside(source: Path) -> list[Path]:
+def kept_beside(source: Path) -> list[Path]:
     """Return the folders with the adapters of a run, or of each of its shards."""
     folders = [adapters_of_run(source)]
     if is_folder(source):
         folders = sorted(path for path in source.iterdir() if path.name.endswith(".adapters"))
     return [folder for folder in folders if is_folder(folder)]
-
-
-def kept_adapters(source: Path) -> Iterator[tuple[Path, StoredAdapter]]:
-    """Return the folder and the manifest of each adapter that a run, or one of its shards, kept.
-
-    Raises `InputError` for one that was altered.
-    """
-    for folder in _kept_beside(source):
-        for path in sorted(folder.iterdir()):
-            yield path, read_checked(path)
 
 
 def _own_folder(case: Case) -> str:

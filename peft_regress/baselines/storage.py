@@ -172,11 +172,6 @@ def read_newest(root: Path) -> Newest | None:
         raise RunFileError(path, problem) from error
 
 
-def encode_newest(newest: Newest) -> bytes:
-    """Return the content of `newest`."""
-    return msgspec.json.format(msgspec.json.encode(newest)) + b"\n"
-
-
 # --- whether all is there -------------------------------------------------------------------------
 
 

@@ -18,7 +18,7 @@ from peft_regress.baselines.current import Contents, read_contents
 from peft_regress.baselines.run_adapters import (
     MANIFEST,
     StoredAdapter,
-    kept_adapters,
+    kept_beside,
     manifest_content,
     read_checked,
     write_adapter,
@@ -95,7 +95,8 @@ def _kept_by_slot(run: Run, source: Path) -> dict[str, list[Adapter]]:
 
 def _kept_by(run: Run, source: Path) -> Iterator[Adapter]:
     """Yield the adapters beside a run."""
-    for folder, kept in kept_adapters(source):
+    for folder in sorted(one for beside in kept_beside(source) for one in beside.iterdir()):
+        kept = read_checked(folder)
         if not _is_of(run, kept):
             raise InputError(f"{folder}: comes from {kept.case} in another run. Remove the folder.")
         stored = msgspec.structs.replace(kept, packages=run.environment)

@@ -17,7 +17,6 @@ import click
 from click.core import ParameterSource
 
 from peft_regress.baselines.named_runs import check_output
-from peft_regress.baselines.run_adapters import add_adapters
 from peft_regress.catalogue.own_cases import usual_matrix, usual_storage, usual_suite
 from peft_regress.errors import InputError
 from peft_regress.files import resolved
@@ -26,7 +25,6 @@ from peft_regress.interrupts import ending_signals_interrupt
 from peft_regress.report.document import Document
 from peft_regress.report.sentences import REPEATED
 from peft_regress.report.terminal import echo, print_progress, show
-from peft_regress.runs.journal import run_file_of
 from peft_regress.runs.schema import Record
 from peft_regress.text import clean
 from peft_regress.workers.keeper import kept_records
@@ -170,8 +168,6 @@ def ready_to_measure(
         opened_pool(on, setup, say=print_sentence) as pool,
         kept_records(save, resume, print_sentence) as keeper,
     ):
-        if save is not None and resume is not None:
-            add_adapters(run_file_of(resume), save)
         yield dataclasses.replace(setup, keeper=keeper, pool=pool)
 
 

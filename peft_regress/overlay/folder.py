@@ -121,11 +121,6 @@ def site_folders() -> list[str]:
     return list(dict.fromkeys(os.path.realpath(folder) for folder in found))
 
 
-def identity() -> list[str]:
-    """Return what distinguishes this environment from others."""
-    return [sys.version, sys.prefix, *site_folders()]
-
-
 def remove_folder(folder: Path) -> None:
     """Remove an overlay, its marker first: what an interrupted removal leaves is not used."""
     (folder / _MARKER).unlink(missing_ok=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import shutil
+import sys
 import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -31,9 +32,9 @@ from peft_regress.overlay.folder import (
     SCHEMA,
     Overlay,
     build_folder,
-    identity,
     read_folder,
     remove_folder,
+    site_folders,
 )
 from peft_regress.overlay.pip import Planned, build_wheel, plan, released_versions
 from peft_regress.runs.environment import installed_packages
@@ -165,8 +166,6 @@ class ReplacesTorchError(InputError):
     """A requirement that would replace torch, and nobody has agreed to that."""
 
     def __init__(self, requirements: str, old: str, new: str) -> None:
-        self.old = old
-        self.new = new
         super().__init__(
             f"{requirements}: would replace torch {old} by {new}, a download of up to gigabytes. "
             "Add --yes to agree"
@@ -267,7 +266,7 @@ def _shown(wanted: Sequence[Wanted]) -> str:
 def _key(planned: Sequence[Planned]) -> str:
     """Return the name of an overlay: a digest of its packages and of the running environment."""
     content = sorted((one.name, one.version, one.digest or one.source) for one in planned)
-    value = [SCHEMA, identity(), content]
+    value = [SCHEMA, [sys.version, sys.prefix, *site_folders()], content]
     return hashlib.sha256(msgspec.json.encode(value)).hexdigest()[:20]
 
 

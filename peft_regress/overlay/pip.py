@@ -49,8 +49,6 @@ class PipError(InputError):
     """pip failed: an unknown package or version, a failed build, no network."""
 
     def __init__(self, what: str, problem: str, *, remedy: str = "") -> None:
-        self.what = what
-        self.problem = problem
         super().__init__(f"{what}: {problem}{f'. {remedy}' if remedy else ''}")
 
 

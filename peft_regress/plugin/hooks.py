@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import queue
+import signal
 import warnings
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ import pytest
 from peft_regress.cases import Case
 from peft_regress.errors import InputError, PeftRegressError
 from peft_regress.files import is_folder
-from peft_regress.interrupts import Interrupts
+from peft_regress.interrupts import ending_signals_interrupt
 from peft_regress.plugin.closing_text import RunOutcome, closing_text
 from peft_regress.plugin.collection import CollectionHooks, SkippedCases, case_of, known_case_of
 from peft_regress.plugin.options import RegressOptions, add_options, set_up_benchmarks
@@ -74,7 +75,7 @@ def pytest_configure(config: pytest.Config) -> None:
             return
         session = RegressSession(config, options)
         if not session.is_worker and not config.getoption("collectonly"):
-            left = session.prepare()
+            left = session.keeper.prepare()
     except InputError as error:
         raise pytest.UsageError(line_in_log(str(error))) from None
     collection = CollectionHooks(options, session.references)
@@ -179,7 +180,9 @@ class _RunHooks:
     _collection: CollectionHooks
     _left: list[str]
     """Names the journals of runs that died."""
-    _interrupts: Interrupts = field(default_factory=Interrupts)
+    _opened: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+    _signals: list[int] = field(default_factory=list)
+    """Those that end the run like Ctrl-C."""
     _started: dict[str, str] = field(default_factory=dict)
     """The case of each test of which something was reported."""
     _outcome: RunOutcome | None = None
@@ -197,11 +200,11 @@ class _RunHooks:
         # What workers collect is not known yet.
         may_have = has_workers and (options.was_given or is_folder(options.baselines))
         if not self._session.is_worker and (self._has_cases or may_have):
-            self._interrupts.install()
+            self._signals = self._opened.enter_context(ending_signals_interrupt())
 
     def pytest_unconfigure(self) -> None:
         """Leave the signals as they were."""
-        self._interrupts.restore()
+        self._opened.close()
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> Generator[None, None, None]:
@@ -247,7 +250,8 @@ class _RunHooks:
     @pytest.hookimpl(wrapper=True, trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, None, None]:
         """Write the run file, whatever the end of fixtures or workers raises."""
-        self._interrupts.hold()
+        for number in self._signals:  # the process is ending
+            signal.signal(number, signal.SIG_IGN)
         self._was_interrupted = session.exitstatus in _INTERRUPTED
         try:
             with warnings.catch_warnings():

@@ -96,21 +96,15 @@ class Coverage:
     @property
     def expected(self) -> frozenset[str]:
         """The cases that need a record: those selected, and those left out by nobody's wish."""
-        return self.collected.selected | self._holes()
-
-    def _holes(self) -> frozenset[str]:
-        """Return the cases that were left out although the user did not ask for it."""
         # `-k`, `-m`, `--deselect` and a shard choose among collected cases. Only a path and the
         # like explain why a case was not collected. Nothing explains a case that was collected and
         # then vanished without being reported as deselected.
         collected = self.collected
-        vanished = collected.cases - collected.selected - collected.deselected - self.measured
+        expected = collected.selected | (collected.cases - collected.deselected - self.measured)
         if self.before_collection:
-            return vanished
-        lost = self.known - collected.cases - self.measured
-        if self.after_collection:
-            return vanished | lost
-        return vanished | lost | self.not_selected
+            return expected
+        expected |= self.known - collected.cases - self.measured
+        return expected if self.after_collection else expected | self.not_selected
 
 
 def should_have_cases(config: pytest.Config, baselines: Path) -> bool:

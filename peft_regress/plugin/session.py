@@ -15,7 +15,8 @@ import pytest
 
 from peft_regress import report
 from peft_regress.baselines.named_runs import load_references
-from peft_regress.baselines.run_adapters import adapters_of_run, add_adapters, prune_adapters
+from peft_regress.baselines.references import expected_cases
+from peft_regress.baselines.run_adapters import adapters_of_run, prune_adapters
 from peft_regress.cases import Case
 from peft_regress.catalogue.budget_file import stated_budgets
 from peft_regress.catalogue.matrix import matrix_cases
@@ -33,11 +34,11 @@ from peft_regress.plugin.options import RegressOptions
 from peft_regress.plugin.selection import Coverage, should_have_cases
 from peft_regress.report.terminal import layout_of, write_summary
 from peft_regress.runs.environment import commit_of, describe_machine, installed_packages
-from peft_regress.runs.journal import Header, KeptRecord, Line, run_file_of, run_of
+from peft_regress.runs.journal import Header, KeptRecord, Line, run_of
 from peft_regress.runs.run_file import write_run_file
 from peft_regress.runs.schema import SCHEMA_VERSION, Record, Run, Selection, with_budget
 from peft_regress.settings import read_settings
-from peft_regress.workers.keeper import Keeper, can_stand_beside
+from peft_regress.workers.keeper import Keeper
 
 if TYPE_CHECKING:
     from peft_regress.measure import Measurement, ProfileCache
@@ -61,10 +62,8 @@ class RegressSession:
             lambda: load_references(options.baselines, options.judged_by)
         )
         self._budgets = functools.cache(stated_budgets)
-        self.imported: dict[str, str] = {}
+        self._imported: dict[str, str] = {}
         """What the cases so far use beyond the requirements of this package."""
-        self._imported_by: dict[str, dict[str, str]] = {}
-        """The same by case."""
         self._profiles: ProfileCache | None = None
         # Now: while a test runs, pytest's capture is no terminal.
         self.layout = layout_of(colour=False)
@@ -82,36 +81,30 @@ class RegressSession:
         )
         self.records: dict[str, KeptRecord] = {}
         """What this run has measured or taken so far, by case."""
-        self._keeper = Keeper(
+        self.keeper = Keeper(
             options.save, options.resume, option="--regress-resume", shown=self.shown
         )
-
-    def prepare(self) -> list[str]:
-        """Look for what an earlier run left; see `Keeper.prepare`.
-
-        What it kept beside its run file is copied; what does not fit is pruned later.
-        """
-        said, options = self._keeper.prepare(), self.options
-        if options.resume is not None and options.save is not None and self._keeper.writer:
-            add_adapters(run_file_of(options.resume), options.save)
-        return said
+        self._adapters: Path | None = None
+        """The folder beside the run file that keeps adapters; None without a file."""
+        if options.save is not None and self.keeper.writer is not None:
+            self._adapters = adapters_of_run(options.save)
 
     def take(self, case: str, definition: Callable[[], str | None]) -> KeptRecord | None:
         """Return what an earlier run measured of a case; None if it must be measured."""
-        if not self._keeper.has(case):
+        if not self.keeper.has(case):
             return None
-        return self._keeper.take(case, self._header(), definition(), known=self._known(case))
+        return self.keeper.take(case, self._header(), definition(), known=self._known(case))
 
     def keep(self, kept: KeptRecord) -> None:
         """Add a record, and put it on disk at once; a worker of pytest-xdist sends it instead."""
-        self.imported.update(kept.imported)
+        self._imported.update(kept.imported)
         name = kept.record.case.id
         is_known = name in self.records and self.records[name].record == kept.record
         if is_known or self.is_worker:
             return
         # First, so that an interrupt of the writing leaves it for the run file.
         self.records[name] = kept
-        self._keeper.keep(self._header, kept)
+        self.keeper.keep(self._header(), kept)
 
     def add_unreached(self, selected: frozenset[str]) -> None:
         """Add what the earlier run measured of cases that this run was stopped before."""
@@ -119,12 +112,6 @@ class RegressSession:
             kept = self.take(name, lambda: None)
             if kept is not None:
                 self.keep(kept)
-
-    @property
-    def _adapters(self) -> Path | None:
-        """The folder beside the run file that keeps adapters; None without a file."""
-        path = self.options.save
-        return adapters_of_run(path) if path is not None and can_stand_beside(path) else None
 
     def define(self, case: Case) -> str:
         """Return the digest that defines a case."""
@@ -157,23 +144,26 @@ class RegressSession:
                 benchmark.pedantic(target, **rounds)
 
         with _untraced():
-            measurement = self._measured(case, run_rounds, timed=not benchmark.disabled)
+            measurement, imported = self._measured(case, run_rounds, timed=not benchmark.disabled)
         stats = [] if benchmark.stats is None else [benchmark.stats]
         self._benchmarks += stats
         timed = self._benchmark_document(stats)["benchmarks"] if stats else []
         return measurement, KeptRecord(
             record=measurement.record,
-            imported=self._imported_by.get(case.id, {}),
+            imported=imported,
             times=next(iter(timed), None),
         )
 
-    def _measured(self, case: Case, run_rounds: RoundRunner, *, timed: bool) -> Measurement:
+    def _measured(
+        self, case: Case, run_rounds: RoundRunner, *, timed: bool
+    ) -> tuple[Measurement, dict[str, str]]:
+        """Return also the versions of what the case uses besides."""
         with held_signals():
             from peft_regress.measure import ProfileCache, measure, recipe_of
 
         self._profiles = self._profiles or ProfileCache()
         recipe = recipe_of(case, self.options.baselines)
-        measured = measure(
+        measurement = measure(
             recipe,
             profiles=self._profiles,
             run_rounds=run_rounds,
@@ -182,8 +172,7 @@ class RegressSession:
             keep_adapters=self._adapters,
             known=self._known(case.id),
         )
-        self._imported_by[case.id] = recipe.packages()
-        return measured
+        return measurement, recipe.packages()
 
     def _known(self, case: str) -> list[KnownCurve]:
         """Return the trainings that a case need not repeat in full."""
@@ -198,7 +187,7 @@ class RegressSession:
         observation = Observation(
             record=self._with_budget(record),
             # Those that only some of its cases use included.
-            environment=dict(sorted({**self.imported, **header.environment}.items())),
+            environment=dict(sorted({**self._imported, **header.environment}.items())),
             machine=header.machine,
             run_name=_THIS_RUN,
             known=frozenset(KNOWN),
@@ -218,15 +207,11 @@ class RegressSession:
 
     def known_cases(self) -> frozenset[str]:
         """Return the ids of every case of the matrix and of its baselines."""
-        known = {case.id for case in matrix_cases(self.options.matrix)}
+        cases, references = matrix_cases(self.options.matrix), dict[str, Observation]()
         with contextlib.suppress(InputError):
             # Unreadable baselines fail the run elsewhere; the run file is written anyway.
-            known |= {
-                name
-                for name, old in self.references().items()
-                if self.options.is_of_matrix(old.record.case)
-            }
-        return frozenset(known)
+            references = self.references()
+        return frozenset(expected_cases(references, self.options.matrix, cases))
 
     def run_of(self, selection: Selection) -> Run:
         """Return the records of this run."""
@@ -268,7 +253,7 @@ class RegressSession:
                 write_summary(options.summary, report.verdict_markdown(comparison))
             except InputError as error:
                 problems.append(str(error))
-        notes = self._keeper.finish(
+        notes = self.keeper.finish(
             run.cases, is_saved=is_saved, was_interrupted=coverage.was_interrupted
         )
         return RunOutcome(

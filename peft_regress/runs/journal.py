@@ -149,11 +149,6 @@ def check_kept(name: str, kept: KeptRecord, definition: str | None = None) -> No
     check_record(name, kept.record, definition)
 
 
-def is_journal(path: Path) -> bool:
-    """Return whether a path is that of a journal, and not of a run file."""
-    return _NAME.fullmatch(path.name) is not None
-
-
 def partial_run(path: Path) -> RunFile:
     """Read a journal as the run that was interrupted: its records of the last environment.
 
@@ -280,13 +275,12 @@ class JournalWriter:
         self.has_begun = False
         """Whether a record was added, or taken from an earlier run."""
 
-    def begin(self) -> None:
-        """Write what there was before, so that it is not lost if this run dies."""
-        self._write(b"")
-
     def add(self, header: Header, kept: KeptRecord) -> None:
-        """Append a record that was measured where `header` says; return when it is on disk."""
-        self._write(_encoded(Line(header=header, kept=kept)))
+        """Append a record that was measured where `header` says; return when it is on disk.
+
+        One that was taken stands among those of the earlier run.
+        """
+        self._write(b"" if kept.is_taken else _encoded(Line(header=header, kept=kept)))
 
     def _write(self, content: bytes) -> None:
         self.has_begun = True

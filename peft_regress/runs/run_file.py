@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import io
+import json
 import re
 import shlex
 from collections.abc import Callable, Mapping
@@ -22,7 +24,6 @@ from peft_regress.errors import InputError, RunFileError
 from peft_regress.files import is_folder, read_bytes, write_atomic
 from peft_regress.gc_pause import paused_gc
 from peft_regress.runs.environment import changed_packages
-from peft_regress.runs.json_layout import dump_json
 from peft_regress.runs.ledger_files import ledger_folder, read_ledger, with_digests, with_ledgers
 from peft_regress.runs.schema import (
     MIXED_MACHINES,
@@ -42,6 +43,11 @@ from peft_regress.text import clean, redacted
 _MOST_LEDGERS: Final = 32
 CONFLICT = re.compile(rb"^(<{7}|={7}|>{7}|\|{7})", re.MULTILINE)
 """A line that git writes where two branches conflict."""
+
+_LINE_WIDTH: Final = 140
+_DEEPEST: Final = 6  # a number's samples; of `ledgers`, `curve` and `rates` one less
+
+_on_one_line = json.JSONEncoder(allow_nan=False).encode
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,6 +169,38 @@ def _public(document: dict[str, Any]) -> dict[str, Any]:
     if isinstance(commit, dict) and "error" in commit:
         public["commit_info"] = {**commit, "error": redacted(str(commit["error"]))}
     return public
+
+
+def dump_json(value: Any) -> str:
+    """Format JSON for review: a value that fits on a line, or is nested deep, is one line.
+
+    So a metric is one line of a diff, as is a ledger's module. Raises `ValueError` for NaN.
+    """
+    text = io.StringIO()
+    _add(text.write, value, 0, _DEEPEST)
+    text.write("\n")
+    return text.getvalue()
+
+
+def _add(write: Callable[[str], object], value: Any, indent: int, deepest: int) -> None:
+    line = _on_one_line(value)
+    is_line = indent >= deepest or not isinstance(value, dict | list)
+    if is_line or len(line) + indent <= _LINE_WIDTH:
+        write(line)
+        return
+    inner = "\n" + " " * (indent + 1)
+    is_mapping = isinstance(value, dict)
+    write("{" if is_mapping else "[")
+    for position, item in enumerate(value.items() if is_mapping else value):
+        gap = "," + inner if position else inner
+        if is_mapping:
+            write(f"{gap}{_on_one_line(str(item[0]))}: ")
+            is_flat = item[0] in {"ledgers", "curve", "rates"}
+            _add(write, item[1], indent + 1, deepest - is_flat)
+        else:
+            write(gap)
+            _add(write, item, indent + 1, deepest)
+    write("\n" + " " * indent + ("}" if is_mapping else "]"))
 
 
 # --- reading one file -----------------------------------------------------------------------------

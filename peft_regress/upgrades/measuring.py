@@ -5,15 +5,12 @@ A case in which the libraries crash, hang or garble the answers gets a record in
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
-import functools
-import queue
 import re
 import tempfile
-import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
-from concurrent.futures import CancelledError, Future
-from contextlib import AbstractContextManager, nullcontext
+from concurrent.futures import Future, as_completed
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -32,6 +29,7 @@ from peft_regress.catalogue.budget_file import BudgetFile, stated_budgets
 from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.errors import InputError
 from peft_regress.gate.repeats import KnownCurve
+from peft_regress.interrupts import held_signals
 from peft_regress.invariants import KNOWN
 from peft_regress.overlay.pip import Planned, direct_sources
 from peft_regress.runs.environment import changed_packages, commit_here
@@ -204,12 +202,10 @@ def measure_cases(  # noqa: PLR0913  (each is one setting)
     if not cases:
         raise InputError("there is no case to measure")
     own = LocalPool(setup.jobs, setup.time_limit)
-    opening: AbstractContextManager[object] = nullcontext() if setup.pool else own
     work = _Work(
         environment=Environment(python=python, planned=tuple(planned), libraries=_LIBRARIES),
         setup=setup,
         pool=setup.pool or own,
-        matrix=matrix,
         budgets=stated_budgets(),
         trains=trains,
         keep_adapters=keep_adapters,
@@ -218,15 +214,15 @@ def measure_cases(  # noqa: PLR0913  (each is one setting)
         on_record=on_record,
     )
     try:
-        with opening:
+        with contextlib.nullcontext() if setup.pool else own:
             work.measure(cases)
     except BaseException:
         if work.lines:
-            on_interrupt(work.run(["interrupted"]))
+            on_interrupt(work.run(matrix, ["interrupted"]))
         raise
     if not work.lines:
         raise UnusableEnvironmentError(f"{python}: no case was measured")
-    return work.run(narrowed_by)
+    return work.run(matrix, narrowed_by)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,7 +232,6 @@ class _Work:
     environment: Environment
     setup: MeasuringSetup
     pool: Pool
-    matrix: str
     budgets: BudgetFile
     """Those of cases that state none themselves."""
     trains: bool
@@ -246,33 +241,27 @@ class _Work:
     on_record: Callable[[Record], None]
     lines: dict[str, Line] = field(default_factory=dict)
     """What was measured so far, by case."""
-    submitted: list[Future[MeasuredCase]] = field(default_factory=list)
-    lock: threading.Lock = field(default_factory=threading.Lock)
 
     def measure(self, cases: Sequence[Case]) -> None:
         """Take what an earlier run measured, and let the pool measure the rest."""
         taken = self._taken(cases)
         function = f"{__name__}:{measure_case.__name__}"
-        ended: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+        case_of: dict[Future[MeasuredCase], Case] = {}
         try:
             for group in groups_of([case for case in cases if case.id not in taken]):
                 requests = [self._request(case) for case in group]
                 futures = self.pool.submit(self.environment, function, requests, MeasuredCase)
-                self.submitted.extend(futures)
-                for case, future in zip(group, futures, strict=True):
-                    future.add_done_callback(functools.partial(self._take, ended, case))
-            for _ in self.submitted:
-                error = ended.get()
-                if error is not None:
-                    raise error
-        except CancelledError:
-            raise InputError("interrupted") from None
+                case_of |= zip(futures, group, strict=True)
+            for future in as_completed(case_of):
+                with held_signals(), contextlib.suppress(GivenUpError):  # the pool has said so
+                    self._keep(case_of[future], future.result())
         finally:
-            self._cancel()
+            for future in case_of:
+                future.cancel()
 
-    def run(self, narrowed_by: Sequence[str]) -> Run:
+    def run(self, matrix: str, narrowed_by: Sequence[str]) -> Run:
         """Return what was measured."""
-        left_out = {case.id for case in matrix_cases(self.matrix)} - self.lines.keys()
+        left_out = {case.id for case in matrix_cases(matrix)} - self.lines.keys()
         selection = Selection(
             complete=not left_out,
             narrowed_by=list(narrowed_by) if left_out else [],
@@ -283,30 +272,6 @@ class _Work:
         budget_of = self.budgets.budget_of
         cases = {name: with_budget(record, budget_of) for name, record in run.cases.items()}
         return msgspec.structs.replace(run, cases=cases)
-
-    def _cancel(self) -> None:
-        for future in self.submitted:
-            future.cancel()
-
-    def _take(
-        self,
-        ended: queue.SimpleQueue[BaseException | None],
-        case: Case,
-        future: Future[MeasuredCase],
-    ) -> None:
-        """Keep a record, in the thread that measured it: no interrupt ends that half-way."""
-        try:
-            with self.lock:
-                self._keep(case, future.result())
-        except GivenUpError:
-            ended.put(None)  # the pool has said so
-        except CancelledError as error:
-            ended.put(error)
-        except BaseException as error:  # noqa: BLE001  (the thread that waits raises it)
-            ended.put(error)
-            self._cancel()  # before this thread goes on
-        else:
-            ended.put(None)
 
     def _request(self, case: Case) -> CaseRequest:
         return CaseRequest(
@@ -364,7 +329,7 @@ class _Work:
     def _add(self, header: Header, kept: KeptRecord) -> None:
         record = kept.record
         if self.setup.keeper is not None:
-            self.setup.keeper.keep(lambda: header, kept)
+            self.setup.keeper.keep(header, kept)
         if record.status == "ok" and kept.loaded:
             self.loaded[record.case.id] = kept.loaded
         self.lines[record.case.id] = Line(header=header, kept=kept)

@@ -7,7 +7,6 @@ import functools
 import os
 import shlex
 import sys
-import threading
 from collections import Counter
 from collections.abc import Callable, Container, Iterator, Sequence
 from importlib.metadata import distributions
@@ -16,6 +15,7 @@ from typing import Final
 
 from msgspec import UNSET
 
+from peft_regress.baselines.run_adapters import adapters_of_run, gathered_adapters
 from peft_regress.gate.repeats import KnownCurve
 from peft_regress.own_code import was_edited
 from peft_regress.runs import journal
@@ -26,15 +26,8 @@ from peft_regress.text import count_of
 _OF_SEARCH: Final = "--resume"
 
 
-def can_stand_beside(path: Path) -> bool:
-    """Return whether files may stand beside a run file; not beside /dev/stdout, for instance."""
-    return not path.exists() or path.is_file()
-
-
 class Keeper:
     """Keeps records in a journal beside a run file, and takes those of an earlier run.
-
-    Threads may share it.
 
     Attributes:
         writer: Of the journal; None if nothing is kept.
@@ -56,18 +49,18 @@ class Keeper:
         save: the run file to come; without, the journal is that of `resume`, what an earlier run
         left. option: how a user types the latter. shown: how a path is shown.
         """
-        self.resume = resume
+        self.save, self.resume = save, resume
         self.option = option
         self.shown = shown
         self.reasons: Counter[str] = Counter()
         self.counts = {"taken": 0, "measured": 0}
         self.lines = functools.cache(self._read_lines)
         self.writer = None
-        if save is not None and can_stand_beside(save):
+        # Not beside /dev/stdout, for instance.
+        if save is not None and (not save.exists() or save.is_file()):
             self.writer = JournalWriter(journal.journal_of(save), self.lines)
         elif save is None and resume is not None and option == _OF_SEARCH:
             self.writer = JournalWriter(journal.resumed_journal(resume), self.lines)
-        self._lock = threading.Lock()
 
     def _read_lines(self) -> list[Line]:
         resume = self.resume
@@ -80,11 +73,16 @@ class Keeper:
     def prepare(self) -> list[str]:
         """Put what an earlier run left out of this run's way; return what to say.
 
+        What a resumed one kept beside its run file is copied; what does not fit is pruned later.
         Raises `InputError` if there is nothing to resume.
         """
         self.lines()
         if self.writer is None:
             return []
+        if self.save is not None and self.resume is not None:
+            source, beside = journal.run_file_of(self.resume), [adapters_of_run(self.save)]
+            with gathered_adapters(source, self.save, beside=beside):
+                pass
         path = self.writer.path
         aside = path.with_name(f"{path.name}.1")
         if path.exists() and not self._is_resumed(path):
@@ -145,16 +143,11 @@ class Keeper:
                 return kept
         return None
 
-    def keep(self, header: Callable[[], Header], kept: KeptRecord) -> None:
+    def keep(self, header: Header, kept: KeptRecord) -> None:
         """Put a record on disk at once; `header` says where it was measured."""
-        with self._lock:
-            self.counts["taken" if kept.is_taken else "measured"] += 1
-            if self.writer is None:
-                return
-            if kept.is_taken:
-                self.writer.begin()
-            else:
-                self.writer.add(header(), kept)
+        self.counts["taken" if kept.is_taken else "measured"] += 1
+        if self.writer is not None:
+            self.writer.add(header, kept)
 
     def finish(self, cases: Container[str], *, is_saved: bool, was_interrupted: bool) -> list[str]:
         """Remove the journals that a run file of these cases replaces; return what to say."""
@@ -215,22 +208,12 @@ def kept_records(
     keeper = Keeper(save, resume)
     for line in keeper.prepare():
         say(line)
-    writer = keeper.writer
     if resume is not None:
         say(f"resuming {resume}: {count_of(len(keeper.lines()), 'record')}")
+    is_done = False
     try:
         yield keeper
-    except BaseException:
-        if writer is not None and writer.has_begun:
-            writer.close()
-            shown = shlex.quote(str(writer.path))
-            say(f"what was measured is in {shown}; the same command with --resume {shown} takes it")
-        raise
-    if resume is not None:
-        taken = keeper.counts["taken"]
-        why = f": {next(iter(keeper.reasons))}" if keeper.reasons and not taken else ""
-        say(f"{count_of(taken, 'record')} taken, {keeper.counts['measured']} measured{why}")
-    if writer is not None:
-        if writer.problem is not None:
-            say(f"no journal was kept: {writer.problem}")
-        writer.remove()
+        is_done = True
+    finally:
+        for line in keeper.finish((), is_saved=is_done, was_interrupted=False):
+            say(line)

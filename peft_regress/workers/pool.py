@@ -27,10 +27,6 @@ _IMPORT: Final = "peft_regress.workers.serve:import_modules"
 class UnusableEnvironmentError(InputError):
     """An environment in which nothing can be done, for example because peft fails to import."""
 
-    def __init__(self, problem: str) -> None:
-        self.problem = problem
-        super().__init__(problem)
-
 
 class NodeError(PeftRegressError):
     """Another machine that cannot be used."""

@@ -119,8 +119,8 @@ class WorkerProcess:
 
     def close(self) -> None:
         """End the process and its children, and close its streams."""
-        # A request that nobody reads any more cannot be flushed.
-        with contextlib.suppress(OSError), self._errors, self._process:
+        # A request that nobody reads any more cannot be flushed. A worker may be closed twice.
+        with contextlib.suppress(OSError), contextlib.closing(self._errors), self._process:
             pass
 
     def _greeting(self) -> Hello:

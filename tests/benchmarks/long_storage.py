@@ -17,7 +17,7 @@ import msgspec
 from builders import run_document
 
 from peft_regress.baselines.accept import renew_current
-from peft_regress.baselines.storage import Newest, baseline_files, encode_newest, newest_file
+from peft_regress.baselines.storage import Newest, baseline_files, newest_file
 from peft_regress.files import write_atomic
 from peft_regress.metrics import make_metric
 from peft_regress.runs.ledger_files import ledger_content, ledger_file, with_digests
@@ -75,7 +75,7 @@ def make_storage(
         content = msgspec.json.format(msgspec.json.encode(document), indent=1)
         (root / f"{name}.json").write_bytes(content)
         newest = Newest(entry=name, digest=ours["content_digest"], names="", current={})
-    newest_file(root).write_bytes(encode_newest(newest))
+    newest_file(root).write_bytes(msgspec.json.encode(newest))
     renew_current(root)
     return template
 

@@ -76,7 +76,7 @@ def test_what_an_earlier_try_measured_is_taken_with_its_adapters(worker, measure
     (kept / "weights").write_text("kept")
     code, _, err = measure("--resume", str(tmp_path / "old.json"))
     assert code == 0
-    assert "1 record taken, 1 measured" in err
+    assert "1 case taken, 1 measured" in err
     assert [request["case"] for _, request in logged(python, "measure")] == IDS
     assert sorted(read_run_file(tmp_path / "run.json").run.cases) == IDS
     assert (adapters_of_run(tmp_path / "run.json") / "any" / "weights").read_text() == "kept"

@@ -227,9 +227,8 @@ def installing(monkeypatch):
 
 def test_torch_is_replaced_only_if_that_is_agreed_to(planning, installing, monkeypatch, tmp_path):
     monkeypatch.setenv("PEFT_REGRESS_CACHE", str(tmp_path / "cache"))
-    with pytest.raises(ReplacesTorch, match=r"torch==2\.99: .* by 2\.99,.*--yes") as caught:
+    with pytest.raises(ReplacesTorch, match=r"torch==2\.99: .* by 2\.99,.*--yes"):
         opened_overlay(["torch==2.99"]).__enter__()
-    assert caught.value.new == "2.99"
     assert folders(tmp_path / "cache") == []
     with opened_overlay(["torch==2.99"], replace_torch=True) as overlay:
         assert overlay.packages == {"torch": "2.99"}

@@ -14,8 +14,7 @@ from strategies import fuzz, runs
 
 from peft_regress.cli.main import main
 from peft_regress.errors import InputError, RunFileError
-from peft_regress.runs.json_layout import dump_json
-from peft_regress.runs.run_file import read_run, read_run_file
+from peft_regress.runs.run_file import dump_json, read_run, read_run_file
 from peft_regress.runs.schema import canonical_digest
 
 DATE = "2026-01-01T00:00:00+00:00"

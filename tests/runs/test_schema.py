@@ -12,7 +12,7 @@ from peft_regress.budgets import Budget
 from peft_regress.cases import Adaptation, Case
 from peft_regress.errors import InputError
 from peft_regress.runs import schema
-from peft_regress.runs.json_layout import dump_json
+from peft_regress.runs.run_file import dump_json
 
 DATE = "2026-01-01T00:00:00+00:00"
 

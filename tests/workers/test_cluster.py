@@ -127,7 +127,7 @@ def test_what_came_back_is_on_disk_and_only_the_rest_is_measured(shared, measure
     python = shared.write()
     code, _, err = measure(shared.address, "--resume", str(tmp_path / "run.json"), python=python)
     assert code == 0
-    assert f"{len(kept)} record" in err
+    assert f"{len(kept)} case" in err
     ids = {case.id for case in matrix_cases("default") if case.architecture == "resnet18"}
     wanted = {name for name in ids if "/lora-r" in name}
     assert {request["case"] for _, request in logged(python, "measure")} == wanted - kept

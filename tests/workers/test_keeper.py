@@ -94,10 +94,10 @@ def test_a_search_that_was_ended_goes_on_where_it_was(search, name):
     first = search.run(stop_after=2)
     kept = cases_in(journal_of(search.save))
     assert kept == set(first[:2])
-    assert "the same command with --resume" in search.said[-1]
+    assert f"What was measured is in {journal_of(search.save)}: `--resume" in search.said[-1]
     second = search.run(resume=search.save.with_name(name))
     assert set(second) == set(IDS) - kept
-    assert search.said[-1] == "2 records taken, 1 measured"
+    assert search.said[-1].endswith(f"{name}: 2 cases taken, 1 measured")
     assert not journal_of(search.save).exists()
 
 
@@ -113,8 +113,8 @@ def test_a_signal_ends_it_and_loses_nothing(search):
 def test_of_other_packages_or_of_costs_alone_nothing_is_taken(search, other):
     search.run(stop_after=2)
     assert len(search.run(resume=search.save, **other)) == 3
-    assert search.said[-1].startswith("0 records taken, 3 measured")
-    assert ("peft 0.14.0, now 0.15.0" in search.said[-1]) == ("packages" in other)
+    assert search.said[-1].endswith("0 cases taken, 3 measured")
+    assert ("peft 0.14.0, now 0.15.0" in search.said[-2]) == ("packages" in other)
 
 
 CHECKOUT = Planned(name="peft", version="0.14.0", source="peft @ file:///a.whl", digest="ab")
@@ -129,7 +129,7 @@ def test_of_another_checkout_of_the_same_version_nothing_is_taken(search, planne
     same = [dataclasses.replace(CHECKOUT, source="peft @ file:///b.whl")]
     assert len(search.run(resume=file, planned=same, stop_after=3)) == (0 if ended else 1)
     assert len(search.run(resume=file, planned=planned)) == 3
-    assert search.said[-1].endswith("peft of another source")
+    assert search.said[-2].endswith("peft of another source")
 
 
 def test_a_case_whose_own_code_was_edited_is_measured_again(search, monkeypatch):

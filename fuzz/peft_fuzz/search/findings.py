@@ -22,7 +22,7 @@ from peft_fuzz.search.causes import Cause
 from peft_regress.cases import Version
 from peft_regress.errors import InputError, RunFileError
 from peft_regress.files import is_folder, read_bytes, write_atomic
-from peft_regress.runs.json_layout import dump_json
+from peft_regress.runs.run_file import dump_json
 from peft_regress.runs.schema import canonical_digest
 from peft_regress.text import clean
 

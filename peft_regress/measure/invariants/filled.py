@@ -112,7 +112,7 @@ def one_wide_image(probe: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
 
 def _finite(loss: float, seed: int) -> float:
     if not math.isfinite(loss):
-        raise FilledLossError(loss=loss, seed=seed)
+        raise FilledLossError(f"the loss of the adapter filled by seed {seed} is {loss}")
     return loss
 
 

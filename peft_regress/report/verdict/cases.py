@@ -39,7 +39,8 @@ def case_section(case: verdicts.CaseVerdict, comparison: Comparison) -> Section:
     if case.verdict == "missing":
         body.append("it was expected but has no record: it did not run, or it was renamed")
     body += reason_blocks(case.id, case.reasons, comparison)
-    body += [sentences.remark_line(one) for one in _told(case) if not one.fails_strictly]
+    told = (one for one in case.remarks if one.kind != "unseen" or case.verdict == "new")
+    body += [sentences.remark_line(one) for one in told if not one.fails_strictly]
     strictly = "fails by strictness: " if comparison.strict else ""
     strict_lines = [sentences.remark_line(one) for one in case.remarks if one.fails_strictly]
     body += [f"{strictly}{line}" for line in dict.fromkeys(strict_lines)]
@@ -124,19 +125,15 @@ def remarks(comparison: Comparison) -> dict[str, list[str]]:
     found = [
         (case.id, remark)
         for case in comparison.cases
-        for remark in _told(case)
+        for remark in case.remarks
         if remark.subject != "training"
+        if case.verdict == "new" or remark.kind not in _OF_NEW_CASES
     ]
     found.sort(key=lambda one: not one[1].fails_strictly)
     return sentences.by_words(
         (_in_many_cases(remark), remark.text if remark.kind == "new metric" else "", case)
         for case, remark in found
     )
-
-
-def _told(case: verdicts.CaseVerdict) -> list[verdicts.Remark]:
-    is_new = case.verdict == "new"
-    return [one for one in case.remarks if is_new or one.kind not in _OF_NEW_CASES]
 
 
 def _in_many_cases(remark: verdicts.Remark) -> str:

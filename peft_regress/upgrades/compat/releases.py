@@ -126,7 +126,7 @@ def try_release(seat: Seat, environment: Environment, request: LoadAdapter) -> S
     try:
         worker = seat.worker(environment)
     except UnusableEnvironmentError as error:
-        problem = error.problem.removeprefix(f"{environment.python.absolute()}: ")
+        problem = str(error).removeprefix(f"{environment.python.absolute()}: ")
         raise UnusableEnvironmentError(f"does not import: {problem}") from None
     try:
         base = worker.ask(f"{_LOADER}.make_base", request.base, BaseMade)
