@@ -245,14 +245,14 @@ def takes_the_first_one_along(original, self, name):
         nn.init.zeros_(self.lora_B["default"].weight)
 
 
-@fault(LINEAR, "train", TOGGLE, DELETE, said="lora_A")
+@fault(LINEAR, "train", STATE, DELETE, said="lora_A")
 def train_freezes(_, self, mode=True):
     if mode and not self.training:
         self.lora_A.requires_grad_(requires_grad=False)
     return nn.Module.train(self, mode)
 
 
-@fault(LINEAR, "train", TOGGLE, LEAK, DELETE, PATHS, said="the loss")
+@fault(LINEAR, "train", TOGGLE, LEAK, DELETE, said="the loss")
 def train_rescales(_, self, mode=True):
     if mode and not self.training:
         self.scaling["default"] /= 2
