@@ -26,17 +26,17 @@ class Part(NamedTuple):
 
 
 PARTS: Final = (
-    Part("peft_regress/, Python", ("peft_regress/**/*.py",), "lines", 35_238),
-    Part("modules there", ("peft_regress/**/*.py",), "files", 214),
+    Part("peft_regress/, Python", ("peft_regress/**/*.py",), "lines", 35_630),
+    Part("modules there", ("peft_regress/**/*.py",), "files", 213),
     Part("fuzz/peft_fuzz/", ("fuzz/peft_fuzz/**/*.py",), "lines", 9_380),
     Part(
         "JavaScript and CSS of the page",
         ("peft_regress/**/*.js", "peft_regress/**/*.css"),
         "lines",
-        3_010,
+        3_005,
     ),
-    Part("tests, both", ("tests/**/*.py", "fuzz/tests/**/*.py"), "lines", 42_352),
-    Part("tools, both", ("tools/**/*.py", "fuzz/tools/**/*.py"), "lines", 7_520),
+    Part("tests, both", ("tests/**/*.py", "fuzz/tests/**/*.py"), "lines", 44_081),
+    Part("tools, both", ("tools/**/*.py", "fuzz/tools/**/*.py"), "lines", 7_501),
 )
 
 
