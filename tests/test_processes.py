@@ -82,6 +82,8 @@ def test_a_process_ends_in_time_with_all_that_it_started(pids, text, limit, code
 NESTED = """
 from peft_regress.processes import Process, variables
 depth = int(sys.argv[1])
+import signal
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # `nohup pytest` lets all that it starts ignore it
 if depth:
     words = [sys.executable, "-c", {text!r}, str(depth - 1)]
     with Process(words, env=variables()) as process:
