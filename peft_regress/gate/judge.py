@@ -132,7 +132,8 @@ def _with_operators_remarked(
 
     No package changed, nor anything else that is judged exactly: the losses, FLOPs and bytes.
     """
-    reasons = {one for one in found if isinstance(one, Reason) and one.verdict != "known_defect"}
+    told = {one for one in found if isinstance(one, Reason)}
+    reasons = {one for one in told if one.verdict not in {"known_defect", "fixed"}}
     if not all(one.subject.startswith(OPERATORS) and one.old and one.new for one in reasons):
         return found
     environments = old.environment, new.environment

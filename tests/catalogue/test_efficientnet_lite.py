@@ -125,7 +125,7 @@ def test_edge_cases_take_the_weights_that_it_brings_and_others_a_stored_source(t
     assert edge.defined_by()["source"] == EFFICIENTNET_LITE0.source_sha256
     assert (
         edge.model().state_dict().keys()
-        == edge.architecture.build(num_classes=10, seed=1).state_dict().keys()
+        == EFFICIENTNET_LITE0.build(num_classes=10, seed=1).state_dict().keys()
     )
     trained = built_in(parse_case_id("shift/full/efficientnet_lite0"), tmp_path)
     for function in (trained.defined_by, trained.model):

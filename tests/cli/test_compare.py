@@ -328,7 +328,7 @@ def test_a_regressed_release_is_shown_with_its_layer_and_a_command_for_its_metho
     assert code == 1
     assert "peft-regress compare 0004 0007" in out
     assert "why: peft 0.21.2 -&gt; 0.14.0, the only package that changed" in out
-    assert "    conv1.lora_magnitude_vector.default aten.convolution: +236.0 MFLOP\n" in out
+    assert "  conv1.lora_magnitude_vector.default aten.convolution: +236.0 MFLOP\n" in out
     assert "pytest benchmarks --regress-cases '*/dora-r*/*'\n" in out
     assert "peft-regress explain 0004_peft-0.21.2 0007 shift/dora-r1/resnet18" in out
     assert "Shortened" not in out

@@ -64,7 +64,7 @@ ADAPTERS = {
     ),
     "MiSS at its largest rank": (
         on("MissConfig", r=8),
-        {"doubled_rank_not_smaller": "at twice it, the library raises ValueError"},
+        {"doubled_rank_not_smaller": "at twice it: ValueError: `r` (16) must be"},
     ),
     "a method of the catalogue": ("lora-r4", {}),
     "full fine-tuning": ("full", {}),

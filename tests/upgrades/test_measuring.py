@@ -406,6 +406,7 @@ def test_the_packages_that_cases_load_are_known_unless_a_case_fails(monkeypatch)
         status = "error" if case.id == BAD else "ok"
         defined = DefinedCase(definition="d", where="here", machine=MACHINE, environment={})
         record, loaded = make_record(case.id, status=status), ["torch", case.method]
+        defined = msgspec.structs.replace(defined, definition=record.definition)
         return MeasuredCase(
             defined=defined, kept=KeptRecord(record=record, loaded=loaded), adapter={}
         )
