@@ -26,7 +26,7 @@ class Part(NamedTuple):
 
 
 PARTS: Final = (
-    Part("peft_regress/, Python", ("peft_regress/**/*.py",), "lines", 35_630),
+    Part("peft_regress/, Python", ("peft_regress/**/*.py",), "lines", 35_631),
     Part("modules there", ("peft_regress/**/*.py",), "files", 213),
     Part("fuzz/peft_fuzz/", ("fuzz/peft_fuzz/**/*.py",), "lines", 9_380),
     Part(
@@ -35,7 +35,7 @@ PARTS: Final = (
         "lines",
         3_005,
     ),
-    Part("tests, both", ("tests/**/*.py", "fuzz/tests/**/*.py"), "lines", 44_081),
+    Part("tests, both", ("tests/**/*.py", "fuzz/tests/**/*.py"), "lines", 44_085),
     Part("tools, both", ("tools/**/*.py", "fuzz/tools/**/*.py"), "lines", 7_501),
 )
 
