@@ -189,7 +189,7 @@ def evaluated(model: nn.Module) -> Iterator[None]:
     before = {
         tensor: tensor.detach().clone()
         for module in modes
-        if type(module).train is not nn.Module.train
+        if module.training and type(module).train is not nn.Module.train
         for tensor in module.parameters()
         if tensor.is_floating_point()
     }

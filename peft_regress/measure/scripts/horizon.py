@@ -32,9 +32,10 @@ class Horizon:
         """The optimizer steps before the first of each event."""
         self._loader: DataLoader[Any] | None = None
         """The one that was iterated last before the first backward pass: that of the training."""
-        self._passes = self._passes_before = 0
-        """Backward passes: all, and those before the last epoch began."""
-        self._steps = 0
+        self.steps = self.passes = 0
+        """Optimizer steps and backward passes so far."""
+        self._passes_before = 0
+        """Those before the last epoch began."""
 
     def follow_loaders(self, safely: Callable[..., object]) -> None:
         """Note each iteration over a `DataLoader`, for the whole process."""
@@ -47,26 +48,18 @@ class Horizon:
         DataLoader.__iter__ = watched_iter  # type: ignore[method-assign]
 
     def _begin(self, loader: DataLoader[Any]) -> None:
-        if not self._passes:
+        if not self.passes:
             self._loader = loader
         # Some scripts make a new loader of the same data for each epoch.
         elif self._loader is not None and loader.dataset is self._loader.dataset:
-            if self._passes > self._passes_before:
+            if self.passes > self._passes_before:
                 self.note("epoch")
-            self._passes_before = self._passes
+            self._passes_before = self.passes
 
     def note(self, event: Event) -> None:
         """Note an event that came now; only its first one after a step counts."""
-        if self._steps:
-            self.steps_before.setdefault(event, self._steps)
-
-    def note_backward(self) -> None:
-        """Note a backward pass."""
-        self._passes += 1
-
-    def note_step(self) -> None:
-        """Note an optimizer step."""
-        self._steps += 1
+        if self.steps:
+            self.steps_before.setdefault(event, self.steps)
 
     def unseen(self, steps: Sequence[Step], optimizer: Optimizer | None) -> Iterator[str]:
         """Say what the recorded steps cannot show, and what would."""
@@ -78,7 +71,7 @@ class Horizon:
         if "epoch" in self.steps_before:
             return
         batches = self._batches()
-        after = f" after step {math.ceil(batches * len(steps) / self._passes)}" if batches else ""
+        after = f" after step {math.ceil(batches * self.steps / self.passes)}" if batches else ""
         yield f'no end of an epoch: until="epoch" records the steps around the first{after}'
 
     def _batches(self) -> int | None:
@@ -112,7 +105,7 @@ def _later_rates(steps: Sequence[Step], optimizer: Optimizer) -> list[float]:
     schedules = [one for one in gc.get_objects() if issubclass(type(one), LRScheduler)]
     inner = {id(part) for one in schedules for part in getattr(one, "_schedulers", ())}
     for schedule in schedules:
-        is_by_step = schedule.last_epoch >= len(steps) - 1
+        is_by_step = schedule.last_epoch >= steps[-1].number - 1
         if schedule.optimizer is optimizer and id(schedule) not in inner and is_by_step:
             # Some need the loss of an evaluation.
             with contextlib.suppress(Exception), warnings.catch_warnings(action="ignore"):

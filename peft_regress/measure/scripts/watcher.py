@@ -88,7 +88,6 @@ class Watcher:
         self._steps: list[seen.Step] = []
         self._later: deque[seen.Step] = deque(maxlen=STEPS_BESIDE)
         """The last steps beyond those asked for, on the way to an event."""
-        self._steps_taken = 0
         self._facts: dict[str, Any] = {}
         self._notes: list[str] = []
         self._is_over = False
@@ -99,7 +98,6 @@ class Watcher:
         self._failed = ""
         self._is_blind = False
         """Whether a hook has failed without which no step is known."""
-        self._unseen_steps = 0
 
     # --- The hooks ---
 
@@ -147,8 +145,8 @@ class Watcher:
                 self._facts.pop("costs", None)
                 self._stop_recording()
         elif hook == self._leave_optimizer:
-            self._unseen_steps += 1
-            if self._steps_taken + self._unseen_steps >= self._request.steps:
+            self._horizon.steps += 1
+            if self._horizon.steps >= self._request.steps:
                 self._end()
         return None
 
@@ -246,7 +244,7 @@ class Watcher:
                     digests=digests,
                 )
             )
-            self._horizon.note_backward()
+            self._horizon.passes += 1
             self._inputs = {}
             if recorder is not None:
                 before, recorder.phase = recorder.phase, "backward"
@@ -335,14 +333,14 @@ class Watcher:
     def _end_step(self) -> None:
         now = time.perf_counter()
         recorder = self._recorder
-        self._steps_taken += 1
+        self._horizon.steps = number = self._horizon.steps + 1
         if self._event_at is not None:
             self._steps += self._later
             self._later.clear()
-        is_kept = self._event_at is not None or self._steps_taken <= self._request.steps
+        is_kept = self._event_at is not None or number <= self._request.steps
         (self._steps if is_kept else self._later).append(
             seen.Step(
-                number=self._steps_taken,
+                number=number,
                 micro_batches=tuple(self._micro_batches),
                 gradient_norm=self._norm,
                 unclipped_norm=self._unclipped_norm,
@@ -353,12 +351,11 @@ class Watcher:
         )
         self._micro_batches = []
         self._losses.scale = 1.0
-        self._horizon.note_step()
-        if self._steps_taken == 1 and self._request.nudge and self._main is not None:
+        if number == 1 and self._request.nudge and self._main is not None:
             self._nudge(self._main)
         if recorder is not None:
             self._marks.append(recorder.mark())
-            if self._steps_taken == RECORDED_STEPS:
+            if number == RECORDED_STEPS:
                 self._keep_costs(recorder)
             else:
                 recorder.start_step()
@@ -440,7 +437,7 @@ class Watcher:
             if self._event_at is None:
                 return False
             last = max(last, self._event_at + STEPS_BESIDE)
-        return self._steps_taken >= last
+        return self._horizon.steps >= last
 
     # --- The end ---
 
@@ -459,7 +456,7 @@ class Watcher:
         if ended is not None and not isinstance(ended, SystemExit):
             message = told(ended).removeprefix(f"{type(ended).__name__}: ")
             failure = Failure(type=type(ended).__name__, message=message)
-        is_over = failure is None and self._steps_taken >= self._request.steps
+        is_over = failure is None and self._horizon.steps >= self._request.steps
         if is_over:
             self._horizon.note("epoch")
         is_over = is_over and (self._request.until is None or self._event_at is not None)

@@ -362,6 +362,8 @@ def test_the_steps_around_an_event_are_kept_and_those_between_not(
     seen = watch(TWO_EPOCHS.format(**filled), steps=2, **text)
     assert [step.number for step in seen.steps] == steps
     assert seen.steps_before == before
+    # Eight steps an epoch, however many of them are recorded.
+    assert ("epoch" in before) != seen.unseen[-1].endswith("the first after step 8")
     assert seen.is_over
     assert seen.problem is None
 
