@@ -165,6 +165,14 @@ def test_what_fails_stands_before_what_got_better_and_is_not_excused_by_it():
     ]
 
 
+def test_operators_beside_an_invariant_that_is_mended_are_a_remark():
+    old = observe(make_record(invariants={"merge": False}))
+    new = observe(make_record(LORA, {**VALUES, **MORE}, invariants={"merge": True}))
+    case = judge_case(LORA, old, new)
+    assert case.verdict == "fixed"
+    assert "operators" in {one.kind for one in case.remarks}
+
+
 NEWER = {"environment": {**ENVIRONMENT, "peft": "0.19.0"}}
 MORE = {"aten_ops": 901}
 

@@ -5,8 +5,7 @@ import gc
 import peft
 import pytest
 import torch
-from own_training import convolutional, false_facts, fine_tune, measured
-from torch import nn
+from own_training import false_facts, fine_tune, measured
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn import functional
 
@@ -128,18 +127,6 @@ def test_watching_changes_no_other_number(sound, monkeypatch):
     for name, metric in unwatched.metrics.items():
         assert metric.kind == "seconds" or metric == sound.metrics[name], name
     assert unwatched.invariants == sound.invariants
-
-
-class OwnTrain(nn.Sequential):
-    """Has a `train` of its own, as networks with frozen BatchNorm have."""
-
-    def train(self, mode=True):
-        return super().train(mode)
-
-
-def test_a_train_of_its_own_costs_an_evaluation_nothing(sound):
-    record = measured(fine_tune(LORA, model=lambda: OwnTrain(*convolutional())))
-    assert peak(record, "evaluation_peak_bytes") == peak(sound, "evaluation_peak_bytes")
 
 
 def test_an_evaluation_that_needs_more_shows_in_it(sound):

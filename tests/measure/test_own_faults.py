@@ -11,6 +11,7 @@ from peft.tuners.lora.layer import Linear
 from peft.utils import save_and_load
 from torch import nn
 
+from peft_regress.measure.objective import evaluated
 from peft_regress.measure.own_adapters import ConfigAdapter
 from peft_regress.runs.schema import Defect
 
@@ -94,6 +95,14 @@ def test_merging_in_eval_mode_is_no_defect_unless_weights_drift(monkeypatch, sha
     found = false_facts(record)
     assert found.get("frozen_unchanged") == ("6.weight" if drifts else None)
     assert bool(found) == drifts
+
+
+def test_weights_that_nothing_merges_are_not_restored():
+    layer = Merging(nn.Linear(4, 4)).eval()
+    before = layer.weight.detach().clone()
+    with evaluated(layer):
+        layer.weight.data *= 1 + torch.finfo(torch.float32).eps
+    assert not layer.weight.equal(before)
 
 
 def test_a_wrong_merge_names_the_layer_and_one_that_raises_its_error(monkeypatch):

@@ -368,6 +368,12 @@ def test_the_steps_around_an_event_are_kept_and_those_between_not(
     assert seen.problem is None
 
 
+def test_a_pass_without_gradients_in_training_mode_is_no_evaluation(watch):
+    seen = watch("for x, y in DataLoader(data, batch_size=8):\n"
+                 "    with torch.no_grad():\n        net(x)\n    step(x, y)\n")  # fmt: skip
+    assert seen.steps_before == {}
+
+
 def test_an_evaluation_that_never_comes_is_told(watch):
     seen = watch(LOOP, until="evaluation")
     assert [step.number for step in seen.steps] == [1, 2, 3, 4, 7, 8]
