@@ -26,16 +26,16 @@ class Part(NamedTuple):
 
 
 PARTS: Final = (
-    Part("peft_regress/, Python", ("peft_regress/**/*.py",), "lines", 35_631),
+    Part("peft_regress/, Python", ("peft_regress/**/*.py",), "lines", 35_627),
     Part("modules there", ("peft_regress/**/*.py",), "files", 213),
-    Part("fuzz/peft_fuzz/", ("fuzz/peft_fuzz/**/*.py",), "lines", 9_380),
+    Part("fuzz/peft_fuzz/", ("fuzz/peft_fuzz/**/*.py",), "lines", 9_376),
     Part(
         "JavaScript and CSS of the page",
         ("peft_regress/**/*.js", "peft_regress/**/*.css"),
         "lines",
         3_005,
     ),
-    Part("tests, both", ("tests/**/*.py", "fuzz/tests/**/*.py"), "lines", 44_085),
+    Part("tests, both", ("tests/**/*.py", "fuzz/tests/**/*.py"), "lines", 44_122),
     Part("tools, both", ("tools/**/*.py", "fuzz/tools/**/*.py"), "lines", 7_501),
 )
 

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import msgspec
 from distributed import Client, KilledWorker, Security
 from distributed.comm.core import connect
+from distributed.utils import LoopRunner
 from distributed.versions import VersionMismatchWarning
 
 from peft_regress.errors import AbsentError, InputError, PeftRegressError
@@ -292,8 +293,11 @@ async def _greet(address: str) -> None:
 
 
 def _client(address: str) -> Client:
+    # A loop in a thread of its own, as the client's is: this thread may run another one.
+    loop = LoopRunner()
     try:
-        asyncio.run(_greet(address))
+        loop.start()
+        loop.run_sync(_greet, address)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", VersionMismatchWarning)
@@ -311,3 +315,5 @@ def _client(address: str) -> Client:
             f"{address}: no Dask scheduler answers there ({problem}). Start one with `dask "
             "scheduler`, and name the address that it prints"
         ) from None
+    finally:
+        loop.stop()

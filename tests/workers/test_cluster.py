@@ -1,5 +1,6 @@
 """The nodes of a Dask cluster measure what this machine would, whatever happens to them."""
 
+import asyncio
 import contextlib
 import re
 import socket
@@ -106,6 +107,17 @@ def test_a_run_equals_one_of_this_machine(shared, measure, tmp_path):
     here = tmp_path / "here.json"
     assert measure("local", save=here, python=python)[0] == 0
     assert read_run_file(tmp_path / "run.json").run == read_run_file(here).run
+
+
+def test_a_thread_that_runs_a_loop_of_its_own_can_measure(shared, measure):
+    async def inside():
+        return measure(shared.address, cases="*/lora-r4/resnet18")
+
+    shared.write()
+    # In a thread of this test's own: pytest's may run a browser's loop already.
+    with ThreadPoolExecutor(1) as thread:
+        code, _, err = thread.submit(asyncio.run, inside()).result()
+    assert code == 0, err
 
 
 def test_a_case_that_fails_is_data_and_starts_nothing_again(shared, measure, tmp_path):
