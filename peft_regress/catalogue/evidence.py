@@ -1,6 +1,7 @@
-"""What is known of the accuracy of methods on the built-in tasks. No torch at import.
+"""What is known of the accuracy of methods, by trainings to a plateau. No torch at import.
 
-`tools/studies/task_study.py` writes `evidence.json`; docs/evidence.md says what it can tell apart.
+`tools/studies/accuracy_study.py` writes `evidence.json`; docs/evidence.md says what it can tell
+apart. `choose --train` makes the same for a case of the user's own.
 """
 
 from __future__ import annotations
@@ -12,27 +13,60 @@ from typing import Final
 import msgspec
 
 EVIDENCE_FILE: Final = Path(__file__).with_name("evidence.json")
+FULL: Final = "full"
+
+
+class Trained(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The scores of a method at its best rate: accuracies from 0 to 1, or those of the case."""
+
+    rate: float
+    """The learning rate, as a multiple of the method's usual one."""
+    early: tuple[float, ...]
+    """After a tenth of the steps; one for each seed."""
+    final: tuple[float, ...]
+    """At the end. A seed draws the same batches and the same new head for every method, so
+    differences between methods are paired by seed."""
+    parts: dict[str, float] = {}
+    """At the end, the mean over the seeds on a part of the test images, such as a severity."""
+
+
+class Study(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Methods trained on one task and network, until full fine-tuning is near its plateau.
+
+    Rates and steps were chosen by other seeds, and by one half of the test images; the scores are
+    of the other half.
+    """
+
+    images: str
+    """What was trained on, in words."""
+    batch: int
+    steps: int
+    chance: float | None
+    """The accuracy of naming the commonest class; None where scores are no accuracies."""
+    untrained: float
+    """The score before any training, with a new head where the task has one."""
+    curve: dict[int, float]
+    """The score of full fine-tuning after so many steps, each a training of its own."""
+    methods: dict[str, Trained]
+    """By method with its rank, such as `lora-r4`."""
+    stopped: dict[str, float] = {}
+    """The score, in choosing the rate, of a method that was clearly worse and not trained on."""
+    hours: float = 0.0
+    """Processor time of all trainings; 0 if it was not counted."""
 
 
 class Evidence(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Accuracies on test images, from 0 to 1, after brief trainings on 32 x 32 images.
+    """The studies that come with the package."""
 
-    A seed draws the same batches and the same new head for every method, so differences between
-    methods are paired by seed.
-    """
-
-    steps: int
-    batch: int
-    seeds: int
     packages: dict[str, str]
     """The releases that trained."""
-    scores: dict[str, dict[str, dict[str, tuple[float, ...]]]]
-    """By task, architecture and method with its rank, such as `lora-r4`; one for each seed.
+    studies: dict[str, dict[str, Study]]
+    """By task and network."""
 
-    Tasks are those of the catalogue, `shift-1` to `shift-5` by severity, and `animals`.
-    """
-    zero_shot: dict[str, dict[str, float]]
-    """Of the source model as it is, by task and architecture, where it knows the classes."""
+    def of(self, architecture: str) -> dict[str, Study]:
+        """Return the studies of a network, by task."""
+        found = {task: of.get(architecture) for task, of in self.studies.items()}
+        return {task: study for task, study in found.items() if study is not None}
 
 
 @functools.cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import math
 import time
 import warnings
@@ -19,8 +20,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from peft_regress import registry
+from peft_regress.catalogue.evidence import FULL, Study
 from peft_regress.catalogue.methods.method import Method
-from peft_regress.choosing.ranking import Candidate, Costs, ranked
+from peft_regress.choosing.ranking import Candidate, Costs, Ranking, margin_of, why_not_learned
 from peft_regress.cost.batches import RandomTensor, map_batch
 from peft_regress.cost.pricing import load_model, loss_of_output, parse_inputs
 from peft_regress.cost.profile import loss_of_images, random_images, record_training_step
@@ -36,10 +38,11 @@ from peft_regress.measure.recipe import Recipe
 from peft_regress.metrics import Unit, format_value
 from peft_regress.settings import DEFAULT_MATRIX
 
-FULL: Final = "full"
 _RANKS: Final = tuple(2**power for power in range(13))
 _KNOWN: Final = 16
 """Up to this rank there is evidence, which a rank that saves only memory or FLOPs may need."""
+_NEAR: Final = 0.9
+"""From this share of the memory on, equals are not decided by FLOPs alone."""
 
 
 class Step(NamedTuple):
@@ -108,24 +111,48 @@ class Answer:
     """Why a method does not work on this network."""
     untried: Sequence[str]
     """Methods for which there was no time."""
-    scored_by: str
-    """Where the scores are from; empty without any."""
-    unit: Unit = "fraction"
-    """Of the scores."""
+    study: Study | None = None
+    """The evidence of accuracy, if there is any."""
+    points: float = 3.0
+    """The margin within which two scores are equal, in points."""
     code: str = ""
     """The recommended case, to paste."""
     untrained: Mapping[str, str] = field(default_factory=dict)
     """Why a candidate could not be trained."""
 
     @property
+    def unit(self) -> Unit:
+        """Of the scores."""
+        return "ratio" if self.study is not None and self.study.chance is None else "fraction"
+
+    @functools.cached_property
+    def problem(self) -> str:
+        """Why there is no advice on accuracy; empty if there is."""
+        if self.study is None:
+            return "there is no evidence of accuracy here"
+        return why_not_learned(self.study, points=self.points)
+
+    @functools.cached_property
+    def ranking(self) -> Ranking:
+        """The candidates with what the evidence can tell apart."""
+        if self.study is None or self.problem:
+            return Ranking(candidates=self.candidates)
+        found = self.study.methods
+        scored = [
+            dataclasses.replace(one, scores=found[one.name].final) if one.name in found else one
+            for one in self.candidates
+        ]
+        return Ranking(candidates=scored, margin=margin_of(self.study, self.points))
+
+    @functools.cached_property
     def order(self) -> list[Candidate]:
         """What fits, the recommended first."""
-        return ranked(self.candidates)
+        return self.ranking.order
 
     @property
     def full(self) -> Candidate | None:
         """Full fine-tuning, which the others are compared with."""
-        return next((one for one in self.candidates if one.method == FULL), None)
+        return next((one for one in self.ranking.candidates if one.method == FULL), None)
 
     @property
     def exit_code(self) -> int:
@@ -137,7 +164,8 @@ class Answer:
     @property
     def hints(self) -> tuple[str, ...]:
         """What may help if nothing fits: a smaller batch, ExecuTorch."""
-        least, limits = min(self.candidates, key=lambda one: one.costs, default=None), self.limits
+        least = min(self.candidates, key=lambda one: one.costs.memory, default=None)
+        limits = self.limits
         found = []
         if least is None or self.order:
             return ()
@@ -249,12 +277,11 @@ def adapted_by(fine_tune: FineTune, method: Method) -> FineTune:
     )
 
 
-def try_all(  # noqa: PLR0913  (what is tried, and what is known of it)
+def try_all(
     subject: Subject,
     limits: Limits,
-    evidence: Mapping[str, Sequence[float]],
+    study: Study | None = None,
     *,
-    scored_by: str,
     only: str = "*",
     seconds: float | None = None,
 ) -> Answer:
@@ -264,9 +291,8 @@ def try_all(  # noqa: PLR0913  (what is tried, and what is known of it)
     full fine-tuning, or up to rank 16 one of the two; the others, of which there is no evidence, at
     the catalogue's ranks. A method that does not fit the network, or take a step, is refused.
 
-    evidence: scores by seed, by a name such as `lora-r4`; scored_by: where they are from. only: a
-    pattern of methods; full fine-tuning is tried in any case, to compare with. seconds: after so
-    many, no method is tried.
+    only: a pattern of methods; full fine-tuning is tried in any case, to compare with. seconds:
+    after so many, no method is tried.
     """
     candidates: list[Candidate] = []
     refused: dict[str, str] = {}
@@ -291,8 +317,7 @@ def try_all(  # noqa: PLR0913  (what is tried, and what is known of it)
             except Exception as error:  # noqa: BLE001  (whatever a library raises)
                 refused.setdefault(method.name, told(error))
                 break
-            scores = tuple(evidence.get(found.name, ()))
-            candidates.append(dataclasses.replace(found, scores=scores))
+            candidates.append(found)
             full = found.costs if method.name == FULL else full
             # A program takes a minute to plan; one of a higher rank is no smaller.
             is_over = limits.runtime == "executorch" and "memory" in found.lacks
@@ -304,7 +329,7 @@ def try_all(  # noqa: PLR0913  (what is tried, and what is known of it)
         candidates=candidates,
         refused=refused,
         untried=untried,
-        scored_by=scored_by,
+        study=study,
     )
 
 
@@ -344,14 +369,15 @@ def _price(subject: Subject, method: Method, limits: Limits) -> Candidate:
     is_of_many = log.tensors == "fake tensors"
     cost = (log.at_batch(subject.batch) if is_of_many else log).cost()
     costs = Costs(
-        memory=max(cost.peak_bytes, cost.first_step_peak_bytes),
         update=_update(cost),
+        memory=max(cost.peak_bytes, cost.first_step_peak_bytes),
         ship=sum(one.nbytes for one in step.method.shipped_tensors(step.model).values()),
         storage=cost.peak_param_bytes + cost.peak_buffer_bytes,
     )
     is_planned = limits.runtime == "executorch"
     if is_planned:
         costs = _planned(subject, method, costs, state=cost.optimizer_state_bytes)
+    most = limits.of(method.name).memory
     return Candidate(
         method=method.name,
         rank=method.rank,
@@ -360,6 +386,7 @@ def _price(subject: Subject, method: Method, limits: Limits) -> Candidate:
             _largest_batch(log, limits.of(method.name)) if is_of_many and not is_planned else None
         ),
         lacks=limits.lacks(method.name, costs),
+        is_near_limit=most is not None and costs.memory > _NEAR * most,
     )
 
 

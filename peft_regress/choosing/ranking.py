@@ -1,7 +1,8 @@
-"""Rank what fits: by scores over the same seeds where there are any, else by cost alone. Pure."""
+"""Rank what fits: by scores of networks that have learned, else by cost alone. Pure."""
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import statistics
@@ -9,19 +10,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
+from peft_regress.catalogue.evidence import FULL, Study
+
 # Of Student's distribution, 97.5 %, for 1 to 9 degrees of freedom. Beyond, the last one makes an
 # interval at most a seventh too wide.
 _T: Final = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 
 
 class Costs(NamedTuple):
-    """What a candidate takes. Sorts by what a tie is decided by: memory first."""
+    """What a candidate takes. Sorts by what a tie is decided by: FLOPs first."""
 
+    update: int
+    """FLOPs of forward pass, backward pass and optimizer in one step."""
     memory: int
     """Bytes of the tensors at the fullest moment of the first two steps; of a program of
     ExecuTorch, its plan and the optimizer's state."""
-    update: int
-    """FLOPs of forward pass, backward pass and optimizer in one step."""
     ship: int
     """Bytes to send to a device that has the source model."""
     storage: int
@@ -32,12 +35,16 @@ class Difference(NamedTuple):
     """A mean difference of scores over the same seeds, with half of its 95 % interval."""
 
     mean: float
-    margin: float
+    half: float
+
+    def is_within(self, margin: float) -> bool:
+        """Whether the whole interval is within a margin on both sides of 0."""
+        return abs(self.mean) + self.half <= margin
 
     @property
-    def is_noise(self) -> bool:
-        """Whether the interval includes 0."""
-        return abs(self.mean) <= self.margin
+    def is_below(self) -> bool:
+        """Whether the whole interval is below 0."""
+        return self.mean + self.half < 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +58,8 @@ class Candidate:
     """The largest with which it stays within the limits; 0 if none, None if it is not known."""
     lacks: Mapping[str, int] = field(default_factory=dict)
     """By how much it is over each limit that it does not keep, by the name of a cost."""
+    is_near_limit: bool = False
+    """Whether it takes more than nine tenths of the memory that there is."""
     scores: tuple[float, ...] = ()
     """By seed, higher is better; empty without evidence."""
 
@@ -64,6 +73,11 @@ class Candidate:
         """The mean over the seeds."""
         return statistics.fmean(self.scores)
 
+    @property
+    def price(self) -> tuple[bool, Costs]:
+        """What decides between equals: room in memory, then FLOPs."""
+        return self.is_near_limit, self.costs
+
 
 def difference(one: Sequence[float], other: Sequence[float]) -> Difference:
     """Return `one - other`, paired by seed: of the seeds that both have."""
@@ -75,46 +89,78 @@ def difference(one: Sequence[float], other: Sequence[float]) -> Difference:
     return Difference(mean, quantile * statistics.stdev(pairs) / math.sqrt(count))
 
 
-def is_below(one: Candidate, other: Candidate) -> bool:
-    """Return whether a candidate scores below another by more than the noise of the seeds."""
-    found = difference(one.scores, other.scores)
-    return found.mean < 0 and not found.is_noise
+def margin_of(study: Study, points: float) -> float:
+    """Return a margin of so many points; of scores that are no accuracies, in percent of full's."""
+    if study.chance is not None:
+        return points / 100
+    full = study.methods.get(FULL)
+    score = statistics.fmean(full.final) if full else max(study.curve.values(), default=1.0)
+    return points / 100 * abs(score)
 
 
-def ties(fitting: Sequence[Candidate]) -> list[Candidate]:
-    """Return those that are not below the best by more than noise, the cheapest first.
+def why_not_learned(study: Study, *, points: float) -> str:
+    """Return why the study's networks have not learned, so that their order says nothing.
 
-    Of those with the most seeds: what was dropped after fewer was below the best of then.
+    Full fine-tuning must be a margin above chance, or above the untrained model where scores are no
+    accuracies, and gain no more than a third of the margin by twice the steps. Empty if it does.
     """
-    most = max((len(one.scores) for one in fitting), default=0)
-    known = [one for one in fitting if one.scores and len(one.scores) == most]
-    best = max(known, key=lambda one: one.score, default=None)
-    found = [one for one in known if best is not None and not is_below(one, best)]
-    return sorted(found, key=lambda one: one.costs)
+    margin, curve = margin_of(study, points), sorted(study.curve.items())
+    floor = study.untrained if study.chance is None else study.chance
+    if not curve:
+        return "full fine-tuning could not be trained in time"
+    (steps, reached), unit = curve[-1], 100 if study.chance is not None else 1
+    if not reached - margin > floor:
+        what = "the untrained model has" if study.chance is None else "guessing gives"
+        shown = f"{unit * reached:.3g} after {steps:,} steps, where {what} {unit * floor:.3g}"
+        return f"full fine-tuning reaches {shown}"
+    before = study.curve.get(steps // 2, -math.inf)
+    if reached - before > margin / 3:
+        return f"full fine-tuning still learns after {steps // 2:,} steps"
+    return ""
 
 
-def ranked(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Return the candidates that fit, the recommended one first.
+@dataclass(frozen=True, kw_only=True)
+class Ranking:
+    """The candidates that fit, ordered by what the evidence can tell apart."""
 
-    The ties come first, then what is below them by its score, last by cost what has no scores.
-    """
-    fitting = [one for one in candidates if not one.lacks]
-    first = ties(fitting)
-    below = [one for one in fitting if one.scores and one not in first]
-    unknown = [one for one in fitting if not one.scores]
-    return [
-        *first,
-        *sorted(below, key=lambda one: -one.score),
-        *sorted(unknown, key=lambda one: one.costs),
-    ]
+    candidates: Sequence[Candidate]
+    margin: float = 0.0
+    """Within which two scores are equal."""
 
+    @functools.cached_property
+    def best(self) -> Candidate | None:
+        """The best mean score of those that fit and have one."""
+        known = (one for one in self.candidates if one.scores and not one.lacks)
+        return max(known, key=lambda one: one.score, default=None)
 
-def of_each_method(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Return the first candidate of each method, in their order."""
-    found: dict[str, Candidate] = {}
-    for one in candidates:
-        found.setdefault(one.method, one)
-    return list(found.values())
+    def is_equal(self, one: Candidate) -> bool:
+        """Return whether a candidate is the best one, or as good within the margin."""
+        if self.best is None or not one.scores:
+            return False
+        return one is self.best or difference(one.scores, self.best.scores).is_within(self.margin)
+
+    def is_unclear(self, one: Candidate) -> bool:
+        """Return whether more seeds could make a candidate equal to the best one."""
+        if self.best is None or not one.scores or self.is_equal(one):
+            return False
+        return not difference(one.scores, self.best.scores).is_below
+
+    @property
+    def order(self) -> list[Candidate]:
+        """What fits, the recommended first.
+
+        Those that equal the best, by their price; then the others by their scores, and last by
+        their price those that have none.
+        """
+        fitting = [one for one in self.candidates if not one.lacks]
+        equal = sorted(filter(self.is_equal, fitting), key=lambda one: one.price)
+        others = [one for one in fitting if one.scores and not self.is_equal(one)]
+        unknown = [one for one in fitting if not one.scores]
+        return [
+            *equal,
+            *sorted(others, key=lambda one: -one.score),
+            *sorted(unknown, key=lambda one: one.price),
+        ]
 
 
 def rank_of_no_saving(

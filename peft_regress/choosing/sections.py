@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import msgspec
+
+from peft_regress.catalogue.evidence import FULL
 from peft_regress.choosing.candidates import Answer
-from peft_regress.choosing.ranking import (
-    Candidate,
-    difference,
-    of_each_method,
-    rank_of_no_saving,
-    ties,
-)
+from peft_regress.choosing.ranking import Candidate, difference, rank_of_no_saving
 from peft_regress.devices import ALLOCATOR
 from peft_regress.metrics import Unit, format_value
 from peft_regress.report.document import Block, Line, Listing, Section
@@ -25,11 +22,11 @@ _WORDS = {"memory": "memory", "update": "update", "ship": "to ship", "storage": 
 
 def answer_sections(answer: Answer) -> list[Section]:
     """Return the recommendation, what fits, what does not, and what was not tried."""
-    shown = of_each_method(answer.order)
     known, unknown = (
-        [one for one in shown if bool(one.scores) is wanted] for wanted in (True, False)
+        [one for one in answer.order if bool(one.scores) is wanted] for wanted in (True, False)
     )
     missing = [one for one in answer.candidates if one.lacks]
+    stopped = answer.study.stopped if answer.study else {}
     parts: dict[str, tuple[Block, ...]] = {
         "What fits, the best first:": (_fitting(known, answer),) if known else (),
         "What fits, by cost alone:": (_fitting(unknown, answer),) if unknown else (),
@@ -38,6 +35,9 @@ def answer_sections(answer: Answer) -> list[Section]:
         "Over full fine-tuning:": tuple(_saving_lines(answer)),
         "Does not work on this network:": _reasons(answer.refused),
         "Could not be trained:": _reasons(answer.untrained),
+        "Stopped, since clearly worse when its rate was chosen:": tuple(
+            f"{name}: {format_value(score, answer.unit)}" for name, score in stopped.items()
+        ),
         "To paste:": (Listing(answer.code, "python"),) if answer.code else (),
         "Not tried for lack of time:": (", ".join(answer.untried),) if answer.untried else (),
     }
@@ -54,14 +54,30 @@ def _top(answer: Answer) -> Section:
     order, device = answer.order, answer.limits.device
     on = "" if device is None else f" on {device.name}"
     taken = f"take {order[0].name}" if order else "nothing fits"
-    scores = "There is no evidence of accuracy here, so cost alone decides, memory first."
-    if answer.scored_by:
-        scores = f"Scores: {answer.scored_by}"
+    advice = _recommendation(answer, order) if order else ()
     return Section(
         title=f"{clean(answer.subject.name)}{on}: {taken}",
-        body=(*([_recommendation(answer, order)] if order else []), _limits(answer), scores),
+        body=(*advice, _limits(answer), *_evidence(answer)),
         level=2,
     )
+
+
+def _evidence(answer: Answer) -> Iterator[str]:
+    """Yield what the scores are of, how full fine-tuning learned, or why there are none."""
+    study, unit = answer.study, answer.unit
+    if answer.problem:
+        yield f"No advice on accuracy: {answer.problem}. So cost alone decides, FLOPs first"
+    if study is None:
+        return
+    full = study.methods.get(FULL)
+    guessing = "" if study.chance is None else f", guessing {format_value(study.chance, unit)}"
+    yield (
+        f"Scores: {study.images}, batch {study.batch}, {study.steps:,} steps"
+        f"{f', {len(full.final)} seeds' if full else ''}, each method at its best rate; untrained "
+        f"{format_value(study.untrained, unit)}{guessing}"
+    )
+    curve = (f"{format_value(score, unit)} after {at:,}" for at, score in study.curve.items())
+    yield f"Full fine-tuning by steps: {', '.join(curve) or 'not trained'}"
 
 
 def _limits(answer: Answer) -> str:
@@ -82,55 +98,81 @@ def _limits(answer: Answer) -> str:
     return text
 
 
-def _recommendation(answer: Answer, order: Sequence[Candidate]) -> str:
-    first = order[0]
-    text = f"{first.name}: {why(first, answer.full, unit=answer.unit)}"
-    others = [one.name for one in ties(order) if one is not first]
-    if others:
-        text += f"; ties with {', '.join(others)} within the noise of the seeds, and takes least"
-    return text
+def _recommendation(answer: Answer, order: Sequence[Candidate]) -> Iterator[str]:
+    first, ranking, margin = order[0], answer.ranking, f"{answer.points:g} points"
+    text = f"{first.name}: {', '.join(_against_full(first, answer)) or 'full fine-tuning'}"
+    equal = [one.name for one in order if ranking.is_equal(one) and one is not first]
+    if equal:
+        text += f"; equals {', '.join(equal)} within {margin}, and takes less"
+    yield text
+    unclear = [one.name for one in order if ranking.is_unclear(one)]
+    if unclear:
+        yield f"Cannot tell whether as good within {margin}, add seeds: {', '.join(unclear)}"
 
 
-def why(one: Candidate, full: Candidate | None, *, unit: Unit = "fraction") -> str:
-    """Return how a candidate compares with full fine-tuning: in its score, and in memory.
+def _against_full(one: Candidate, answer: Answer) -> list[str]:
+    """Return how a candidate compares with full fine-tuning: in its score, memory and FLOPs."""
+    full = answer.full
+    if full is None or one is full:
+        return []
+    parts = [] if one.scores else ["no evidence of accuracy"]
+    if one.scores and full.scores:
+        name = " points" if answer.unit == "fraction" else ""
+        parts.append(f"{_points(one, full, answer.unit)}{name} to full")
+    memory, update = (
+        getattr(one.costs, cost) / getattr(full.costs, cost) for cost in ("memory", "update")
+    )
+    return [*parts, f"{memory:.2f} of its memory, {update:.2f} of its FLOPs"]
 
-    unit: of the scores; differences of fractions are in points.
-    """
-    parts = []
-    if not one.scores:
-        parts.append("no evidence of accuracy")
-    elif full is not None and full.scores and one is not full:
-        found = difference(one.scores, full.scores)
-        noise = "within" if found.is_noise else "beyond"
-        side = "below" if found.mean < 0 else "above"
-        size, name, form = (100, " points", ".1f") if unit == "fraction" else (1, "", ".3g")
-        shown, margin = (f"{size * value:{form}}" for value in (abs(found.mean), found.margin))
-        parts.append(f"{shown}{name} {side} full ({noise} noise, +- {margin})")
-    if full is not None and one is not full:
-        parts.append(f"{one.costs.memory / full.costs.memory:.2f} of full's memory")
-    return ", ".join(parts) or "full fine-tuning"
+
+def _points(one: Candidate, other: Candidate, unit: Unit) -> str:
+    """Return a difference with half of its interval; of fractions in points."""
+    found = difference(one.scores, other.scores)
+    size, form = (100, ".1f") if unit == "fraction" else (1, ".3g")
+    return f"{size * found.mean:+{form}} +- {size * found.half:{form}}"
 
 
 def _fitting(shown: Sequence[Candidate], answer: Answer) -> Table:
-    full, unit = answer.full, answer.unit
+    full, ranking = answer.full, answer.ranking
+
+    def standing(one: Candidate) -> str:
+        if one is ranking.best:
+            return "best"
+        return (
+            "equal"
+            if ranking.is_equal(one)
+            else "cannot tell"
+            if ranking.is_unclear(one)
+            else "below"
+        )
+
     rows = tuple(
         Row(
             cells=(
                 one.name,
                 *_costs(one),
                 "" if one.largest_batch is None else f"{one.largest_batch:,}",
-                format_value(one.score, unit) if one.scores else "",
-            ),
-            notes=(why(one, full, unit=unit),) if one.scores and one is not full else (),
+                *(
+                    (
+                        format_value(one.score, answer.unit),
+                        _points(one, full, answer.unit) if full and full.scores else "",
+                        standing(one),
+                    )
+                    if one.scores
+                    else ()
+                ),
+            )
         )
         for one in shown
     )
-    headings = ("method", "memory", "update", "ship", "batch up to", "score")
-    return Table(headings=headings, rows=rows, numbers=(1, 2, 3, 4, 5))
+    headings: tuple[str, ...] = ("method", "update", "memory", "ship", "batch up to")
+    if shown[0].scores:
+        headings = (*headings, "score", "to full", "")
+    return Table(headings=headings, rows=rows, numbers=tuple(range(1, len(headings))))
 
 
 def _costs(one: Candidate) -> tuple[str, ...]:
-    names = ("memory", "update", "ship")
+    names = ("update", "memory", "ship")
     return tuple(format_value(getattr(one.costs, name), _UNITS[name]) for name in names)
 
 
@@ -150,8 +192,8 @@ def _missing(answer: Answer, missing: Sequence[Candidate]) -> Table:
         else:
             remedy = f"{heads[0]} instead" if heads else ""
         rows.append(Row(cells=(one.name, *_costs(one), lacks, remedy)))
-    headings = ("method", "memory", "update", "ship", "lacks", "what fits")
-    return Table(headings=headings, rows=tuple(rows), numbers=(1, 2, 3), droppable=(3, 2))
+    headings = ("method", "update", "memory", "ship", "lacks", "what fits")
+    return Table(headings=headings, rows=tuple(rows), numbers=(1, 2, 3), droppable=(3, 1))
 
 
 def _saving_lines(answer: Answer) -> Iterator[str]:
@@ -178,7 +220,7 @@ def answer_json(answer: Answer) -> dict[str, Any]:
         to_full = None
         if one.scores and full is not None and full.scores:
             found = difference(one.scores, full.scores)
-            to_full = {"mean": found.mean, "margin": found.margin if len(one.scores) > 1 else None}
+            to_full = {"mean": found.mean, "half": found.half if len(one.scores) > 1 else None}
         return {
             "name": one.name,
             "method": one.method,
@@ -189,7 +231,8 @@ def answer_json(answer: Answer) -> dict[str, Any]:
             "lacks": dict(one.lacks),
             "scores": list(one.scores),
             "to_full": to_full,
-            "why": why(one, full, unit=answer.unit),
+            "equals_best": answer.ranking.is_equal(one),
+            "unclear": answer.ranking.is_unclear(one),
         }
 
     device = answer.limits.device
@@ -198,8 +241,9 @@ def answer_json(answer: Answer) -> dict[str, Any]:
         "device": None if device is None else device.name,
         "runtime": answer.limits.runtime,
         "recommended": order[0].name if order else None,
-        "scores_from": answer.scored_by or None,
-        "candidates": [encoded(one) for one in answer.candidates],
+        "no_advice_on_accuracy": answer.problem or None,
+        "study": msgspec.to_builtins(answer.study),
+        "candidates": [encoded(one) for one in answer.ranking.candidates],
         "saves_up_to_rank": {
             cost: {} if full is None else rank_of_no_saving(answer.candidates, full, cost)
             for cost in ("memory", "update")

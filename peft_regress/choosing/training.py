@@ -1,77 +1,267 @@
-"""Fine-tune the candidates on the user's own data, and write the best one as a `FineTune`."""
+"""Fine-tune methods on a task until full fine-tuning learns no more, each at its own rate."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
+import statistics
+import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Final, NamedTuple
 
+import msgspec
+import torch
+
+from peft_regress.cases import split_adapter_name
+from peft_regress.catalogue.evidence import FULL, Study, Trained
 from peft_regress.catalogue.matrix import method_at
 from peft_regress.choosing.candidates import adapted_by
-from peft_regress.choosing.ranking import Candidate, is_below
+from peft_regress.choosing.ranking import difference, margin_of, why_not_learned
+from peft_regress.errors import NonFiniteLossError
 from peft_regress.fine_tune import FineTune
 from peft_regress.imports import told
+from peft_regress.measure.data import Data, Items
+from peft_regress.measure.objective import is_pair
 from peft_regress.measure.recipe import Recipe
 from peft_regress.measure.training import device_of, on_device, single_thread, undisturbed
 
+RATES: Final = (0.25, 0.5, 1.0, 2.0, 4.0)
+"""Multiples of a method's usual learning rate."""
+_DOUBLINGS: Final = 6
+"""How often the first number of steps is doubled at most."""
+_CHOOSING: Final = (1_000, 1_001)
+"""Seeds of the trainings that choose steps and rates; scores are of the seeds 0, 1, ..."""
+_BEFORE_STOPPING: Final = 3
+"""How many seeds a method gets before it may be stopped."""
+_CLEARLY: Final = 3
+"""How many margins a method may score below the best one in choosing its rate."""
 
-def train_all(
-    fine_tune: FineTune,
-    candidates: Sequence[Candidate],
-    storage: Path,
-    *,
-    say: Callable[[str], None],
-) -> tuple[list[Candidate], dict[str, str]]:
-    """Return the candidates with their scores, and why some could not be trained.
 
-    All that fit take each seed in turn, for the steps of the case. Between two seeds those are
-    dropped that score below the best by more than the noise of the seeds so far; they keep their
-    scores. The score is the case's own, else the accuracy, else the negated test loss.
+class Point(NamedTuple):
+    """A model's scores at some step: on the images that choose, and on those that report."""
+
+    choosing: float
+    reporting: float
+    parts: dict[str, float]
+    """The case's own metrics on the images that report."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trainer:
+    """Trains a case by any method, at any rate, for so many steps."""
+
+    case: Callable[[str, int], FineTune]
+    """Returns the case with a method, such as `lora-r4`, and a number of steps."""
+    storage: Path
+
+    @classmethod
+    def of(cls, fine_tune: FineTune, storage: Path) -> Trainer:
+        """Train a case of the user's own."""
+
+        def case(name: str, steps: int) -> FineTune:
+            method = method_at(*split_adapter_name(name))
+            return dataclasses.replace(adapted_by(fine_tune, method), steps=steps)
+
+        return cls(case=case, storage=storage)
+
+    def final(self, name: str, *, seed: int, steps: int, rate: float = 1.0) -> Point:
+        """Return the scores at the end of a training; minus infinity if its loss is not finite."""
+        try:
+            return self.points(name, seed=seed, at=(steps,), rate=rate)[-1]
+        except NonFiniteLossError:
+            return Point(-math.inf, -math.inf, {})
+
+    @single_thread()
+    @undisturbed()
+    def points(self, name: str, *, seed: int, at: Sequence[int], rate: float = 1.0) -> list[Point]:
+        """Train up to the last of some steps, and return the scores at each.
+
+        rate: a multiple of what the optimizer of the case has. Raises what a library raises.
+        """
+        recipe = Recipe.of(self.case(name, at[-1]), self.storage)
+        data, found = recipe.load_data(), []
+        model = recipe.adapted_model(seed)
+        optimizer = recipe.make_optimizer(model)
+        for group in optimizer.param_groups:
+            group["lr"] *= rate
+
+        def on_step(step: int) -> None:
+            if step in at:
+                found.append(_point(recipe, model, data))
+                recipe.set_mode(model)
+
+        with warnings.catch_warnings(action="ignore"):
+            batches = recipe.batches(data, seed=seed)
+            recipe.train(model, optimizer, batches, seed=seed, on_step=on_step)
+        return found
+
+    @undisturbed()
+    def before(self) -> tuple[float, float | None]:
+        """Return the score of the untrained model, and that of naming the commonest class."""
+        recipe = Recipe.of(self.case(FULL, 1), self.storage)
+        data, model = recipe.load_data(), recipe.base_model(0)
+        batches = _half(data, 1, recipe)
+        scores = recipe.objective.scores(model, [on_device(b, device_of(model)) for b in batches])
+        if "score" in scores or "accuracy" not in scores:
+            return scores.get("score", -scores["loss"]), None
+        labels = torch.cat([batch[1] for batch in batches if is_pair(batch)]).tolist()
+        return scores["accuracy"], max(Counter(labels).values()) / len(labels)
+
+
+def _half(data: Data, offset: int, recipe: Recipe) -> list[Any]:
+    """Return every second item of the test data as batches."""
+    items = data.test
+    every = Items(
+        (items.count + 1 - offset) // 2,
+        lambda chosen: items.batch([2 * int(position) + offset for position in chosen]),
+    )
+    return list(dataclasses.replace(data, test=every).test_batches(recipe.test_batch))
+
+
+def _point(recipe: Recipe, model: Any, data: Data) -> Point:
+    values, parts = [], {}
+    for offset in range(2):
+        batches = [on_device(b, device_of(model)) for b in _half(data, offset, recipe)]
+        scores = recipe.objective.scores(model, batches)
+        values.append(scores.get("score", scores.get("accuracy", -scores["loss"])))
+        own = recipe.fine_tune.metrics or {}
+        parts = {name: one.measure(model, batches) for name, one in own.items()}
+    return Point(values[0], values[1], parts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """For how long methods are trained, and which of them."""
+
+    names: Sequence[str]
+    """Methods with their ranks; full fine-tuning is trained first in any case."""
+    start: int
+    """The first number of steps that full fine-tuning gets."""
+    steps: int | None = None
+    """Train for so many, whether full fine-tuning still learns or not."""
+    seeds: int = 5
+    points: float = 3.0
+    """The margin within which two scores are equal, in points."""
+    ends: float = math.inf
+    """When no further training begins, as `time.monotonic` counts."""
+    stops_behind: bool = True
+    """Whether a method that is clearly worse is stopped early."""
+    say: Callable[[str], None] = print
+
+
+def begin(trainer: Trainer, plan: Plan, *, images: str, batch: int) -> Study:
+    """Return a study without methods: how the untrained model does, and how long to train.
+
+    Full fine-tuning is trained for `start` steps, twice as many, and so on, until twice the steps
+    gain no more than a third of the margin and it is above chance. With `steps` it is trained for
+    half of them and for all.
     """
+    untrained, chance = trainer.before()
+    study = Study(
+        images=images,
+        batch=batch,
+        steps=0,
+        chance=chance,
+        untrained=untrained,
+        curve={},
+        methods={},
+    )
+    grown = [plan.start * 2**power for power in range(_DOUBLINGS + 1)]
+    seconds = 0.0
+    for steps in grown if plan.steps is None else (max(1, plan.steps // 2), plan.steps):
+        if time.monotonic() + 2 * seconds > plan.ends:
+            break
+        began = time.monotonic()
+        points = [trainer.final(FULL, seed=seed, steps=steps) for seed in _CHOOSING]
+        reached = statistics.fmean(point.choosing for point in points)
+        plan.say(f"full after {steps:,} steps: {reached:.4g}")
+        study = msgspec.structs.replace(study, curve={**study.curve, steps: reached}, steps=steps)
+        if plan.steps is None and not why_not_learned(study, points=plan.points):
+            return msgspec.structs.replace(study, steps=steps // 2)
+        seconds = time.monotonic() - began
+    return study
+
+
+def add_method(trainer: Trainer, plan: Plan, study: Study, name: str) -> Study:
+    """Return the study with one method more: its best rate, then its scores by seed.
+
+    Of five rates the better two after a quarter of the steps are trained to the end. A method that
+    is clearly worse than the best so far is stopped. Raises what a library raises.
+    """
+    best = max(study.methods.values(), key=lambda one: statistics.fmean(one.final), default=None)
+    margin = margin_of(study, plan.points)
+    rates: Sequence[float] = RATES
+    for share, kept in ((4, 2), (1, 1)):
+        steps = max(1, study.steps // share)
+        scores = {
+            rate: trainer.final(name, seed=_CHOOSING[0], steps=steps, rate=rate).choosing
+            for rate in rates
+        }
+        rates = sorted(rates, key=lambda rate: -scores[rate])[:kept]
+    reached = scores[rates[0]]
+    plan.say(f"{name}: {reached:.4g} at {rates[0]:g} times its rate")
+    is_behind = best is not None and reached < statistics.fmean(best.final) - _CLEARLY * margin
+    if plan.stops_behind and is_behind and name != FULL:
+        return msgspec.structs.replace(study, stopped={**study.stopped, name: reached})
+    found: list[list[Point]] = []
+    for seed in range(plan.seeds):
+        at = sorted({max(1, study.steps // 10), study.steps})
+        found.append(trainer.points(name, seed=seed, at=at, rate=rates[0]))
+        finals = [points[-1].reporting for points in found]
+        plan.say(f"{name}, seed {seed}: {finals[-1]:.4g}")
+        if best is not None and plan.stops_behind and len(finals) >= _BEFORE_STOPPING:
+            below = difference(finals, best.final)
+            if below.mean + below.half < -margin:
+                break
+    trained = Trained(
+        rate=rates[0],
+        early=tuple(points[0].reporting for points in found),
+        final=tuple(points[-1].reporting for points in found),
+        parts={
+            part: statistics.fmean(points[-1].parts[part] for points in found)
+            for part in found[0][-1].parts
+        },
+    )
+    return msgspec.structs.replace(study, methods={**study.methods, name: trained})
+
+
+def study_of(
+    trainer: Trainer, plan: Plan, *, images: str, batch: int
+) -> tuple[Study, dict[str, str], list[str]]:
+    """Return a study of a plan's methods, why some cannot be trained, and those not tried in time.
+
+    Where full fine-tuning has not learned, no other method is trained.
+    """
+    study = begin(trainer, plan, images=images, batch=batch)
     failed: dict[str, str] = {}
-    found = {one.name: one for one in candidates}
-    racing = [one.name for one in candidates if not one.lacks]
-    for seed in range(fine_tune.seeds):
-        for name in racing:
-            one = found[name]
-            try:
-                score = _score(fine_tune, one, storage, seed=seed)
-            except Exception as error:  # noqa: BLE001  (whatever the case or a library raises)
-                failed[name] = told(error)
-                continue
-            found[name] = dataclasses.replace(one, scores=(*one.scores, score))
-            say(f"seed {seed}: {name} {score:.4g}")
-        racing = [name for name in racing if name not in failed]
-        best = max((found[name] for name in racing), key=lambda one: one.score, default=None)
-        if best is not None and seed:
-            racing = [name for name in racing if not is_below(found[name], best)]
-    return [one for one in found.values() if one.name not in failed], failed
+    names = [FULL, *(name for name in plan.names if name != FULL)]
+    if why_not_learned(study, points=plan.points):
+        return study, failed, []
+    for at, name in enumerate(names):
+        if time.monotonic() > plan.ends:
+            return study, failed, names[at:]
+        try:
+            study = add_method(trainer, plan, study, name)
+        except Exception as error:  # noqa: BLE001  (whatever the case or a library raises)
+            failed[name] = told(error)
+    return study, failed, []
 
 
-@single_thread()
-@undisturbed()
-def _score(fine_tune: FineTune, one: Candidate, storage: Path, *, seed: int) -> float:
-    recipe = Recipe.of(adapted_by(fine_tune, method_at(one.method, one.rank)), storage)
-    data = recipe.load_data()
-    model = recipe.adapted_model(seed)
-    with warnings.catch_warnings(action="ignore"):
-        recipe.train(
-            model, recipe.make_optimizer(model), recipe.batches(data, seed=seed), seed=seed
-        )
-    batches = [on_device(b, device_of(model)) for b in data.test_batches(recipe.test_batch)]
-    scores = recipe.objective.scores(model, batches)
-    return scores.get("score", scores.get("accuracy", -scores["loss"]))
-
-
-def as_code(fine_tune: FineTune, one: Candidate) -> str:
+def as_code(fine_tune: FineTune, study: Study, name: str) -> str:
     """Return the case with a candidate's adapter, to paste where its functions are known."""
-    adapted = adapted_by(fine_tune, method_at(one.method, one.rank))
+    method = method_at(*split_adapter_name(name))
+    adapted = dataclasses.replace(adapted_by(fine_tune, method), steps=study.steps)
     lines = [f'    "{adapted.id}",']
-    for field in dataclasses.fields(FineTune):
-        value = getattr(adapted, field.name, None)
-        if field.name in {"id", "case", "_"} or value == field.default:
+    for given in dataclasses.fields(FineTune):
+        value = getattr(adapted, given.name, None)
+        if given.name in {"id", "case", "_"} or value == given.default:
             continue
         shown = getattr(value, "__name__", None) if callable(value) else repr(value)
-        lines.append(f"    {field.name}={shown or '...'},")
-    return "\n".join(("FineTune(", *lines, ")"))
+        lines.append(f"    {given.name}={shown or '...'},")
+    rate = study.methods[name].rate
+    note = [] if rate == 1 else [f"# trained at {rate:g} times the learning rate of its optimizer"]
+    return "\n".join(("FineTune(", *lines, ")", *note))

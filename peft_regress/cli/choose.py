@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+import math
+import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -12,7 +14,7 @@ import click
 from peft_regress import registry
 from peft_regress.budgets import Quantity, parse_amount
 from peft_regress.cases import Case
-from peft_regress.catalogue.evidence import read_evidence
+from peft_regress.catalogue.evidence import Study, read_evidence
 from peft_regress.catalogue.own_cases import (
     device_classes,
     own_fine_tune,
@@ -80,8 +82,8 @@ def _limit(name: str, example: str, text: str) -> Callable[[Any], Any]:
 @click.option(
     "--train",
     is_flag=True,
-    help="Fine-tune what fits on the data of --case, by its steps and seeds, and rank by that. "
-    "What falls below the best by more than noise is dropped early.",
+    help="Fine-tune what fits on the data of --case, until full fine-tuning learns no more, each "
+    "method at the best of five rates, and rank by that. What is clearly worse is stopped early.",
 )
 @click.option("--device", metavar="NAME", help="A device class of docs/devices.md.")
 @_limit("memory", "256MiB", "The most that the tensors of a step may take")
@@ -103,10 +105,27 @@ def _limit(name: str, example: str, text: str) -> Callable[[Any], Any]:
 )
 @click.option(
     "--task",
-    type=click.Choice(["unseen", "shift"]),
+    metavar="NAME",
     default="unseen",
     show_default=True,
-    help="The evidence to judge by: classes that the source never saw, or images that shifted.",
+    help="The study to judge by: classes that the source never saw, or images that shifted "
+    "(`shift`).",
+)
+@click.option(
+    "--margin",
+    metavar="POINTS",
+    type=click.FloatRange(min=0, min_open=True),
+    default=3.0,
+    show_default=True,
+    help="Scores are equal if the interval of their difference is within so many points; of a "
+    "score of your own, in percent of that of full fine-tuning.",
+)
+@click.option(
+    "--steps",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Of --train: as many steps (default: those of the case, doubled until full fine-tuning "
+    "learns no more).",
 )
 @click.option(
     "--time-limit",
@@ -121,9 +140,9 @@ def command(context: click.Context, /, *, output: str, **typed: Any) -> None:
     """Choose a method and its rank for a device, and say why.
 
     Each method of the catalogue is priced on fake tensors, at this batch and resolution. What fits
-    is ranked by accuracy where there is evidence: differences within the noise of ten seeds are
-    ties, and a tie goes to what takes less memory. The exit code is 1 if nothing fits, and 3 if not
-    all was tried.
+    is ranked by accuracy where there is evidence of networks that have learned: what equals the
+    best within a margin is ordered by FLOPs, and what takes over nine tenths of the memory last.
+    The exit code is 1 if nothing fits, and 3 if not all was tried.
     """
     device = _device_of(typed["device"])
     amounts = {name: _amount(name, typed[name], unit) for name, unit in _AMOUNTS.items()}
@@ -137,6 +156,8 @@ def command(context: click.Context, /, *, output: str, **typed: Any) -> None:
     case = _own_case(typed["case"])
     if typed["train"] and case is None:
         raise InputError("--train needs data: name a FineTune of your own by --case ID")
+    if typed["steps"] is not None and not typed["train"]:
+        raise click.UsageError("--steps is of --train.")
 
     from peft_regress.choosing import candidates, sections  # torch
 
@@ -145,7 +166,7 @@ def command(context: click.Context, /, *, output: str, **typed: Any) -> None:
         from peft_regress.measure.edge.package import require_executorch
 
         require_executorch(runs=False)
-    scores, scored_by = _evidence(typed["architecture"], typed["task"])
+    study = _study(typed["architecture"], typed["task"])
     step = {name: typed[name] for name in ("batch", "resolution")}
     if case is not None:
         subject = candidates.of_case(case, usual_storage())
@@ -155,11 +176,13 @@ def command(context: click.Context, /, *, output: str, **typed: Any) -> None:
         )
     else:
         subject = candidates.of_architecture(typed["architecture"], **step)
+    ends = time.monotonic() + (typed["seconds"] or math.inf)
     say("costs of one step of each method, on fake tensors: a minute or two", err=True)
     tried = {"only": typed["method"], "seconds": typed["seconds"]}
-    answer = candidates.try_all(subject, limits, scores, scored_by=scored_by, **tried)
+    answer = candidates.try_all(subject, limits, study, **tried)
+    answer = dataclasses.replace(answer, points=typed["margin"])
     if typed["train"] and case is not None:
-        answer = _trained(answer, case)
+        answer = _trained(answer, case, steps=typed["steps"], ends=ends)
     options.print_result(output, sections.answer_json(answer), sections.answer_sections(answer))
     context.exit(answer.exit_code)
 
@@ -174,36 +197,37 @@ def _own_case(name: str | None) -> FineTune | None:
     return found
 
 
-def _evidence(architecture: str | None, task: str) -> tuple[Mapping[str, Sequence[float]], str]:
-    """Return the scores of the methods on an architecture, and where they are from."""
+def _study(architecture: str | None, task: str) -> Study | None:
+    """Return the evidence of a task on an architecture, if there is any."""
     if architecture is None:
-        return {}, ""
+        return None
     registry.get("architecture", architecture)
-    evidence = read_evidence()
-    scores = evidence.scores[task].get(architecture, {})
-    scored_by = (
-        f"accuracy on the task {task}, {evidence.seeds} seeds of {evidence.steps} steps at batch "
-        f"{evidence.batch} on images of 32x32: docs/evidence.md"
-    )
-    return scores, scored_by if scores else ""
+    return read_evidence().of(architecture).get(task)
 
 
-def _trained(answer: Answer, case: FineTune) -> Answer:
+def _trained(answer: Answer, case: FineTune, *, steps: int | None, ends: float) -> Answer:
     """Return the answer with the scores of the case's own data."""
-    from peft_regress.choosing.training import as_code, train_all  # torch
+    from peft_regress.choosing.training import Plan, Trainer, as_code, study_of  # torch
 
-    report = functools.partial(say, err=True)
-    found, failed = train_all(case, answer.candidates, usual_storage(), say=report)
-    is_accuracy = case.score is None and all(min(one.scores, default=0) >= 0 for one in found)
-    trained = dataclasses.replace(
-        answer,
-        candidates=found,
-        unit="fraction" if is_accuracy else "ratio",
-        scored_by=f"on the data of {case.id}, up to {case.seeds} seeds of {case.steps} steps",
-        untrained=failed,
+    plan = Plan(
+        names=[one.name for one in answer.candidates if not one.lacks],
+        start=case.steps,
+        # A schedule of the case's own ends with its steps.
+        steps=case.steps if steps is None and case.schedule is not None else steps,
+        seeds=max(case.seeds, Plan.seeds),
+        points=answer.points,
+        ends=ends,
+        say=functools.partial(say, err=True),
     )
-    order = trained.order
-    return dataclasses.replace(trained, code=as_code(case, order[0]) if order else "")
+    trainer = Trainer.of(case, usual_storage())
+    study, failed, untried = study_of(
+        trainer, plan, images=f"the data of {case.id}", batch=case.batch
+    )
+    trained = dataclasses.replace(
+        answer, study=study, untrained=failed, untried=[*answer.untried, *untried]
+    )
+    best = next((one.name for one in trained.order if one.scores), "")
+    return dataclasses.replace(trained, code=as_code(case, study, best) if best else "")
 
 
 def _device_of(name: str | None) -> DeviceClass | None:
