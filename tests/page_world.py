@@ -7,6 +7,7 @@ from typing import Any
 from builders import forward_ledger, make_device, make_record, make_run
 
 from peft_regress.baselines.history import Entry
+from peft_regress.catalogue.evidence import Evidence, Study, Trained
 from peft_regress.gate.comparison import Comparison
 from peft_regress.gate.judge import judge
 from peft_regress.gate.verdicts import observations_of
@@ -39,6 +40,9 @@ FAILED = "error (RuntimeError: linalg.svd: did not converge)"
 REDEFINED = "shift/head/resnet18"
 """Its definition changed at entry 3, so its accuracy cannot be compared."""
 DORA = "shift/dora-r4/resnet18"
+NO_EVIDENCE = Evidence(packages={}, studies={})
+LEARNED = {100: 0.5, 200: 0.9, 400: 0.9}
+"""The accuracy of full fine-tuning after so many steps."""
 
 
 def make_entry(number, *records, role="baseline", **fields):
@@ -58,7 +62,7 @@ def make_entry(number, *records, role="baseline", **fields):
     )
 
 
-def content_of(*entries, newest=True, pairs=True, **judging):
+def content_of(*entries, newest=True, pairs=True, evidence=NO_EVIDENCE, **judging):
     """Return what the page of some entries shows: the newest is judged by the one before."""
     verdicts: dict[tuple[int, int], Comparison] = {}
     for new in range(len(entries)):
@@ -72,6 +76,7 @@ def content_of(*entries, newest=True, pairs=True, **judging):
         devices=DEVICES,
         newest=(last, compared(judges[-1], entries[-1], **judging)) if newest and judges else None,
         pairs=verdicts,
+        evidence=evidence,
     )
 
 
@@ -84,6 +89,15 @@ def compared(old, new, **judging):
         devices=DEVICES,
         **judging,
     )
+
+
+def evidence_of(scores, *, curve=LEARNED, task="shift", architecture="resnet18"):
+    """Return the evidence of one study; `scores` are those of each method, by seed."""
+    study = Study(
+        images="digits", batch=32, steps=200, chance=0.1, untrained=0.1, curve=curve,
+        methods={name: Trained(rate=1, early=(), final=final) for name, final in scores.items()},
+    )  # fmt: skip
+    return Evidence(packages={}, studies={task: {architecture: study}})
 
 
 def written_page(content):

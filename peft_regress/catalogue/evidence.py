@@ -7,6 +7,8 @@ apart. `choose --train` makes the same for a case of the user's own.
 from __future__ import annotations
 
 import functools
+import math
+import statistics
 from pathlib import Path
 from typing import Final
 
@@ -55,6 +57,36 @@ class Study(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """The score, in choosing the rate, of a method that was clearly worse and not trained on."""
     hours: float = 0.0
     """Processor time of all trainings; 0 if it was not counted."""
+
+
+def margin_of(study: Study, points: float) -> float:
+    """Return a margin of so many points; of scores that are no accuracies, in percent of full's."""
+    if study.chance is not None:
+        return points / 100
+    full = study.methods.get(FULL)
+    score = statistics.fmean(full.final) if full else max(study.curve.values(), default=1.0)
+    return points / 100 * abs(score)
+
+
+def why_not_learned(study: Study, *, points: float = 3.0) -> str:
+    """Return why the study's networks have not learned, so that their order says nothing.
+
+    Full fine-tuning must be a margin above chance, or above the untrained model where scores are no
+    accuracies, and gain no more than a third of the margin by twice the steps. Empty if it does.
+    """
+    margin, curve = margin_of(study, points), sorted(study.curve.items())
+    floor = study.untrained if study.chance is None else study.chance
+    if not curve:
+        return "full fine-tuning could not be trained in time"
+    (steps, reached), unit = curve[-1], 100 if study.chance is not None else 1
+    if not reached - margin > floor:
+        what = "the untrained model has" if study.chance is None else "guessing gives"
+        shown = f"{unit * reached:.3g} after {steps:,} steps, where {what} {unit * floor:.3g}"
+        return f"full fine-tuning reaches {shown}"
+    before = study.curve.get(steps // 2, -math.inf)
+    if reached - before > margin / 3:
+        return f"full fine-tuning still learns after {steps // 2:,} steps"
+    return ""
 
 
 class Evidence(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from peft_regress import registry
-from peft_regress.catalogue.evidence import FULL, Study
+from peft_regress.catalogue.evidence import FULL, Study, margin_of, why_not_learned
 from peft_regress.catalogue.methods.method import Method
-from peft_regress.choosing.ranking import Candidate, Costs, Ranking, margin_of, why_not_learned
+from peft_regress.choosing.ranking import Candidate, Costs, Ranking
 from peft_regress.cost.batches import RandomTensor, map_batch
 from peft_regress.cost.pricing import load_model, loss_of_output, parse_inputs
 from peft_regress.cost.profile import loss_of_images, random_images, record_training_step

@@ -10,8 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from peft_regress.catalogue.evidence import FULL, Study
-
 # Of Student's distribution, 97.5 %, for 1 to 9 degrees of freedom. Beyond, the last one makes an
 # interval at most a seventh too wide.
 _T: Final = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
@@ -87,36 +85,6 @@ def difference(one: Sequence[float], other: Sequence[float]) -> Difference:
         return Difference(mean, math.inf)
     quantile = _T[min(count - 1, len(_T)) - 1]
     return Difference(mean, quantile * statistics.stdev(pairs) / math.sqrt(count))
-
-
-def margin_of(study: Study, points: float) -> float:
-    """Return a margin of so many points; of scores that are no accuracies, in percent of full's."""
-    if study.chance is not None:
-        return points / 100
-    full = study.methods.get(FULL)
-    score = statistics.fmean(full.final) if full else max(study.curve.values(), default=1.0)
-    return points / 100 * abs(score)
-
-
-def why_not_learned(study: Study, *, points: float) -> str:
-    """Return why the study's networks have not learned, so that their order says nothing.
-
-    Full fine-tuning must be a margin above chance, or above the untrained model where scores are no
-    accuracies, and gain no more than a third of the margin by twice the steps. Empty if it does.
-    """
-    margin, curve = margin_of(study, points), sorted(study.curve.items())
-    floor = study.untrained if study.chance is None else study.chance
-    if not curve:
-        return "full fine-tuning could not be trained in time"
-    (steps, reached), unit = curve[-1], 100 if study.chance is not None else 1
-    if not reached - margin > floor:
-        what = "the untrained model has" if study.chance is None else "guessing gives"
-        shown = f"{unit * reached:.3g} after {steps:,} steps, where {what} {unit * floor:.3g}"
-        return f"full fine-tuning reaches {shown}"
-    before = study.curve.get(steps // 2, -math.inf)
-    if reached - before > margin / 3:
-        return f"full fine-tuning still learns after {steps // 2:,} steps"
-    return ""
 
 
 @dataclass(frozen=True, kw_only=True)

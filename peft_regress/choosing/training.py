@@ -17,10 +17,10 @@ import msgspec
 import torch
 
 from peft_regress.cases import split_adapter_name
-from peft_regress.catalogue.evidence import FULL, Study, Trained
+from peft_regress.catalogue.evidence import FULL, Study, Trained, margin_of, why_not_learned
 from peft_regress.catalogue.matrix import method_at
 from peft_regress.choosing.candidates import adapted_by
-from peft_regress.choosing.ranking import difference, margin_of, why_not_learned
+from peft_regress.choosing.ranking import difference
 from peft_regress.errors import NonFiniteLossError
 from peft_regress.fine_tune import FineTune
 from peft_regress.imports import told

@@ -14,6 +14,7 @@ from page_world import (
     FAILING,
     compared,
     content_of,
+    evidence_of,
     make_entry,
     one_case,
     world,
@@ -262,15 +263,48 @@ def test_the_front_has_the_pairings_that_no_other_beats(opened, cost, batch):
         assert {row[0] for row in rows if row[4] == "yes"} == front
 
 
-def test_what_is_on_the_front_is_hidden_by_nothing_and_the_margin_is_said(opened):
+def test_what_is_on_the_front_is_hidden_by_nothing(opened):
     opened.go("tradeoffs?architecture=resnet18")
     classes = "node => [...node.querySelectorAll('g')].map(one => one.getAttribute('class'))"
     order = [name for name in opened.locator("figure svg").first.evaluate(classes) if name]
     assert order == sorted(order, key=["front-ring", "front-dot", "front-name"].index)
-    text = opened.locator("").inner_text()
-    assert "within the gate's margin of" in text
     spans = opened.locator("svg [data-mark=rule] line").count()
     assert spans == 12
+
+
+def test_methods_are_compared_by_a_study_and_never_beside_what_was_measured(show):
+    scores = {"lora-r4": (0.80, 0.90), "lora-r16": (0.86, 0.88), "full": (0.91, 0.97)}
+    page = show(world(tasks=("shift",), evidence=evidence_of(scores)))
+    measured = "accuracy after 22 steps"
+    for view in ("overview", "tradeoffs", "ranks"):
+        page.go(view)
+        assert page.locator("figure svg[role=img]").count() == 4
+        for figure in page.locator("figure").all():
+            network = figure.locator("h2").inner_text()
+            words = "accuracy of the study" if network == "resnet18" else measured
+            svg = figure.locator("svg[role=img]")
+            assert svg.get_attribute("aria-label").startswith(words)
+            assert svg.locator("[data-mark='y-axis label']").text_content() == f"↑ {words} (%)"
+        assert "After a number of steps: for regressions" in page.locator("").inner_text()
+        studied = page.locator("figure:has(h2:text-is('resnet18'))")
+        studied.locator("summary").click()
+        studied.locator("tbody tr").first.wait_for()
+        rows = [row.split("\t") for row in studied.locator("tbody tr").all_inner_texts()]
+        gains = {row[1 if view == "ranks" else 2] for row in rows}
+        assert (len(rows), gains) == (3, {"94.0 %", "87.0 %", "85.0 %"})
+    page.go("fit")
+    names = page.texts("tbody th")
+    assert names[:3] == [f"shift/{name}/resnet18" for name in ("full", "lora-r16", "lora-r4")]
+    gains = [row.split("\t")[2] for row in page.texts("tbody tr")]
+    assert gains == ["94.0 %", "87.0 %", "85.0 %", *["-"] * (len(names) - 3)]
+    work = [cost_of(name, "flops") for name in names[3:]]
+    assert work == sorted(work)
+    assert f"First by accuracy of the study: {FULL}" in page.texts(".lead")[0]
+    choose(page, architecture="mobilenet_v2")
+    assert f"First by {measured}: " in page.texts(".lead")[0]
+    page.go(case_route(FULL))
+    rows = dict(row.split("\t")[:2] for row in page.texts("[aria-label=Metrics] tbody tr"))
+    assert rows["accuracy"] == format_value(value_of(FULL, "accuracy"), "fraction")
 
 
 def test_other_methods_are_in_grey_on_demand_and_patterns_choose(opened, show):
@@ -511,17 +545,20 @@ def test_every_view_shows_the_score_and_the_batch_of_own_cases(show):
             profiled_on="fake tensors",
             batch=16,
             bounds=bounds,
+            settings={"steps": "40"},
         )
         for rank in (1, 4)
     ]
     page = show(make_entry(0, *own), make_entry(1, *own))
     assert "Score against peak memory, task mine" in page.locator("").inner_text()
-    assert {"peak b16 MiB", "score"} <= set(page.texts("thead th"))
+    page.go("table")
+    assert {"peak b16 MiB", "score"} <= {text.rstrip("↕▼▲") for text in page.texts("thead th")}
     page.go("tradeoffs")
     label = page.locator("figure svg[role=img]").first.get_attribute("aria-label")
-    assert label.startswith("score against peak memory on net")
+    assert label.startswith("score after 40 steps against peak memory on net")
     page.go("fit")
-    assert "The best is mine/lora-r4/net: 4.500." in page.locator("#fit .lead").inner_text()
+    lead = page.locator("#fit .lead").inner_text()
+    assert lead == "2 of 2 pairings fit. First by score after 40 steps: mine/lora-r4/net: 4.500."
     page.go("ranks")
     assert page.locator("[name=metric]").input_value() == "score"
 

@@ -8,7 +8,7 @@ import pytest
 from builders import FULL, GALORE, LORA, VALUES, make_metric, make_record, make_run
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from page_world import content_of
+from page_world import content_of, evidence_of
 from page_world import make_entry as entry
 from strategies import runs
 
@@ -212,6 +212,56 @@ def test_the_newest_verdict_gives_each_case_its_own_where_its_numbers_are_shown(
     history = entry(1, worse, role="history")
     # The history is not what the page shows as present.
     assert page_data(content_of(entry(0, old), history))["cases"][0]["verdict"] is None
+
+
+OTHER_METHOD = "shift/galore-r4/resnet18"
+OTHER_NETWORK = "shift/lora-r4/mobilenet_v2"
+OWN = {"profiled_on": "fake tensors", "batch": 16}
+STUDIED = {"lora-r4": (0.90, 0.94), "full": (0.95, 0.97)}
+ACCURACY = make_record().metrics["accuracy"].value
+MEASURED = ("accuracy after 22 steps", ACCURACY)
+OF_STUDY = ("accuracy of the study", pytest.approx(0.92))
+
+
+@pytest.mark.parametrize(
+    ("study", "records", "gains"),
+    [
+        ({}, [make_record(LORA)], [OF_STUDY]),
+        ({}, [make_record(LORA), make_record(OTHER_METHOD)], [OF_STUDY, None]),
+        ({}, [make_record(LORA), make_record(FULL, status="error")], [OF_STUDY, None]),
+        ({}, [make_record(LORA), make_record(OTHER_NETWORK)], [OF_STUDY, MEASURED]),
+        ({}, [make_record(OTHER_METHOD)], [MEASURED]),
+        ({"task": "unseen"}, [make_record(LORA)], [MEASURED]),
+        ({"curve": {100: 0.8, 200: 0.9}}, [make_record(LORA)], [MEASURED]),
+        (
+            {},
+            [make_record(LORA, settings={"steps": "30"}, **OWN)],
+            [("accuracy after 30 steps", ACCURACY)],
+        ),
+        ({}, [make_record(LORA), make_record(FULL, **OWN)], [OF_STUDY, None]),
+        ({}, [make_record(LORA, **OWN)], [("accuracy after its own steps", ACCURACY)]),
+    ],
+    ids=[
+        "studied", "not studied", "failed", "another network", "no method of it", "another task",
+        "not learned", "own", "own beside a study", "own of unknown steps",
+    ],
+)  # fmt: skip
+def test_methods_are_compared_by_a_study_that_has_learned_or_else_by_what_was_measured(
+    study, records, gains
+):
+    content = content_of(entry(0, *records), evidence=evidence_of(STUDIED, **study))
+    found = {case["id"]: case["gain"] for case in page_data(content)["cases"]}
+    shown = [found[record.case.id] for record in records]
+    assert [one and (one["words"], one["now"]) for one in shown] == gains
+
+
+def test_the_lines_of_a_case_are_what_was_measured_beside_a_study_too():
+    content = content_of(entry(0, make_record(LORA)), evidence=evidence_of(STUDIED))
+    data = page_data(content)
+    (case,) = data["cases"]
+    assert case["gain"]["seeds"] == [0.90, 0.94]
+    lines = {data["metrics"][line["metric"]]["name"]: line["now"] for line in case["lines"]}
+    assert lines["accuracy"] == ACCURACY
 
 
 def facts(name, value, **fields):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Final, Literal, NamedTuple
 
-from msgspec import UNSET
+from msgspec import UNSET, structs
 
 from peft_regress.baselines.history import (
     Entry,
@@ -19,6 +20,8 @@ from peft_regress.baselines.history import (
     records_by_case,
 )
 from peft_regress.cases import Case
+from peft_regress.catalogue.built_in import STEPS
+from peft_regress.catalogue.evidence import Evidence, Study, read_evidence, why_not_learned
 from peft_regress.catalogue.matrix import built_in_matrices
 from peft_regress.devices import DeviceClass
 from peft_regress.gate.budgets import budget_of
@@ -26,7 +29,15 @@ from peft_regress.gate.changes import value_of
 from peft_regress.gate.comparison import Comparison, Invocation
 from peft_regress.gate.policy import Bounds
 from peft_regress.gate.verdicts import FAILING, INCOMPLETE, BudgetUse
-from peft_regress.metrics import METRICS, Metric, MetricSpec, Unit, format_value, metric_order
+from peft_regress.metrics import (
+    METRICS,
+    Metric,
+    MetricSpec,
+    Unit,
+    format_value,
+    make_metric,
+    metric_order,
+)
 from peft_regress.report.document import Badge, Number
 from peft_regress.report.sentences import shown_change, version_changes
 from peft_regress.runs.schema import Record
@@ -101,6 +112,7 @@ class Content:
     """The verdicts on entries NEW by entries OLD, by their indices."""
     typed: Invocation = dataclasses.field(default_factory=Invocation)
     """The storage and the suite that commands name."""
+    evidence: Evidence = dataclasses.field(default_factory=read_evidence)
 
     @functools.cached_property
     def cases(self) -> dict[str, dict[int, Record]]:
@@ -116,6 +128,41 @@ class Content:
     def now(self) -> dict[str, Record]:
         """The present record of each case."""
         return {name: present_record(self.entries, name, at) for name, at in self.present.items()}
+
+    @functools.cached_property
+    def studies(self) -> dict[tuple[str, str], Study]:
+        """The studies that have learned, by task and network, of which a built-in case is shown."""
+        found = {}
+        for record in self.now.values():
+            case = record.case
+            study = None if record.is_own else self.evidence.of(case.architecture).get(case.task)
+            if study and case.adapter_name in study.methods and not why_not_learned(study):
+                found[case.task, case.architecture] = study
+        return found
+
+    @functools.cached_property
+    def gains(self) -> dict[str, dict[str, Any]]:
+        """What cases gain, to compare methods by: `line_of` accuracy or score, and what that is.
+
+        Where there is a study, its scores alone are compared.
+        """
+        found = {}
+        for name, record in self.now.items():
+            case, gain = record.case, gain_name([record])
+            settings = {} if record.settings is UNSET else record.settings
+            steps = settings.get("steps", "its own" if record.is_own else STEPS)
+            words, metrics = f"{gain} after {clean(str(steps))} steps", record.metrics
+            study = self.studies.get((case.task, case.architecture))
+            if study is not None:
+                words, metrics = f"{gain} of the study", {}
+                trained = None if record.is_own else study.methods.get(case.adapter_name)
+                if trained is not None and record.status == "ok":
+                    final = [*trained.final]
+                    metrics = {gain: make_metric(gain, statistics.fmean(final), final)}
+            if gain in metrics:
+                line = line_of(gain, structs.replace(record, metrics=metrics), METRICS[gain])
+                found[name] = {"name": gain, "words": words, "is_studied": bool(study), **line}
+        return found
 
     @functools.cached_property
     def specs(self) -> dict[str, MetricSpec]:
@@ -248,6 +295,21 @@ def facts_of(name: str, record: Record) -> dict[str, Any]:
         if len(seeds) > 1:
             facts["seeds"] = [min(seeds), max(seeds)]
     return facts
+
+
+def line_of(name: str, record: Record, spec: MetricSpec) -> dict[str, Any]:
+    """Return the present value of a metric, what it may be, and its seeds."""
+    metric = record.metrics.get(name)
+    value = None if metric is None else value_of(metric)
+    found: dict[str, Any] = {"now": value, "text": number(value, spec.unit)}
+    if metric is None:
+        return found
+    found |= facts_of(name, record)
+    if "bound" in found:
+        found["bound_text"] = f"±{shown_change(found['bound'], spec).lstrip('+')}"
+    if "seeds" in found:
+        found["seeds_text"] = " to ".join(format_value(one, spec.unit) for one in found["seeds"])
+    return found
 
 
 def number(value: float | None, unit: Unit) -> Number:

@@ -12,22 +12,20 @@ import msgspec
 from peft_regress.budgets import UNITS
 from peft_regress.devices import RUNTIME_BYTES, DeviceClass, room
 from peft_regress.gate.budgets import step_runtime
-from peft_regress.gate.changes import value_of
-from peft_regress.metrics import BATCH_SUFFIX, MetricSpec, format_value, unit_steps
+from peft_regress.metrics import BATCH_SUFFIX, format_value, unit_steps
 from peft_regress.report.page.content import (
     Content,
-    facts_of,
-    gain_name,
     hold,
+    line_of,
     method_words,
     number,
 )
 from peft_regress.report.page.plots import costs_of
-from peft_regress.report.sentences import outcome_line, shown_change
+from peft_regress.report.sentences import outcome_line
 from peft_regress.report.verdict.document import style_of
 from peft_regress.report.verdict.next_steps import compare_command, quoted, storage_words
 from peft_regress.report.verdict.to_json import encode_verdict
-from peft_regress.runs.schema import OUTPUT_SCHEMA_VERSION, Record
+from peft_regress.runs.schema import OUTPUT_SCHEMA_VERSION
 from peft_regress.text import clean
 
 _MOST_CHARACTERS: Final = 2000
@@ -112,7 +110,6 @@ def encode_case(content: Content, name: str) -> dict[str, Any]:
         at: _clip(record.status_text) if at == present else record.status
         for at, record in records.items()
     }
-    gain = gain_name([now])
     return {
         "id": name,
         **msgspec.to_builtins(now.case),
@@ -124,14 +121,14 @@ def encode_case(content: Content, name: str) -> dict[str, Any]:
         "failure": "" if now.status == "ok" else now.status,
         "verdict": content.verdicts.get(name),
         "runtime": step_runtime(now),
-        "gain": _encode_line(gain, now, content.specs[gain]) if gain in now.metrics else None,
+        "gain": content.gains.get(name),
         "costs": costs_of(now),
         "lines": [
             {
                 "metric": indices[metric],
                 **held._asdict(),
                 "texts": [number(one, content.specs[metric].unit) for one in held.values],
-                **_encode_line(metric, now, content.specs[metric]),
+                **line_of(metric, now, content.specs[metric]),
             }
             for metric, held in content.held(name).items()
         ],
@@ -141,21 +138,6 @@ def encode_case(content: Content, name: str) -> dict[str, Any]:
             for mark in marks
         ],
     }
-
-
-def _encode_line(name: str, record: Record, spec: MetricSpec) -> dict[str, Any]:
-    """Return the present value of a metric, what it may be, and its seeds."""
-    metric = record.metrics.get(name)
-    value = None if metric is None else value_of(metric)
-    found: dict[str, Any] = {"now": value, "text": number(value, spec.unit)}
-    if metric is None:
-        return found
-    found |= facts_of(name, record)
-    if "bound" in found:
-        found["bound_text"] = f"±{shown_change(found['bound'], spec).lstrip('+')}"
-    if "seeds" in found:
-        found["seeds_text"] = " to ".join(format_value(one, spec.unit) for one in found["seeds"])
-    return found
 
 
 def _metric_words(name: str) -> str:

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
 from peft_regress.gate.budgets import UPDATE, needs_of
-from peft_regress.metrics import BATCH_SUFFIX, METRICS, MetricSpec, Unit, format_value, unit_steps
+from peft_regress.metrics import BATCH_SUFFIX, METRICS, Unit, format_value, unit_steps
 from peft_regress.report.document import CaseId, Line, Section
 from peft_regress.report.html import HtmlWriter
 from peft_regress.report.layout import Row, Table
 from peft_regress.report.page.content import (
     ABSENT,
     Content,
-    facts_of,
     gain_name,
     method_words,
     number,
 )
 from peft_regress.report.results import common_batch, pareto_front
-from peft_regress.report.sentences import shown_change
 from peft_regress.runs.schema import Record
 from peft_regress.text import clean, count_of
 
@@ -80,131 +78,84 @@ def batches_of(content: Content) -> list[dict[str, str]]:
     return found
 
 
-class Point(NamedTuple):
-    """A case in a plot of gain against cost, with the texts of both and of its seeds."""
-
-    name: str
-    record: Record
-    cost: float
-    gain: float
-    facts: dict[str, Any]
-    shown_cost: str
-    shown_gain: str
-    seeds: str
-
-
-class Axes(NamedTuple):
-    """What a plot shows: a cost, and a gain with what it is."""
-
-    cost: Cost
-    gain: str
-    spec: MetricSpec
-
-    def point(self, name: str, record: Record, suffix: str) -> Point | None:
-        """Return a case in the plot; None if it lacks one of both."""
-        cost = self.cost.of(record, suffix)
-        if cost is None or record.status != "ok" or self.gain not in record.metrics:
-            return None
-        gain, facts = record.metrics[self.gain].value, facts_of(self.gain, record)
-        unit = self.spec.unit
-        seeds = " to ".join(format_value(seed, unit) for seed in facts.get("seeds", ()))
-        texts = format_value(cost, self.cost.unit), format_value(gain, unit), seeds
-        return Point(name, record, cost, gain, facts, *texts)
-
-
 def tradeoffs(content: Content, writer: HtmlWriter) -> dict[str, dict[str, Any]]:
     """Return the plots of each task, cost and batch, one for each architecture with a point."""
-    batches = [one["value"] for one in batches_of(content)]
-    architectures = content.in_order("architecture")
-    found = {}
+    batches, found = batches_of(content), {}
     for task in content.in_order("task"):
         of_task = {name: one for name, one in content.now.items() if one.case.task == task}
         gain = gain_name(of_task.values())
-        spec = METRICS[gain]
+        known = [name for name in of_task if content.gains.get(name, {}).get("name") == gain]
         for cost in COSTS:
-            axes = Axes(cost, gain, spec)
-            for batch in batches if cost.has_batches else ["1"]:
-                every = (axes.point(name, one, _SUFFIXES[batch]) for name, one in of_task.items())
-                points = [point for point in every if point is not None]
-                margins = [one.facts["bound"] for one in points if "bound" in one.facts]
-                plots = {
-                    place: [one for one in points if one.record.case.architecture == place]
-                    for place in architectures
-                }
-                found[f"{task} {cost.name} {batch}"] = {
-                    "label": cost.label,
-                    "has_batches": cost.has_batches,
+            for batch in batches if cost.has_batches else batches[:1]:
+                every = {name: cost.of(of_task[name], batch["suffix"]) for name in known}
+                points = {name: value for name, value in every.items() if value is not None}
+                found[f"{task} {cost.name} {batch['value']}"] = {
+                    "label": f"{cost.label} {batch['words']}" if cost.has_batches else cost.label,
                     "steps": unit_steps(cost.unit),
                     "gain": gain,
-                    "tie": shown_change(max(margins), spec).lstrip("+") if margins else None,
-                    "is_share": spec.unit == "fraction",
-                    "plots": [
-                        _plot(content, axes, writer, some) for some in plots.values() if some
-                    ],
+                    "is_share": METRICS[gain].unit == "fraction",
+                    "plots": [*_plots(content, cost, writer, points)],
                     "lost": len(of_task) - len(points),
                 }
     return found
 
 
-def _plot(
-    content: Content, axes: Axes, writer: HtmlWriter, points: Sequence[Point]
-) -> dict[str, Any]:
-    standard = [one for one in points if one.record.case.method in content.standard_methods]
-    return {
-        "architecture": points[0].record.case.architecture,
-        "points": [
-            {"id": one.name, "cost": one.cost, "gain": one.gain, "tip": _tip(one, axes)}
-            for one in points
-        ],
-        "standard": _front(axes, writer, standard),
-        "all": _front(axes, writer, points),
-    }
+def _plots(
+    content: Content, cost: Cost, writer: HtmlWriter, costs: Mapping[str, float]
+) -> Iterator[dict[str, Any]]:
+    for place in content.in_order("architecture"):
+        cases = {name: content.now[name].case for name in costs}
+        here = {n: costs[n] for n, case in cases.items() if case.architecture == place}
+        standard = {n: here[n] for n in here if cases[n].method in content.standard_methods}
+        if here:
+            yield {
+                "architecture": place,
+                "points": [*here],
+                "standard": _front(content, cost, writer, standard),
+                "all": _front(content, cost, writer, here),
+            }
 
 
-def _tip(point: Point, axes: Axes) -> str:
-    seeds = f", seeds {point.seeds}" if point.seeds else ""
-    return f"{clean(point.name)}\n{point.shown_gain} {axes.gain}{seeds}\n{point.shown_cost}"
-
-
-def _front(axes: Axes, writer: HtmlWriter, points: Sequence[Point]) -> dict[str, Any] | None:
-    """Return the front of some points, in words and as a table."""
-    if not points:
+def _front(
+    content: Content, cost: Cost, writer: HtmlWriter, costs: Mapping[str, float]
+) -> dict[str, Any] | None:
+    """Return the front of some cases by their costs, in words and as a table."""
+    if not costs:
         return None
-    front = pareto_front(points, lambda one: one.cost, lambda one: one.gain)
-    where = clean(points[0].record.case.architecture)
+    cases = {name: content.now[name].case for name in costs}
+    gains = {name: content.gains[name] for name in costs}
+    front = pareto_front(costs, lambda name: costs[name], lambda name: gains[name]["now"])
+    texts = {
+        name: f"{gains[name]['text']}, {format_value(costs[name], cost.unit)}" for name in front
+    }
     ends = " to ".join(
-        f"{method_words(one.record.case)} ({one.shown_cost}, {one.shown_gain})"
-        for one in (front[0], front[-1])
+        f"{method_words(cases[one])} ({texts[one]})" for one in (front[0], front[-1])
     )
-    label = (
-        f"{axes.gain} against {axes.cost.label} on {where}: {count_of(len(points), 'pairing')}, "
-        f"{len(front)} on the Pareto front, from {ends}."
-    )
-    lines = tuple(
-        Line((
-            CaseId(method_words(one.record.case), one.name),
-            f"{one.shown_gain}, {one.shown_cost}",
-        ))
-        for one in front
-    )  # fmt: skip
-    on_front = {one.name for one in front}
+    gain = ", ".join(sorted({one["words"] for one in gains.values()}))
+    title = f"{gain} against {cost.label} on {clean(cases[front[0]].architecture)}"
+    pairings = f"{count_of(len(costs), 'pairing')}, {len(front)} on the Pareto front"
+    lines = tuple(Line((CaseId(method_words(cases[one]), one), texts[one])) for one in front)
     rows = tuple(
         Row(
             cells=(
-                CaseId(clean(one.name), one.name),
-                number(one.cost, axes.cost.unit),
-                one.shown_gain,
-                one.seeds or ABSENT,
-                "yes" if one.name in on_front else "no",
+                CaseId(clean(name), name),
+                number(costs[name], cost.unit),
+                gains[name]["text"],
+                gains[name].get("seeds_text", ABSENT),
+                "yes" if name in front else "no",
             )
         )
-        for one in sorted(points, key=lambda one: one.cost)
+        for name in sorted(costs, key=lambda name: costs[name])
     )
-    headings = ("case", axes.cost.label, axes.gain, "seeds, lowest to highest", "on the front")
-    caption = f"{axes.gain} and {axes.cost.label} on {where}"
-    table = Table(headings=headings, rows=rows, numbers=(1, 2, 3), caption=caption)
+    headings = ("case", cost.label, gain, "seeds, lowest to highest", "on the front")
+    table = Table(headings=headings, rows=rows, numbers=(1, 2, 3), caption=title)
     document = [
         Section(title="On the Pareto front, from the cheapest", level=3, body=lines),
         Section(title="All of its numbers", folded=True, body=(table,)),
     ]
-    return {"front": [one.name for one in front], "label": label, "html": writer.document(document)}
+    return {
+        "gain": gain,
+        "front": front,
+        "label": f"{title}: {pairings}, from {ends}.",
+        "html": writer.document(document),
+    }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import html
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any, Final
 
 from peft_regress.baselines.history import select_moves
@@ -18,9 +18,9 @@ from peft_regress.report.history import history_document
 from peft_regress.report.html import HtmlWriter
 from peft_regress.report.layout import Row, Table
 from peft_regress.report.markdown import MOST_CASES
-from peft_regress.report.page.content import ABSENT, Content, Mark, gain_name, number
+from peft_regress.report.page.content import ABSENT, Content, Mark, number
 from peft_regress.report.page.data import encode_case, shared_data
-from peft_regress.report.page.plots import batches_of, tradeoffs
+from peft_regress.report.page.plots import COSTS, batches_of, tradeoffs
 from peft_regress.report.page.sheets import (
     key_of_modules,
     sheet_body,
@@ -42,7 +42,6 @@ _CATEGORIES: Final = {
     "temp": "temporaries",
     "optimizer": "optimizer",
 }
-_FIRST_CASES: Final = 8
 _MOST_BUDGETS: Final = 40
 _NOTHING_JUDGED: Final = "No verdict: each entry is the first with its cases, so nothing judges it."
 
@@ -57,6 +56,7 @@ def page_parts(content: Content) -> dict[str, Any]:
     data = shared_data(content) | {
         "cases": (_case_data(content, name, rows) for name in content.cases),
         "batches": batches_of(content),
+        "costs": [{"value": cost.name, "label": cost.label} for cost in COSTS],
         "tasks": content.in_order("task"),
         "architectures": content.in_order("architecture"),
         "standard": sorted(content.standard_methods),
@@ -81,7 +81,7 @@ def _html(content: Content, writer: HtmlWriter) -> dict[str, Any]:
         "verdict": _newest_verdict(content),
         "stored": writer.document([*_stored(content)]) if content.cases else "",
         "about": html.escape(_about(content)),
-        "table": writer.document([_case_table(content, content.now)]),
+        "table": writer.document([_case_table(content)]),
         "entries": writer.document([_entry_table(content)]),
         "changes": _changes(content),
         "memory": {key: writer.document([table]) for key, table in _memory_tables(content).items()},
@@ -166,7 +166,7 @@ def _changes(content: Content) -> dict[str, str]:
 
 
 def _stored(content: Content) -> Iterator[Section]:
-    """Yield what the entries hold, what changed last, budgets, and the best cases."""
+    """Yield what the entries hold, what changed last, and budgets."""
     states = Counter(record.status for record in content.now.values() if record.status != "ok")
     failing = ", ".join(f"{count} {status}" for status, count in sorted(states.items()))
     repeating = sum(record.is_repeat for record in content.now.values())
@@ -188,12 +188,6 @@ def _stored(content: Content) -> Iterator[Section]:
         said = f"over budget: {over} of {len(uses)}" if over else "nothing is over its budget"
         table = budgets_of(uses, most=_MOST_BUDGETS, most_rows=MOST_CASES)
         yield Section(title="Budgets", level=2, body=(said, table))
-    gain = gain_name(content.now.values())
-    known = {name: one for name, one in content.now.items() if gain in one.metrics}
-    best = sorted(known, key=lambda name: -known[name].metrics[gain].value)[:_FIRST_CASES]
-    table = _case_table(content, best or list(content.now)[:_FIRST_CASES])
-    title = f"The {'most accurate' if gain == 'accuracy' else 'best'} cases"
-    yield Section(title=title, level=2, body=(table,))
 
 
 def _about(content: Content) -> str:
@@ -206,13 +200,12 @@ def _about(content: Content) -> str:
 # --- tables -----------------------------------------------------------------------------------
 
 
-def _case_table(content: Content, names: Iterable[str]) -> Table:
+def _case_table(content: Content) -> Table:
     """Return the table of `report`, with the state of each case in the last column."""
-    chosen = list(names)
-    table = results(content.now[name] for name in chosen)
+    table = results(content.now.values())
     rows = tuple(
         Row(cells=(*row.cells, content.state_of(name)))
-        for name, row in zip(chosen, table.rows, strict=True)
+        for name, row in zip(content.now, table.rows, strict=True)
     )
     return dataclasses.replace(
         table,

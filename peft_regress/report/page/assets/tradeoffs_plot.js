@@ -1,6 +1,6 @@
 // The plot of accuracy, or score, against cost, with the front above all else.
 
-function drawTradeoffs(width, { own, behind, front, gains }, axes, title, small) {
+function drawTradeoffs(width, { own, behind, front, gains, gain }, axes, title, small) {
   const unit = axisUnit(
     own.map((point) => point.cost),
     axes.steps,
@@ -20,7 +20,7 @@ function drawTradeoffs(width, { own, behind, front, gains }, axes, title, small)
     height,
     ...margins,
     x: axisOptions(xScale, { label, room: width }),
-    y: axisOptions(yScale, { label: `↑ ${axes.gain}${axes.is_share ? " (%)" : ""}`, room: 1.6 * height }),
+    y: axisOptions(yScale, { label: `↑ ${gain}${axes.is_share ? " (%)" : ""}`, room: 1.6 * height }),
     symbol: { type: "identity" },
     color: { type: "identity" },
     marks: tradeoffMarks({ own, behind, front, x, y, gainSize, small, xScale, yScale, width, height }),

@@ -1,4 +1,4 @@
-// What fits a device: limits in, pairings out, the most accurate first.
+// What fits a device: limits in, pairings out, those of the highest gain first.
 
 const LIMITS = [
   { name: "ram", cost: "ram", label: "RAM", unit: "byte", bare: "MiB", example: "128 MiB" },
@@ -53,7 +53,8 @@ function showFit(main, route) {
     h("h1", {}, "Fits my device"),
     note(
       "RAM is that of the tensors of one training step: of a device, what the operating system, Python, torch ",
-      "and, where a method needs it, PEFT leave. An empty field is no limit, or the device's. What fits is ranked by accuracy, or by score, then by FLOPs.",
+      "and, where a method needs it, PEFT leave. An empty field is no limit, or the device's. What fits is ranked by accuracy, or by score, then by FLOPs. ",
+      GAIN_WORDS,
     ),
     controls,
     output,
@@ -112,14 +113,16 @@ function fitRow(item, limits, batch) {
   };
 }
 
+// Beside gains of a study, others are none: they are of other trainings.
 function rankFits(rows) {
+  const isStudied = rows.some(({ item }) => item.gain?.is_studied);
+  const gained = ({ gain }) => (gain?.is_studied === isStudied ? gain : null);
   const flops = (row) => row.needs.find((need) => need.name === "flops").used.value;
-  const gain = (row) => row.item.gain?.now ?? -Infinity;
-  return rows.toSorted(
-    (a, b) =>
-      (gain(b) === gain(a) ? 0 : gain(b) - gain(a)) ||
-      flops(a) - flops(b) ||
-      compareText(a.item.id, b.item.id),
+  return d3.sort(
+    rows.map((row) => ({ ...row, gain: gained(row.item) })),
+    (row) => -(row.gain?.now ?? -Infinity),
+    flops,
+    (row) => row.item.id,
   );
 }
 
@@ -129,10 +132,11 @@ function answer(known) {
   const count = plural(known.length, "pairing");
   if (fits.length === 0) return [lead(`Nothing fits. The nearest of ${count}:`), nearestList(known)];
   const [best] = fits;
-  const gain = best.item.gain ? `: ${best.item.gain.text}` : "";
+  const words = distinct(fits.flatMap(({ gain }) => gain?.words ?? [])).join(", ");
+  const gain = best.gain ? `: ${best.gain.text}` : "";
   return [
-    lead(`${fits.length} of ${count} fit. The best is `, caseLink(best.item), `${gain}.`),
-    fitTable(fits),
+    lead(`${fits.length} of ${count} fit. First by ${words || "FLOPs"}: `, caseLink(best.item), `${gain}.`),
+    fitTable(fits, words || "gain"),
   ];
 }
 
@@ -156,14 +160,14 @@ function shareOf({ used, most }) {
   return `${((100 * used.value) / most).toFixed(1)} %`;
 }
 
-function fitTable(fits) {
+function fitTable(fits, gain) {
   const place = new Map(fits.map((row, index) => [row, index + 1]));
   return dataTable(
-    "What fits, the best first",
+    "What fits, in order",
     [
       { label: "case", cell: (row) => caseLink(row.item) },
       { label: "place", number: true, cell: (row) => String(place.get(row)) },
-      { label: "gain", number: true, cell: (row) => row.item.gain?.text ?? ABSENT },
+      { label: gain, number: true, cell: (row) => row.gain?.text ?? ABSENT },
       ...fits[0].needs.flatMap(({ label, most }, index) => [
         { label, number: true, cell: (row) => row.needs[index].used.text },
         ...(most === null

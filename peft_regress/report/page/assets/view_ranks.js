@@ -8,8 +8,7 @@ function ranksFields() {
     metric: {
       label: "Metric",
       options,
-      initial:
-        ["accuracy", "score"].find((name) => METRIC_INDEX.has(name)) ?? options[0]?.value,
+      initial: GAINS.find((name) => METRIC_INDEX.has(name)) ?? options[0]?.value,
     },
     task: taskField(),
     architecture: architectureField(),
@@ -18,6 +17,13 @@ function ranksFields() {
 }
 
 const SEED_STEP = 5;
+const GAINS = ["accuracy", "score"];
+
+// Methods are compared by what their study says, if there is one.
+function comparedLine(item, name) {
+  if (!GAINS.includes(name)) return lineOf(item, name);
+  return item.gain?.name === name ? item.gain : null;
+}
 
 // Methods with several ranks, and what to compare them with; all methods if none has several.
 function sweptMethods() {
@@ -37,6 +43,7 @@ function showRanks(main, route) {
     about: [
       "A line a method over its ranks. Methods without a rank are dashed levels. All plots have one scale; " +
         "a bar reaches from the lowest seed to the highest.",
+      GAIN_WORDS,
     ],
     fields: ranksFields(),
     show: rankSections,
@@ -49,7 +56,7 @@ function rankSections({ metric: name, task, architecture, methods }) {
   const points = DATA.cases
     .filter((item) => item.task === task && isAsked(item.method, methods))
     .filter((item) => architecture === "" || item.architecture === architecture)
-    .map((item) => ({ item, line: lineOf(item, name) }))
+    .map((item) => ({ item, line: comparedLine(item, name) }))
     .filter(({ line }) => line !== null && line.now !== null)
     .map(({ item, line }) => ({ item, value: line.now, ...line, seeds: line.seeds ?? null }));
   if (points.length === 0) return [note(`No case of these choices has ${metric.label}.`)];
@@ -63,7 +70,7 @@ function rankSections({ metric: name, task, architecture, methods }) {
     h(
       "div",
       { class: places.length > 1 ? "facets" : "" },
-      places.map(([name, found]) => rankFigure(name, found, metric, axis)),
+      places.map(([name, found]) => rankFigure(name, found, metric.label, axis)),
     ),
   ];
 }
@@ -76,20 +83,21 @@ function rankAxis(points, metric) {
 }
 
 function rankFigure(where, points, metric, axis) {
+  const label = distinct(points.map(({ words }) => words ?? metric)).join(", ");
   const swept = points.filter((point) => point.item.rank !== null);
   return figure({
     title: h("h2", {}, shorten(where)),
     label:
-      `${metric.label} over rank on ${shorten(where)}: ${plural(swept.length, "point")} of ` +
+      `${label} over rank on ${shorten(where)}: ${plural(swept.length, "point")} of ` +
       `${plural(new Set(swept.map((point) => point.item.method)).size, "method")} with ranks, ` +
       `${points.length - swept.length} without.`,
-    draw: (width) => drawRanks(width, points, metric, axis),
+    draw: (width) => drawRanks(width, points, label, axis),
     open: openCase,
-    below: [fold("Its numbers", () => rankTable(where, points, metric))],
+    below: [fold("Its numbers", () => rankTable(where, points, label))],
   });
 }
 
-function drawRanks(width, points, metric, { unit, scale }) {
+function drawRanks(width, points, name, { unit, scale }) {
   const y = (point) => point.value / unit.size;
   const [swept, levels] = [
     points.filter((p) => p.item.rank !== null),
@@ -101,7 +109,7 @@ function drawRanks(width, points, metric, { unit, scale }) {
   // Side by side, so that no method hides another.
   const aside = (method) => (methods.indexOf(method) - (methods.length - 1) / 2) * SEED_STEP;
   const height = Math.min(420, Math.max(280, width * 0.5));
-  const label = `↑ ${metric.label}${inUnit(unit)}`;
+  const label = `↑ ${name}${inUnit(unit)}`;
   return plot(width, {
     height,
     marginLeft: 58,
@@ -136,12 +144,7 @@ function drawRanks(width, points, metric, { unit, scale }) {
       ),
       Plot.tip(
         swept,
-        Plot.pointer({
-          x,
-          y,
-          title: (point) =>
-            [shorten(point.item.id, 60), point.text, seedsText(point)].filter(Boolean).join("\n"),
-        }),
+        Plot.pointer({ x, y, title: (point) => tipOf(point.item.id, point) }),
       ),
     ],
   });
@@ -179,10 +182,6 @@ function sweepMarks(points, place, unit) {
   ];
 }
 
-function seedsText({ seeds_text: text }) {
-  return text ? `seeds ${text}` : null;
-}
-
 // Of levels that lie on one another, one is named; the table below has all.
 function spread(levels, y, scale) {
   const place = scale.type === "log" ? (level) => Math.log(y(level)) : y;
@@ -195,13 +194,13 @@ function spread(levels, y, scale) {
   return kept;
 }
 
-function rankTable(where, points, metric) {
+function rankTable(where, points, label) {
   const rows = d3.sort(points, (a, b) => compareText(a.item.name, b.item.name));
   return dataTable(
-    `${metric.label} by rank on ${shorten(where)}`,
+    `${label} by rank on ${shorten(where)}`,
     [
       { label: "method", cell: (point) => caseLink(point.item, point.item.name) },
-      { label: metric.label, number: true, cell: (point) => point.text },
+      { label, number: true, cell: (point) => point.text },
       { label: "seeds", number: true, cell: (point) => point.seeds_text ?? ABSENT },
     ],
     rows,

@@ -2,12 +2,9 @@
 
 const FRONT_WORDS =
   "Ringed and joined: where no other pairing in colour is as cheap and as accurate. A thin line spans the seeds. ";
-const COSTS = [
-  { value: "memory", label: "peak memory" },
-  { value: "flops", label: "FLOPs of one update" },
-  { value: "trained", label: "trained parameters" },
-  { value: "ship", label: "size to ship" },
-];
+const GAIN_WORDS =
+  "Accuracy of the study: trained to a plateau (docs/evidence.md); cases that it lacks are left out, or last. " +
+  "After a number of steps: for regressions, no order of methods.";
 const SHOWN = [
   { value: "standard", label: "standard" },
   { value: "grey", label: "others in grey" },
@@ -16,7 +13,7 @@ const SHOWN = [
 
 function tradeoffFields() {
   return {
-    cost: { label: "Cost", options: COSTS, initial: "memory" },
+    cost: { label: "Cost", options: DATA.costs, initial: "memory" },
     batch: batchField(),
     task: taskField(),
     architecture: architectureField(),
@@ -44,7 +41,7 @@ function showTradeoffs(main, route) {
 }
 
 function tradeoffs(settings, { compact = false } = {}) {
-  const { architecture, methods, show, batch } = settings;
+  const { architecture, methods, show, batch, cost } = settings;
   const axes = tradeoffsOf(settings);
   const set = show === "all" ? "all" : "standard";
   const isShown = ({ item }) => isAsked(item.method, methods);
@@ -52,24 +49,21 @@ function tradeoffs(settings, { compact = false } = {}) {
     .filter((plot) => plot[set] && (architecture === "" || plot.architecture === architecture))
     .map((plot) => {
       const points = plot.points
-        .map((point) => ({ ...point, item: caseOf(point.id), ...seedsOf(point, axes) }))
+        .map((id) => pointOf(CASES.get(id.toWellFormed()), cost, batch))
         .filter(isShown);
       const own = points.filter(({ item }) => set === "all" || isStandard(item));
       const behind = show === "grey" ? points.filter((point) => !own.includes(point)) : [];
-      const front = plot[set].front.flatMap((id) => own.filter((point) => point.id === id));
+      const front = plot[set].front.flatMap((id) => own.filter(({ item }) => item.id === id));
       return { ...plot, ...plot[set], own, behind, front, left: points.length - own.length };
     })
     .filter(({ own }) => own.length > 0);
   if (plots.length === 0)
     return [note(`No case of these choices has both ${axes.gain} and this cost.`)];
   const gains = plots.flatMap(({ own, behind }) => [...own, ...behind].map(({ gain }) => gain));
-  const label = axes.has_batches ? `${axes.label} ${batchOf(batch).words}` : axes.label;
   const others = show === "grey" ? 0 : d3.sum(plots, ({ left }) => left);
   return [
     methodLegend(distinct(plots.flatMap(({ own }) => own.map(({ item }) => item.method)))),
-    axes.tie
-      ? note(`A difference in ${axes.gain} within the gate's margin of ${axes.tie} is a tie.`)
-      : null,
+    note(GAIN_WORDS),
     h(
       "div",
       { class: plots.length === 1 ? "" : compact ? "facets compact" : "facets" },
@@ -77,7 +71,7 @@ function tradeoffs(settings, { compact = false } = {}) {
         figure({
           title: h("h2", {}, shorten(plot.architecture)),
           label: plot.label,
-          draw: (width) => drawTradeoffs(width, { ...plot, gains }, axes, label, plots.length > 1),
+          draw: (width) => drawTradeoffs(width, { ...plot, gains }, axes, axes.label, plots.length > 1),
           open: openCase,
           below: [written(plot.html)],
         }),
@@ -96,10 +90,13 @@ function tradeoffs(settings, { compact = false } = {}) {
   ];
 }
 
-function caseOf(id) {
-  return CASES.get(id.toWellFormed());
+function pointOf(item, cost, batch) {
+  const { gain, costs, id } = item;
+  const { value, text } = costs[cost][batch];
+  return { item, cost: value, gain: gain.now, seeds: gain.seeds ?? null, tip: tipOf(id, gain, text) };
 }
 
-function seedsOf({ id }, { gain }) {
-  return { seeds: lineOf(caseOf(id), gain)?.seeds ?? null };
+function tipOf(id, { text, words, seeds_text: seeds }, cost) {
+  const lines = [shorten(id, 60), words ? `${text} ${words}` : text, seeds && `seeds ${seeds}`, cost];
+  return lines.filter(Boolean).join("\n");
 }
