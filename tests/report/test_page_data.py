@@ -235,7 +235,7 @@ OF_STUDY = ("accuracy of the study", pytest.approx(0.92))
         ({"curve": {100: 0.8, 200: 0.9}}, [make_record(LORA)], [MEASURED]),
         (
             {},
-            [make_record(LORA, settings={"steps": "30"}, **OWN)],
+            [make_record(LORA, settings={"steps": "30\x07"}, **OWN)],
             [("accuracy after 30 steps", ACCURACY)],
         ),
         ({}, [make_record(LORA), make_record(FULL, **OWN)], [OF_STUDY, None]),
@@ -243,7 +243,7 @@ OF_STUDY = ("accuracy of the study", pytest.approx(0.92))
     ],
     ids=[
         "studied", "not studied", "failed", "another network", "no method of it", "another task",
-        "not learned", "own", "own beside a study", "own of unknown steps",
+        "not learned", "own", "own beside it", "own of unknown steps",
     ],
 )  # fmt: skip
 def test_methods_are_compared_by_a_study_that_has_learned_or_else_by_what_was_measured(

@@ -3,7 +3,7 @@
 const FRONT_WORDS =
   "Ringed and joined: where no other pairing in colour is as cheap and as accurate. A thin line spans the seeds. ";
 const GAIN_WORDS =
-  "Accuracy of the study: trained to a plateau (docs/evidence.md); cases that it lacks are left out, or last. " +
+  "Accuracy of the study: trained to a plateau (docs/evidence.md); cases without it are left out, or come last. " +
   "After a number of steps: for regressions, no order of methods.";
 const SHOWN = [
   { value: "standard", label: "standard" },
