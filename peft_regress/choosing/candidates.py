@@ -129,7 +129,7 @@ class Answer:
     def problem(self) -> str:
         """Why there is no advice on accuracy; empty if there is."""
         if self.study is None:
-            return "there is no evidence of accuracy here"
+            return "there is no study of this network and task"
         return why_not_learned(self.study, points=self.points)
 
     @functools.cached_property

@@ -53,7 +53,10 @@ def _top(answer: Answer) -> Section:
     """Return what to take, and what that rests on."""
     order, device = answer.order, answer.limits.device
     on = "" if device is None else f" on {device.name}"
-    taken = f"take {order[0].name}" if order else "nothing fits"
+    taken = "nothing fits"
+    if order:
+        name = order[0].name
+        taken = f"{name} is the cheapest" if answer.problem else f"take {name}"
     advice = _recommendation(answer, order) if order else ()
     return Section(
         title=f"{clean(answer.subject.name)}{on}: {taken}",
@@ -66,7 +69,7 @@ def _evidence(answer: Answer) -> Iterator[str]:
     """Yield what the scores are of, how full fine-tuning learned, or why there are none."""
     study, unit = answer.study, answer.unit
     if answer.problem:
-        yield f"No advice on accuracy: {answer.problem}. So cost alone decides, FLOPs first"
+        yield f"No advice on accuracy: {answer.problem}. So FLOPs alone decide"
     if study is None:
         return
     full = study.methods.get(FULL)
