@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
-from accuracy_tasks import BATCH, TASKS, Task
+from accuracy_tasks import BATCH, SOURCES, TASKS, Task
 
 from peft_regress.catalogue.evidence import EVIDENCE_FILE, FULL, Evidence, Study
 from peft_regress.choosing.training import Plan, Trainer, add_method, begin
@@ -46,12 +46,12 @@ def stored(task: str, network: str) -> Study | None:
 
 def store(task: str, network: str, study: Study) -> None:
     """Put a study into evidence.json, which other processes write too."""
-    with opened_lock(EVIDENCE_FILE.with_suffix(".lock")) as lock:
+    with opened_lock(SOURCES.with_suffix(".lock")) as lock:
         lock.own()
         found = msgspec.json.decode(EVIDENCE_FILE.read_bytes(), type=Evidence)
         found.studies.setdefault(task, {})[network] = study
         found.packages.update({name: version(name) for name in ("galore-torch", "peft", "torch")})
-        content = msgspec.json.format(msgspec.json.encode(found, order="sorted"), indent=1)
+        content = msgspec.json.format(msgspec.json.encode(found), indent=1)
         write_atomic(EVIDENCE_FILE, content + b"\n")
 
 

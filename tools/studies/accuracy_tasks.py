@@ -37,11 +37,11 @@ SOURCES: Final = ROOT / "runs" / "accuracy_sources"
 BATCH: Final = 32
 SEVERITIES: Final = range(1, 6)
 TRAINED_SEVERITY: Final = 3
-# By severity, of levels from 0 to 1: standard deviation of the noise and factor of the contrast as
-# in ImageNet-C; the blur's standard deviation is a share of the image's side, as there of 224.
+# By severity, of levels from 0 to 1: standard deviation of the noise and factor of the contrast are
+# ImageNet-C's; the blur's standard deviation, a share of the image's side, is CIFAR-10-C's.
 NOISE: Final = (0.08, 0.12, 0.18, 0.26, 0.38)
 CONTRAST: Final = (0.4, 0.3, 0.2, 0.1, 0.05)
-BLUR: Final = tuple(pixels / 224 for pixels in (1, 2, 3, 4, 6))
+BLUR: Final = tuple(pixels / 32 for pixels in (0.4, 0.6, 0.7, 0.8, 1.0))
 
 Labelled = tuple["Tensor", "Tensor"]
 """Levels from 0 to 1, (count, 3, side, side), and labels (count,)."""

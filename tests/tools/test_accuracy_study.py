@@ -1,0 +1,134 @@
+"""tools/studies/accuracy_study.py: its images, and what it trains and stores."""
+
+import accuracy_study
+import accuracy_tasks
+import msgspec
+import pytest
+import torch
+from accuracy_tasks import SEVERITIES, TASKS, corrupted
+
+from peft_regress.catalogue.evidence import Evidence
+from peft_regress.choosing.training import Point, Trainer
+
+UNSEEN, SHIFT, PHOTOGRAPHS = TASKS
+
+
+def rows(images):
+    """Return each image as bytes."""
+    return [image.numpy().tobytes() for image in images]
+
+
+@pytest.mark.parametrize("side", [28, 64])
+def test_the_worse_a_severity_the_further_each_kind_moves_an_image(side):
+    images = torch.rand(30, 3, side, side, generator=torch.Generator().manual_seed(0))
+    kinds = torch.tensor(
+        [
+            [(corrupted(images, level) - images)[kind::3].abs().mean() for kind in range(3)]
+            for level in SEVERITIES
+        ]
+    )
+    assert (kinds[0] > 0).all()
+    assert (kinds.diff(dim=0) > 0).all()
+
+
+@pytest.mark.parametrize("task", [UNSEEN, SHIFT])
+def test_no_digit_is_in_two_of_source_training_and_test(task):
+    seen = accuracy_tasks._of_each(accuracy_tasks.mnist(), 0, 250)
+    last = 5 if task is UNSEEN else 10
+    source = accuracy_tasks._classes(seen, 0, last)[0]
+    train, test = (images for images, _ in task.data())
+    parts = [set(rows(part)) for part in (source, train, test)]
+    assert sum(map(len, parts)) == len(set().union(*parts))
+    assert len(train) > 2 * len(test) / 3
+
+
+def test_a_shift_trains_at_one_severity_and_tests_each_in_order():
+    (images, labels), (tests, test_labels) = SHIFT.load()
+    clean, _ = SHIFT.data()
+    wanted = SHIFT.normalised(corrupted(clean[0], 3))
+    assert torch.equal(images, wanted)
+    assert len(labels) == len(images)
+    parts = test_labels.view(len(SEVERITIES), -1)
+    assert torch.equal(parts[0], parts[4])
+    assert torch.bincount(labels).tolist() == [190] * 10
+    assert len(tests) == len(test_labels) == 5 * 600
+
+
+def test_crops_for_training_and_for_the_test_share_no_pixel(monkeypatch):
+    """On a chessboard of cells, training sees white alone, the test black alone."""
+    board = torch.zeros(3, 320, 480)
+    for row in range(4):
+        for column in range(6):
+            board[:, 80 * row : 80 * row + 80, 80 * column : 80 * column + 80] = (row + column) % 2
+    monkeypatch.setattr(accuracy_tasks, "photographs", lambda: [board, board])
+    (train, labels), (test, _) = accuracy_tasks.crops.__wrapped__()
+    assert train.max() == 0
+    assert test.min() == 1
+    assert torch.bincount(labels).tolist() == [120, 120]
+
+
+def test_photographs_are_there_and_each_has_enough_cells():
+    (train, labels), (test, test_labels) = PHOTOGRAPHS.data()
+    assert train.shape[1:] == (3, 64, 64)
+    counts = torch.bincount(labels), torch.bincount(test_labels)
+    assert [len(count) for count in counts] == [16, 16]
+    assert counts[0].min() >= 80
+    assert counts[1].min() >= 32
+    assert test.min() >= 0
+    assert test.max() <= 1
+
+
+@pytest.fixture
+def file(tmp_path, monkeypatch):
+    """An evidence.json without studies."""
+    path = tmp_path / "evidence.json"
+    path.write_text('{"packages": {}, "studies": {}}')
+    monkeypatch.setattr(accuracy_study, "EVIDENCE_FILE", path)
+    return path
+
+
+def scored(name, *, seed, at, rate=1.0, half=0):
+    """Learn to 0.9 by 100 steps; the best rate is 2, and the head is worse."""
+    best = 0.9 if name == "full" else 0.6
+    return [
+        Point(best * min(1, step / 100) - 0.01 * abs(rate - 2) - 0.001 * seed * (1 - half), {})
+        for step in at
+    ]
+
+
+def test_a_study_trains_what_the_file_lacks_and_writes_it_after_each_method(file, monkeypatch):
+    taken = []
+
+    def points(self, name, **options):
+        taken.append((name, options["seed"], options["at"][-1], options.get("rate", 1)))
+        return scored(name, **options)
+
+    monkeypatch.setattr(Trainer, "points", points)
+    monkeypatch.setattr(Trainer, "before", lambda self: (0.2, 0.2))
+    plan = accuracy_study.plan_of(100)
+    accuracy_study.train(UNSEEN, "resnet18", ["full"], plan)
+    study = msgspec.json.decode(file.read_bytes(), type=Evidence).studies["unseen"]["resnet18"]
+    assert list(study.curve) == [75, 150, 300]
+    assert study.steps == 150
+    assert study.methods["full"].rate == 2
+    assert study.methods["full"].final == pytest.approx((0.9, 0.899, 0.898, 0.897, 0.896))
+    assert study.methods["full"].early[0] == pytest.approx(0.9 * 0.15)
+    began = len(taken)
+    accuracy_study.train(UNSEEN, "resnet18", ["full", "head"], plan)
+    assert {name for name, *_ in taken[began:]} == {"head"}
+    chosen = [(at, rate) for _, seed, at, rate in taken[began:] if seed >= 1000]
+    assert sorted(chosen[:5]) == [(18, rate) for rate in (0.25, 0.5, 1.0, 2.0, 4.0)]
+    assert {at for at, _ in chosen[5:]} == {75}
+    assert [seed for _, seed, _, _ in taken[-5:]] == list(range(5))
+    accuracy_study.train_longer(UNSEEN, "resnet18", ["full", "head"], plan)
+    study = msgspec.json.decode(file.read_bytes(), type=Evidence).studies["unseen"]["resnet18"]
+    assert len(study.methods["head"].longer) == 5
+    assert taken[-1] == ("head", 4, 450, 2)
+
+
+def test_no_method_begins_after_the_time_limit(file, monkeypatch):
+    monkeypatch.setattr(Trainer, "points", lambda self, name, **options: scored(name, **options))
+    monkeypatch.setattr(Trainer, "before", lambda self: (0.2, 0.2))
+    accuracy_study.train(UNSEEN, "resnet18", ["full"], accuracy_study.plan_of(0))
+    study = msgspec.json.decode(file.read_bytes(), type=Evidence).studies["unseen"]["resnet18"]
+    assert study.methods == {}
