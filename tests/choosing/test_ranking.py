@@ -1,4 +1,4 @@
-"""Ranking of candidates: what has learned, what is equal, where a rank stops saving."""
+"""Ranking of candidates: what has learned, what is equal, what comes first."""
 
 import math
 import statistics
@@ -14,7 +14,6 @@ from peft_regress.choosing.ranking import (
     Ranking,
     difference,
     margin_of,
-    rank_of_no_saving,
     why_not_learned,
 )
 
@@ -167,12 +166,3 @@ def test_a_margin_is_in_points_of_accuracy_and_in_percent_of_other_scores():
     assert margin_of(study({1: 0.9}, full=(0.5, 0.7)), 3) == pytest.approx(0.03)
     other = study({1: 0.9}, chance=None, full=(-50.0, -70.0))
     assert margin_of(other, 3) == pytest.approx(1.8)
-
-
-def test_where_a_rank_stops_saving_lies_on_the_line_between_two_ranks():
-    full = candidate("full", 1000, memory=100)
-    ranks = [candidate(f"lora-r{rank}", 600 + 30 * rank, memory=50 + rank) for rank in (4, 8, 16)]
-    dora = [candidate(f"dora-r{rank}", 100, memory=120 + rank) for rank in (1, 2)]
-    every = [full, *ranks, *dora]
-    assert rank_of_no_saving(every, full, "update") == {"lora": pytest.approx(400 / 30)}
-    assert rank_of_no_saving(every, full, "memory") == {"dora": 0.0}

@@ -3,9 +3,11 @@
 import accuracy_study
 import accuracy_tasks
 import msgspec
+import numpy as np
 import pytest
 import torch
-from accuracy_tasks import SEVERITIES, TASKS, corrupted
+from accuracy_tasks import SEVERITIES, TASKS, corrupted, of_cifar10_c, of_folder
+from PIL import Image
 
 from peft_regress.catalogue.evidence import Evidence
 from peft_regress.choosing.training import Point, Trainer
@@ -31,27 +33,25 @@ def test_the_worse_a_severity_the_further_each_kind_moves_an_image(side):
     assert (kinds.diff(dim=0) > 0).all()
 
 
-@pytest.mark.parametrize("task", [UNSEEN, SHIFT])
-def test_no_digit_is_in_two_of_source_training_and_test(task):
-    seen = accuracy_tasks._of_each(accuracy_tasks.mnist(), 0, 250)
-    last = 5 if task is UNSEEN else 10
-    source = accuracy_tasks._classes(seen, 0, last)[0]
-    train, test = (images for images, _ in task.data())
-    parts = [set(rows(part)) for part in (source, train, test)]
-    assert sum(map(len, parts)) == len(set().union(*parts))
-    assert len(train) > 2 * len(test) / 3
+def test_no_digit_is_in_two_of_source_training_and_test(monkeypatch):
+    """Each is told by its pixels; corruption is left out."""
+    monkeypatch.setattr(accuracy_tasks, "corrupted", lambda levels, _: levels)
+    for task, last in ((UNSEEN, 5), (SHIFT, 10)):
+        source = accuracy_tasks.source_digits(last)[0]
+        train, test = (images for images, _ in task.data())
+        parts = [set(rows(part)) for part in (source, train, test)]
+        assert sum(map(len, parts)) == len(set().union(*parts))
 
 
-def test_a_shift_trains_at_one_severity_and_tests_each_in_order():
-    (images, labels), (tests, test_labels) = SHIFT.load()
-    clean, _ = SHIFT.data()
-    wanted = SHIFT.normalised(corrupted(clean[0], 3))
-    assert torch.equal(images, wanted)
-    assert len(labels) == len(images)
-    parts = test_labels.view(len(SEVERITIES), -1)
-    assert torch.equal(parts[0], parts[4])
+def test_a_shift_trains_at_one_severity_and_tests_each_in_order(monkeypatch):
+    monkeypatch.setattr(accuracy_tasks, "corrupted", lambda levels, severity: levels * 0 + severity)
+    (images, labels), (tests, test_labels) = SHIFT.data()
+    assert images.unique() == 3
     assert torch.bincount(labels).tolist() == [190] * 10
-    assert len(tests) == len(test_labels) == 5 * 600
+    parts = tests.view(5, 600, -1)
+    assert [part.unique().item() for part in parts] == [1, 2, 3, 4, 5]
+    labels = test_labels.view(5, 600)
+    assert torch.equal(labels, labels[:1].expand(5, -1))
 
 
 def test_crops_for_training_and_for_the_test_share_no_pixel(monkeypatch):
@@ -132,3 +132,35 @@ def test_no_method_begins_after_the_time_limit(file, monkeypatch):
     accuracy_study.train(UNSEEN, "resnet18", ["full"], accuracy_study.plan_of(0))
     study = msgspec.json.decode(file.read_bytes(), type=Evidence).studies["unseen"]["resnet18"]
     assert study.methods == {}
+
+
+def test_a_folder_of_ones_own_is_a_task(tmp_path):
+    """Red and green images, as `torchvision.datasets.ImageFolder` wants them."""
+    for part, count in (("train", 3), ("test", 2)):
+        for label, colour in (("green", (0, 200, 0)), ("red", (200, 0, 0))):
+            folder = tmp_path / "apples" / part / label
+            folder.mkdir(parents=True)
+            for number in range(count):
+                Image.new("RGB", (40, 30), colour).save(folder / f"{number}.png")
+    task = of_folder("apples", tmp_path / "apples", "efficientnet_lite0", side=16)
+    (images, labels), (tests, test_labels) = task.data()
+    assert (images.shape, tests.shape) == ((6, 3, 16, 16), (4, 3, 16, 16))
+    assert labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert tests[test_labels == 1][0, :, 3, 3].tolist() == pytest.approx([200 / 255, 0, 0])
+    model = task.model("efficientnet_lite0").eval()
+    assert model(task.load()[1][0]).shape == (4, 2)
+
+
+def test_cifar_10_c_trains_at_severity_3_and_tests_the_last_images_of_each(tmp_path):
+    pixels = np.zeros((50_000, 32, 32, 3), dtype=np.uint8)
+    pixels += (np.arange(50_000) // 10_000 * 50).astype(np.uint8)[:, None, None, None]
+    np.save(tmp_path / "fog.npy", pixels)
+    np.save(tmp_path / "labels.npy", np.arange(50_000) % 10)
+    task = of_cifar10_c("fog", tmp_path, "efficientnet_lite0", side=8)
+    (images, labels), (tests, test_labels) = task.data()
+    assert images.shape == (8_000, 3, 8, 8)
+    assert images.unique().item() == pytest.approx(100 / 255)
+    assert tests.view(5, -1)[:, 0].tolist() == pytest.approx(
+        [0, 50 / 255, 100 / 255, 150 / 255, 200 / 255]
+    )
+    assert (len(labels), len(test_labels)) == (8_000, 10_000)

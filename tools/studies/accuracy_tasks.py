@@ -1,7 +1,8 @@
 """The tasks of the accuracy study: real images, and networks that know something.
 
 `unseen`: classes that the network never saw, with a new head. `shift`: its own classes, corrupted
-at severity 3 in training and at 1 to 5 in the test.
+at severity 3 in training and at 1 to 5 in the test. With images of one's own: `of_folder`,
+`of_cifar10_c`.
 """
 
 from __future__ import annotations
@@ -16,8 +17,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import torch
+import torchvision
 from PIL import Image
 from torch.nn import functional
+from torchvision.datasets import ImageFolder
+from torchvision.transforms.v2 import CenterCrop, Compose, Normalize, PILToTensor, Resize
 from torchvision.transforms.v2.functional import gaussian_blur, pil_to_tensor, resize
 
 from peft_regress import registry
@@ -150,8 +154,10 @@ class Task:
     data: Callable[[], tuple[Labelled, Labelled]]
     source: Callable[[str], nn.Module]
     """Returns a network as it is before, by its name."""
-    has_new_head: bool
     normalised: Callable[[Tensor], Tensor]
+    has_new_head: bool = True
+    by_severity: bool = False
+    """Whether the test has one severity after the other, of equally many images."""
 
     def model(self, network: str) -> nn.Module:
         """Return the network as it is before, with a new head drawn from the global generator."""
@@ -163,19 +169,14 @@ class Task:
         return model
 
     def load(self) -> tuple[Labelled, Labelled]:
-        """Return training and test images; of `shift` corrupted, one severity after the other."""
+        """Return training and test images as the network takes them."""
         (train, labels), (test, test_labels) = self.data()
-        if not self.has_new_head:
-            train = corrupted(train, TRAINED_SEVERITY)
-            test = torch.cat([corrupted(test, severity) for severity in SEVERITIES])
-            test_labels = test_labels.repeat(len(SEVERITIES))
         return (self.normalised(train), labels), (self.normalised(test), test_labels)
 
     def fine_tune(self, network: str, name: str, steps: int) -> FineTune:
         """Return the fine-tuning of a network by a method, such as `lora-r4`."""
         head = registry.get("architecture", network).head
         method = method_at(*split_adapter_name(name), heads=(head,))
-        of = {} if self.has_new_head else severities()
         return FineTune(
             f"{self.name}/{name}/{network}",
             model=functools.partial(self.model, network),
@@ -186,7 +187,7 @@ class Task:
             mode=method.set_mode,
             steps=steps,
             batch=BATCH,
-            metrics=of,
+            metrics=severities() if self.by_severity else None,
         )
 
 
@@ -226,7 +227,7 @@ def trained_digits(network: str, *, last: int) -> nn.Module:
     if path.exists():
         model.load_state_dict(torch.load(path, weights_only=True))
         return model.eval()
-    levels, labels = _classes(_of_each(mnist(), 0, 250), 0, last)
+    levels, labels = source_digits(last)
     images = normalised_digits(levels)
     seed_all(0)
     model.train()
@@ -247,6 +248,11 @@ def trained_digits(network: str, *, last: int) -> nn.Module:
     return model.eval()
 
 
+def source_digits(last: int) -> Labelled:
+    """Return the digits below a class that a source model is trained on: 250 of each."""
+    return _classes(_of_each(mnist(), 0, 250), 0, last)
+
+
 def normalised_digits(levels: Tensor) -> Tensor:
     """Return levels of digits with MNIST's mean and deviation taken out."""
     return (levels - 0.1307) / 0.3081
@@ -257,11 +263,82 @@ def normalised_photographs(levels: Tensor) -> Tensor:
     return (levels * 255 - 127) / 128
 
 
-def _imagenet(network: str) -> nn.Module:
+def imagenet(network: str, *, classes: int) -> nn.Module:
+    """Return a network with ImageNet weights and a head to replace; torchvision downloads its."""
     architecture = registry.get("architecture", network)
-    if not isinstance(architecture, BringsWeights):
-        raise TypeError(f"{network} brings no weights")
-    return architecture.source(num_classes=len(PHOTOGRAPHS))
+    if isinstance(architecture, BringsWeights):
+        return architecture.source(num_classes=classes)
+    model: nn.Module = torchvision.models.get_model(network, weights="DEFAULT")
+    return model.eval()
+
+
+def of_folder(name: str, folder: Path, network: str, *, side: int) -> Task:
+    """Return a task on images of one's own, in folder/train/CLASS/ and folder/test/CLASS/."""
+    prepare = Compose([Resize(side, antialias=True), CenterCrop(side), PILToTensor()])
+
+    def read(part: str) -> Labelled:
+        found = ImageFolder(str(folder / part), prepare)
+        levels = torch.stack([pixels for pixels, _ in found]) / 255
+        return levels, torch.tensor(found.targets)
+
+    return Task(
+        name=name,
+        networks=[network],
+        images=f"{name} at {side}x{side} pixels, network trained on ImageNet",
+        classes=len(ImageFolder(str(folder / "train")).classes),
+        data=lambda: (read("train"), read("test")),
+        source=functools.partial(imagenet, classes=2),
+        normalised=normalisation_of(network),
+    )
+
+
+def of_cifar10_c(kind: str, folder: Path, network: str, *, side: int) -> Task:
+    """Return a task on CIFAR-10-C, the folder with labels.npy and for instance impulse_noise.npy.
+
+    Of the 10,000 images of a severity the first 8,000 train at severity 3, the others test.
+    """
+    labels = torch.from_numpy(np.load(folder / "labels.npy")).long()[:10_000]
+
+    def levels(pixels: Any) -> Tensor:
+        found = torch.from_numpy(np.array(pixels)).permute(0, 3, 1, 2)
+        return resize(found, [side, side], antialias=True) / 255
+
+    def read() -> tuple[Labelled, Labelled]:
+        pixels = np.load(folder / f"{kind}.npy", mmap_mode="r").reshape(5, 10_000, 32, 32, 3)
+        tests = torch.cat([levels(of[8_000:]) for of in pixels])
+        train = levels(pixels[TRAINED_SEVERITY - 1, :8_000])
+        return (train, labels[:8_000]), (tests, labels[8_000:].repeat(5))
+
+    return Task(
+        name=f"cifar10-c-{kind}",
+        networks=[network],
+        images=f"CIFAR-10-C {kind} at {side}x{side} pixels, network trained on ImageNet",
+        classes=10,
+        data=read,
+        source=functools.partial(imagenet, classes=10),
+        normalised=normalisation_of(network),
+        by_severity=True,
+    )
+
+
+def normalisation_of(network: str) -> Callable[[Tensor], Tensor]:
+    """Return how the network's ImageNet weights want levels of photographs."""
+    if network == "efficientnet_lite0":
+        return normalised_photographs
+    return Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+
+
+def unseen_digits() -> tuple[Labelled, Labelled]:
+    """Return the digits 5 to 9: 300 of each for training, 200 for the test."""
+    train, test = _of_each(mnist(), 0, 300), _of_each(mnist(), 300, 500)
+    return _classes(train, 5, 10), _classes(test, 5, 10)
+
+
+def shifted_digits() -> tuple[Labelled, Labelled]:
+    """Return corrupted digits: 190 of each for training, 60 of each for every severity."""
+    (train, labels), (test, test_labels) = _of_each(mnist(), 250, 440), _of_each(mnist(), 440, 500)
+    tests = torch.cat([corrupted(test, severity) for severity in SEVERITIES])
+    return (corrupted(train, TRAINED_SEVERITY), labels), (tests, test_labels.repeat(5))
 
 
 DIGIT_NETWORKS: Final = ("shufflenet_v2_x0_5", "mobilenet_v3_small", "mobilenet_v2", "resnet18")
@@ -271,12 +348,8 @@ TASKS: Final = (
         networks=DIGIT_NETWORKS,
         images="MNIST's digits 5 to 9 at 28x28 pixels, networks trained on 0 to 4",
         classes=5,
-        data=lambda: (
-            _classes(_of_each(mnist(), 0, 300), 5, 10),
-            _classes(_of_each(mnist(), 300, 500), 5, 10),
-        ),
+        data=unseen_digits,
         source=functools.partial(trained_digits, last=5),
-        has_new_head=True,
         normalised=normalised_digits,
     ),
     Task(
@@ -285,10 +358,11 @@ TASKS: Final = (
         images="MNIST's digits at 28x28 pixels with noise, blur or low contrast of severity 3, "
         "tested at 1 to 5, networks trained on clean ones",
         classes=10,
-        data=lambda: (_of_each(mnist(), 250, 440), _of_each(mnist(), 440, 500)),
+        data=shifted_digits,
         source=functools.partial(trained_digits, last=10),
-        has_new_head=False,
         normalised=normalised_digits,
+        has_new_head=False,
+        by_severity=True,
     ),
     Task(
         name="unseen",
@@ -297,8 +371,7 @@ TASKS: Final = (
         "ImageNet",
         classes=len(PHOTOGRAPHS),
         data=crops,
-        source=_imagenet,
-        has_new_head=True,
+        source=functools.partial(imagenet, classes=len(PHOTOGRAPHS)),
         normalised=normalised_photographs,
     ),
 )
