@@ -1,5 +1,10 @@
 """tools/studies/accuracy_study.py: its images, and what it trains and stores."""
 
+import gzip
+import pickle
+import zipfile
+from hashlib import sha256
+
 import accuracy_study
 import accuracy_tasks
 import msgspec
@@ -164,3 +169,23 @@ def test_cifar_10_c_trains_at_severity_3_and_tests_the_last_images_of_each(tmp_p
         [0, 50 / 255, 100 / 255, 150 / 255, 200 / 255]
     )
     assert (len(labels), len(test_labels)) == (8_000, 10_000)
+
+
+@pytest.mark.parametrize("part", ["data", "label"])
+def test_no_other_release_of_the_animals_is_read(tmp_path, monkeypatch, part):
+    monkeypatch.setattr(accuracy_tasks, "ANIMALS_WHEEL", tmp_path / "other.whl")
+    with zipfile.ZipFile(tmp_path / "other.whl", "w") as wheel:
+        wheel.writestr(f"animal_mnist/data/Animal_MNIST/animal_{part}_version_3.gz", b"other")
+    with pytest.raises(ValueError, match=rf"other.whl has another animal_{part}_version_3.gz"):
+        accuracy_tasks.bytes_of_animals(part)
+
+
+def test_the_pixels_of_the_animals_are_cut_out_of_the_pickle_unopened(tmp_path, monkeypatch):
+    pixels = np.arange(120, dtype=np.uint8).reshape(5, 24)
+    packed = gzip.compress(pickle.dumps(pixels))
+    monkeypatch.setattr(accuracy_tasks, "ANIMALS_WHEEL", tmp_path / "wheel.whl")
+    monkeypatch.setattr(accuracy_tasks, "ANIMALS_SHA256", {"data": sha256(packed).hexdigest()})
+    monkeypatch.setattr(pickle, "loads", None)
+    with zipfile.ZipFile(tmp_path / "wheel.whl", "w") as wheel:
+        wheel.writestr("animal_mnist/data/Animal_MNIST/animal_data_version_3.gz", packed)
+    assert accuracy_tasks.bytes_of_animals("data") == pixels.tobytes()
