@@ -93,10 +93,10 @@ def file(tmp_path, monkeypatch):
 
 
 def scored(name, *, seed, at, rate=1.0, half=0):
-    """Learn to 0.9 by 100 steps; the best rate is 2, and the head is worse."""
+    """Learn to 0.9 by 100 steps; the best rate is 3, and the head is worse."""
     best = 0.9 if name == "full" else 0.6
     return [
-        Point(best * min(1, step / 100) - 0.01 * abs(rate - 2) - 0.001 * seed * (1 - half), {})
+        Point(best * min(1, step / 100) - 0.01 * abs(rate - 3) - 0.001 * seed * (1 - half), {})
         for step in at
     ]
 
@@ -115,20 +115,20 @@ def test_a_study_trains_what_the_file_lacks_and_writes_it_after_each_method(file
     study = msgspec.json.decode(file.read_bytes(), type=Evidence).studies["unseen"]["resnet18"]
     assert list(study.curve) == [75, 150, 300]
     assert study.steps == 150
-    assert study.methods["full"].rate == 2
+    assert study.methods["full"].rate == 3
     assert study.methods["full"].final == pytest.approx((0.9, 0.899, 0.898, 0.897, 0.896))
     assert study.methods["full"].early[0] == pytest.approx(0.9 * 0.15)
     began = len(taken)
     accuracy_study.train(UNSEEN, "resnet18", ["full", "head"], plan)
     assert {name for name, *_ in taken[began:]} == {"head"}
     chosen = [(at, rate) for _, seed, at, rate in taken[began:] if seed >= 1000]
-    assert sorted(chosen[:5]) == [(18, rate) for rate in (0.25, 0.5, 1.0, 2.0, 4.0)]
+    assert sorted(chosen[:5]) == [(18, rate) for rate in (0.1, 0.3, 1.0, 3.0, 10.0)]
     assert {at for at, _ in chosen[5:]} == {75}
     assert [seed for _, seed, _, _ in taken[-5:]] == list(range(5))
     accuracy_study.train_longer(UNSEEN, "resnet18", ["full", "head"], plan)
     study = msgspec.json.decode(file.read_bytes(), type=Evidence).studies["unseen"]["resnet18"]
     assert len(study.methods["head"].longer) == 5
-    assert taken[-1] == ("head", 4, 450, 2)
+    assert taken[-1] == ("head", 4, 450, 3)
 
 
 def test_no_method_begins_after_the_time_limit(file, monkeypatch):
