@@ -25,8 +25,9 @@ def project(tmp_path, monkeypatch, clean_registry):
 
 def _measured(folder):
     setup = MeasuringSetup(baselines=folder / "baselines", jobs=1, time_limit=300)
-    cases = matrix_cases("own")
-    return measure_cases(cases, python=Path(sys.executable), setup=setup, matrix="own")
+    return measure_cases(
+        matrix_cases("own"), python=Path(sys.executable), setup=setup, matrix="own"
+    )
 
 
 def test_a_real_worker_measures_an_own_case(project, monkeypatch):
@@ -37,7 +38,7 @@ def test_a_real_worker_measures_an_own_case(project, monkeypatch):
     run = _measured(project)
     record = run.cases["digits/lora-r4/small"]
     assert (record.status, run.selection.complete) == ("ok", True), record.error
-    assert record.metrics["trainable_params"].value == 1162
+    assert record.metrics["trainable_params"].value == 490
     assert record.own_code == code_of(record.case)
     assert not was_edited(record)
 
