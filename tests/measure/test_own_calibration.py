@@ -6,6 +6,7 @@ import torch
 from builders import MACHINE, OTHER_MACHINE, observe
 from own_training import fine_tune, measured
 from torch import nn
+from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from peft_regress import load_digits
 from peft_regress.gate import judge_case
@@ -77,10 +78,8 @@ def test_scaled_updates_show_in_the_losses_of_another_machine(factor, sound, mon
 
 def test_a_shorter_cosine_is_named_by_its_rate(sound):
     def cosine(steps):
-        def schedule(optimizer):
-            return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
-
-        return measured(digit_net(schedule=schedule, seeds=1), timed=False)
+        case = digit_net(schedule=lambda own: CosineAnnealingLR(own, T_max=steps), seeds=1)
+        return measured(case, timed=False)
 
     long, short = cosine(10), cosine(2)
     assert sound.rates == [[0.02]]

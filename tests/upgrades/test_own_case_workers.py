@@ -25,9 +25,8 @@ def project(tmp_path, monkeypatch, clean_registry):
 
 def _measured(folder):
     setup = MeasuringSetup(baselines=folder / "baselines", jobs=1, time_limit=300)
-    return measure_cases(
-        matrix_cases("own"), python=Path(sys.executable), setup=setup, matrix="own"
-    )
+    cases = matrix_cases("own")
+    return measure_cases(cases, python=Path(sys.executable), setup=setup, matrix="own")
 
 
 def test_a_real_worker_measures_an_own_case(project, monkeypatch):
