@@ -39,7 +39,7 @@ ELSEWHERE = {
     # The tutorial and the reference of own cases.
     "tests/docs/test_own_model.py": (
         r"pytest gates( .*)?|peft-regress init|sed -i .*|peft-regress watch .*"
-        r"|peft-regress accept runs/(first|own|wider)\.json .*"
+        r"|peft-regress (accept runs/(first|own|wider)\.json|explain 0002 runs/wider\.json) .*"
         r"|python -m pip install .peft-regress @ .*"
     ),
     # The search takes minutes; tests run it on workers in memory.
