@@ -39,7 +39,7 @@ ELSEWHERE = {
     # The tutorial and the reference of own cases.
     "tests/docs/test_own_model.py": (
         r"pytest gates( .*)?|peft-regress init|sed -i .*|peft-regress watch .*"
-        r"|peft-regress accept runs/(first|own|wider)\.json .*"
+        r"|peft-regress (accept runs/(first|own|wider)\.json|explain 0002 runs/wider\.json) .*"
         r"|python -m pip install .peft-regress @ .*"
     ),
     # The search takes minutes; tests run it on workers in memory.
@@ -76,8 +76,11 @@ ELSEWHERE = {
     ".github/workflows/bench.yml": rf"{TOX} bench-extended",
     ".github/workflows/release.yml": r"git (?:tag|push) .*",
     ".github/actions/gate/action.yml": r"gh pr comment .*",
-    "tests/tools/test_task_study.py": r"python -m pip download --no-deps .* animal_mnist==0\.4",
+    "tests/tools/test_accuracy_study.py": (
+        r"python -m pip download --no-deps .* animal_mnist==0\.4|python tools/studies/regret\.py .*"
+    ),
     "tests/tools/test_evidence_tables.py": r"python tools/docs/evidence_tables\.py --write",
+    "tests/tools/test_choices.py": r"python tools/docs/choices\.py --check",
     "tests/tools/test_faults.py": rf"{TOX} faults -- (?:--only 'dora-\*'|--write)",
     "fuzz/tests/tools/test_fuzz_control.py": r"python fuzz/tools/control\.py",
     "fuzz/tests/tools/test_fuzz_power.py": r"python fuzz/tools/power\.py(?: --only 'dora-\*')?",
@@ -119,7 +122,7 @@ RULES = (
     # Tools.
     Rule(pattern=r"python (tools/studies/variants\.py)((?: \w+)*)", instead=r"python \1 --help"),
     Rule(pattern=r"python tools/studies/variation\.py .*"),
-    Rule(pattern=r"python (tools/studies/task_study\.py)", instead=r"python \1 --help"),
+    Rule(pattern=r"python (tools/studies/accuracy_study\.py).*", instead=r"python \1 --help"),
     # The shell's own, and other programs.
     Rule(pattern=r"export PIP_EXTRA_INDEX_URL=https://\S+"),
     Rule(pattern=r"git add baselines", instead="git init -q && git add baselines"),

@@ -82,7 +82,7 @@ def why_not_learned(study: Study, *, points: float = 3.0) -> str:
     if not reached - margin > floor:
         what = "the untrained model has" if study.chance is None else "guessing gives"
         shown = f"{unit * reached:.3g} after {steps:,} steps, where {what} {unit * floor:.3g}"
-        return f"full fine-tuning reaches {shown}"
+        return f"full fine-tuning at its usual rate reaches {shown}"
     before = study.curve.get(steps // 2, -math.inf)
     if reached - before > margin / 3:
         return f"full fine-tuning still learns after {steps // 2:,} steps"

@@ -129,7 +129,7 @@ class Answer:
     def problem(self) -> str:
         """Why there is no advice on accuracy; empty if there is."""
         if self.study is None:
-            return "there is no evidence of accuracy here"
+            return "there is no study of this network and task"
         return why_not_learned(self.study, points=self.points)
 
     @functools.cached_property
@@ -333,6 +333,25 @@ def try_all(
     )
 
 
+def relimited(answer: Answer, limits: Limits) -> Answer:
+    """Return the answer under other limits; the largest batches stay those of its own."""
+
+    def under(one: Candidate) -> Candidate:
+        return dataclasses.replace(one, **_fit(one.method, one.costs, limits))
+
+    return dataclasses.replace(
+        answer, limits=limits, candidates=[under(one) for one in answer.candidates]
+    )
+
+
+def _fit(method: str, costs: Costs, limits: Limits) -> dict[str, Any]:
+    most = limits.of(method).memory
+    return {
+        "lacks": limits.lacks(method, costs),
+        "is_near_limit": most is not None and costs.memory > _NEAR * most,
+    }
+
+
 def _is_for(method: Any, subject: Subject) -> bool:
     named = getattr(method, "architectures", ())
     # Dropout is no way to save: whoever wants it adds it to any of the others.
@@ -377,7 +396,6 @@ def _price(subject: Subject, method: Method, limits: Limits) -> Candidate:
     is_planned = limits.runtime == "executorch"
     if is_planned:
         costs = _planned(subject, method, costs, state=cost.optimizer_state_bytes)
-    most = limits.of(method.name).memory
     return Candidate(
         method=method.name,
         rank=method.rank,
@@ -385,8 +403,7 @@ def _price(subject: Subject, method: Method, limits: Limits) -> Candidate:
         largest_batch=(
             _largest_batch(log, limits.of(method.name)) if is_of_many and not is_planned else None
         ),
-        lacks=limits.lacks(method.name, costs),
-        is_near_limit=most is not None and costs.memory > _NEAR * most,
+        **_fit(method.name, costs, limits),
     )
 
 

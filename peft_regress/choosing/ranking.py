@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -129,25 +128,3 @@ class Ranking:
             *sorted(others, key=lambda one: -one.score),
             *sorted(unknown, key=lambda one: one.price),
         ]
-
-
-def rank_of_no_saving(
-    candidates: Sequence[Candidate], full: Candidate, cost: str
-) -> dict[str, float]:
-    """Return by method the rank at which a cost reaches that of full fine-tuning.
-
-    Between two ranks a line is drawn, which FLOPs follow exactly and memory nearly. 0 for a method
-    that saves at no rank; a method that saves at all ranks is left out.
-    """
-    limit = getattr(full.costs, cost)
-    found: dict[str, float] = {}
-    for before, one in itertools.pairwise((full, *candidates)):
-        was, value = (getattr(side.costs, cost) for side in (before, one))
-        if one.rank is None or one.method in found or value < limit:
-            continue
-        if before.method != one.method or before.rank is None:
-            found[one.method] = 0.0
-        else:
-            share = (limit - was) / (value - was)
-            found[one.method] = before.rank + share * (one.rank - before.rank)
-    return found

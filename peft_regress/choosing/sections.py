@@ -9,7 +9,7 @@ import msgspec
 
 from peft_regress.catalogue.evidence import FULL
 from peft_regress.choosing.candidates import Answer
-from peft_regress.choosing.ranking import Candidate, difference, rank_of_no_saving
+from peft_regress.choosing.ranking import Candidate, difference
 from peft_regress.devices import ALLOCATOR
 from peft_regress.metrics import Unit, format_value
 from peft_regress.report.document import Block, Line, Listing, Section
@@ -32,7 +32,6 @@ def answer_sections(answer: Answer) -> list[Section]:
         "What fits, by cost alone:": (_fitting(unknown, answer),) if unknown else (),
         "What would fit:": answer.hints,
         "What does not fit:": (_missing(answer, missing),) if missing else (),
-        "Over full fine-tuning:": tuple(_saving_lines(answer)),
         "Does not work on this network:": _reasons(answer.refused),
         "Could not be trained:": _reasons(answer.untrained),
         "Stopped, since clearly worse when its rate was chosen:": tuple(
@@ -53,7 +52,10 @@ def _top(answer: Answer) -> Section:
     """Return what to take, and what that rests on."""
     order, device = answer.order, answer.limits.device
     on = "" if device is None else f" on {device.name}"
-    taken = f"take {order[0].name}" if order else "nothing fits"
+    taken = "nothing fits"
+    if order:
+        name = order[0].name
+        taken = f"{name} is the cheapest" if answer.problem else f"take {name}"
     advice = _recommendation(answer, order) if order else ()
     return Section(
         title=f"{clean(answer.subject.name)}{on}: {taken}",
@@ -66,7 +68,7 @@ def _evidence(answer: Answer) -> Iterator[str]:
     """Yield what the scores are of, how full fine-tuning learned, or why there are none."""
     study, unit = answer.study, answer.unit
     if answer.problem:
-        yield f"No advice on accuracy: {answer.problem}. So cost alone decides, FLOPs first"
+        yield f"No advice on accuracy: {answer.problem}. So FLOPs alone decide"
     if study is None:
         return
     full = study.methods.get(FULL)
@@ -196,21 +198,6 @@ def _missing(answer: Answer, missing: Sequence[Candidate]) -> Table:
     return Table(headings=headings, rows=tuple(rows), numbers=(1, 2, 3), droppable=(3, 1))
 
 
-def _saving_lines(answer: Answer) -> Iterator[str]:
-    """Yield up to which rank a method saves memory and FLOPs."""
-    full = answer.full
-    if full is None:
-        return
-    for cost, words in (("memory", "memory"), ("update", "FLOPs")):
-        ends = rank_of_no_saving(answer.candidates, full, cost)
-        none = [name for name, rank in ends.items() if rank < 1]
-        some = [f"{name} up to rank {int(rank)}" for name, rank in ends.items() if rank >= 1]
-        if some:
-            yield f"{words} saved: {', '.join(some)}"
-        if none:
-            yield f"no {words} saved at any rank: {', '.join(none)}"
-
-
 def answer_json(answer: Answer) -> dict[str, Any]:
     """Return the answer for `--format json`; bytes, FLOPs, scores as their author counts them."""
     full, order = answer.full, answer.order
@@ -244,10 +231,6 @@ def answer_json(answer: Answer) -> dict[str, Any]:
         "no_advice_on_accuracy": answer.problem or None,
         "study": msgspec.to_builtins(answer.study),
         "candidates": [encoded(one) for one in answer.ranking.candidates],
-        "saves_up_to_rank": {
-            cost: {} if full is None else rank_of_no_saving(answer.candidates, full, cost)
-            for cost in ("memory", "update")
-        },
         "hints": list(answer.hints),
         "refused": dict(answer.refused),
         "not_tried": list(answer.untried),

@@ -29,7 +29,7 @@ from peft_regress.measure.objective import is_pair
 from peft_regress.measure.recipe import Recipe
 from peft_regress.measure.training import device_of, on_device, single_thread, undisturbed
 
-RATES: Final = (0.25, 0.5, 1.0, 2.0, 4.0)
+RATES: Final = (0.1, 0.3, 1.0, 3.0, 10.0)
 """Multiples of a method's usual learning rate."""
 _DOUBLINGS: Final = 6
 """How often the first number of steps is doubled at most."""

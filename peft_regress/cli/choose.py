@@ -226,6 +226,8 @@ def _trained(answer: Answer, case: FineTune, *, steps: int | None, ends: float) 
     trained = dataclasses.replace(
         answer, study=study, untrained=failed, untried=[*answer.untried, *untried]
     )
+    if trained.problem:
+        trained = dataclasses.replace(trained, untrained={"every method": trained.problem})
     best = next((one.name for one in trained.order if one.scores), "")
     return dataclasses.replace(trained, code=as_code(case, study, best) if best else "")
 

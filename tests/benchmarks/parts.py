@@ -171,7 +171,7 @@ def _choose_part(architecture_name: str) -> dict[str, float]:
     subject = of_architecture(architecture_name, batch=8, resolution=96)
 
     def choose() -> list[Adaptation]:
-        tried = try_all(subject, Limits(memory=2**30), {}, only="lora")
+        tried = try_all(subject, Limits(memory=2**30), only="lora")
         return [
             Adaptation(method=one.method, architecture=architecture_name, rank=one.rank)
             for one in tried.candidates

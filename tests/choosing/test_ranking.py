@@ -1,4 +1,4 @@
-"""Ranking of candidates: ties by noise, order by cost, where a rank stops saving."""
+"""Ranking of candidates: what has learned, what is equal, what comes first."""
 
 import math
 import statistics
@@ -7,25 +7,29 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from peft_regress.catalogue.evidence import Study, Trained, margin_of, why_not_learned
 from peft_regress.choosing.ranking import (
     Candidate,
     Costs,
+    Ranking,
     difference,
-    of_each_method,
-    rank_of_no_saving,
-    ranked,
 )
 
 
-def candidate(name, memory, scores=(), *, update=0, lacks=()):
+def candidate(name, update, scores=(), *, memory=0, lacks=(), is_near_limit=False):
     method, _, rank = name.partition("-r")
     return Candidate(
         method=method,
         rank=int(rank) if rank else None,
-        costs=Costs(memory=memory, update=update, ship=0, storage=0),
+        costs=Costs(update=update, memory=memory, ship=0, storage=0),
         scores=tuple(scores),
         lacks=dict(lacks),
+        is_near_limit=is_near_limit,
     )
+
+
+def ranked(*candidates, margin=0.03):
+    return names(Ranking(candidates=candidates, margin=margin).order)
 
 
 def names(found):
@@ -37,8 +41,8 @@ def test_a_difference_is_paired_so_noise_that_seeds_share_cancels():
     found = difference(one, other)
     assert found.mean == pytest.approx(-0.02)
     pairs = [a - b for a, b in zip(one, other, strict=True)]
-    assert found.margin == pytest.approx(3.182 * statistics.stdev(pairs) / 2)
-    assert not found.is_noise
+    assert found.half == pytest.approx(3.182 * statistics.stdev(pairs) / 2)
+    assert found.is_below
 
 
 def test_an_interval_misses_the_truth_in_a_twentieth_of_all_draws():
@@ -48,64 +52,115 @@ def test_an_interval_misses_the_truth_in_a_twentieth_of_all_draws():
     missed = 0
     for _ in range(2000):
         zeros = [draws.gauss(0, 1) for _ in range(10)]
-        missed += not difference(zeros, [0.0] * 10).is_noise
+        found = difference(zeros, [0.0] * 10)
+        missed += abs(found.mean) > found.half
     assert 0.035 < missed / 2000 < 0.065
 
 
 def test_one_seed_tells_nothing():
     found = difference([0.1], [0.9])
-    assert found.margin == math.inf
-    assert found.is_noise
+    assert found.half == math.inf
+    assert not found.is_below
+    assert not found.is_within(1.0)
 
 
-def test_a_tie_goes_to_what_takes_less_memory_and_a_real_difference_does_not():
-    best = candidate("full", 100, [0.70, 0.80, 0.75, 0.72])
-    tie = candidate("lora-r4", 40, [0.72, 0.77, 0.76, 0.70])
+BEST = candidate("full", 100, [0.90, 0.91, 0.90, 0.91])
+
+
+def test_equals_go_by_flops_and_what_is_below_comes_after_them():
+    equal = candidate("lora-r4", 40, [0.89, 0.91, 0.90, 0.90], memory=9)
     below = candidate("head", 10, [0.50, 0.60, 0.55, 0.52])
-    assert names(ranked([best, below, tie])) == ["lora-r4", "full", "head"]
+    assert ranked(below, BEST, equal) == ["lora-r4", "full", "head"]
+
+
+def test_a_wide_interval_makes_no_equal_and_the_better_mean_is_first():
+    """The interval of an unclear one holds both 0 and the margin."""
+    noisy = candidate("lora-r1", 5, [0.70, 0.99, 0.80, 0.95])
+    ranking = Ranking(candidates=[BEST, noisy], margin=0.03)
+    assert names(ranking.order) == ["full", "lora-r1"]
+    assert (ranking.is_equal(noisy), ranking.is_unclear(noisy)) == (False, True)
+    wider = Ranking(candidates=[BEST, noisy], margin=0.5)
+    assert names(wider.order) == ["lora-r1", "full"]
+
+
+def test_a_difference_that_is_sure_but_small_is_equal():
+    little = candidate("lora-r4", 5, [0.885, 0.895, 0.885, 0.895])
+    assert difference(little.scores, BEST.scores).is_below
+    assert ranked(BEST, little) == ["lora-r4", "full"]
+    assert ranked(BEST, little, margin=0.01) == ["full", "lora-r4"]
+
+
+def test_memory_decides_between_equals_only_near_the_limit():
+    near = candidate("lora-r1", 5, BEST.scores, is_near_limit=True)
+    far = candidate("lora-r4", 50, BEST.scores, memory=9)
+    assert ranked(near, far) == ["lora-r4", "lora-r1"]
 
 
 def test_what_does_not_fit_is_not_ranked_and_what_is_not_known_comes_last():
     best = candidate("full", 100, [0.70, 0.80], lacks={"memory": 5})
     known = candidate("lora-r4", 40, [0.1, 0.2])
     unknown = [candidate("hra-r4", 3), candidate("ia3", 2)]
-    assert names(ranked([best, *unknown, known])) == ["lora-r4", "ia3", "hra-r4"]
-
-
-def test_what_was_dropped_after_fewer_seeds_is_no_tie_and_not_the_best():
-    dropped = candidate("head", 1, [0.80, 0.81])
-    kept = candidate("full", 9, [0.90, 0.91, 0.60, 0.61])
-    assert names(ranked([dropped, kept])) == ["full", "head"]
+    assert ranked(best, *unknown, known) == ["lora-r4", "ia3", "hra-r4"]
 
 
 def test_without_scores_the_cheapest_is_first():
-    found = ranked([candidate("full", 9), candidate("lora-r1", 5), candidate("lora-r2", 6)])
-    assert names(found) == ["lora-r1", "lora-r2", "full"]
-    assert names(of_each_method(found)) == ["lora-r1", "full"]
+    every = [candidate("full", 9), candidate("lora-r1", 5), candidate("lora-r2", 6)]
+    assert ranked(*every) == ["lora-r1", "lora-r2", "full"]
 
 
-@given(st.lists(st.tuples(st.integers(1, 9), st.lists(st.integers(0, 9), min_size=3, max_size=3))))
-def test_nothing_ranked_after_a_tie_is_cheaper_and_as_good(items):
-    """Against the definition: the first is not below the best, and none such takes less."""
-    every = [candidate(f"m{n}", memory, scores) for n, (memory, scores) in enumerate(items)]
-    order = ranked(every)
+@given(
+    st.lists(st.tuples(st.integers(1, 9), st.lists(st.integers(0, 9), min_size=3, max_size=3))),
+    st.sampled_from([0.5, 3.0, 20.0]),
+)
+def test_the_first_is_the_cheapest_of_those_that_equal_the_best(items, margin):
+    """Against the definition."""
+    every = [candidate(f"m{n}", flops, scores) for n, (flops, scores) in enumerate(items)]
+    order = Ranking(candidates=every, margin=margin).order
     assert sorted(names(order)) == sorted(names(every))
     if not order:
         return
     best = max(every, key=lambda one: statistics.fmean(one.scores))
 
-    def is_tie(one):
+    def is_equal(one):
         found = difference(one.scores, best.scores)
-        return found.is_noise or found.mean >= 0
+        return one is best or abs(found.mean) + found.half <= margin
 
-    assert is_tie(order[0])
-    assert order[0].costs.memory == min(one.costs.memory for one in every if is_tie(one))
+    assert is_equal(order[0])
+    assert order[0].costs.update == min(one.costs.update for one in every if is_equal(one))
+    others = [one.score for one in order if not is_equal(one)]
+    assert others == sorted(others, reverse=True)
 
 
-def test_where_a_rank_stops_saving_lies_on_the_line_between_two_ranks():
-    full = candidate("full", 100, update=1000)
-    ranks = [candidate(f"lora-r{rank}", 50 + rank, update=600 + 30 * rank) for rank in (4, 8, 16)]
-    dora = [candidate(f"dora-r{rank}", 120 + rank, update=100) for rank in (1, 2)]
-    every = [full, *ranks, *dora]
-    assert rank_of_no_saving(every, full, "update") == {"lora": pytest.approx(400 / 30)}
-    assert rank_of_no_saving(every, full, "memory") == {"dora": 0.0}
+def study(curve, *, chance=0.1, untrained=0.12, full=()):
+    methods = {"full": Trained(rate=1, early=full, final=full)} if full else {}
+    return Study(
+        images="x", batch=4, steps=100, chance=chance, untrained=untrained, curve=curve,
+        methods=methods,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("curve", "chance", "problem"),
+    [
+        ({50: 0.90, 100: 0.905}, 0.1, ""),
+        ({50: 0.90, 100: 0.88}, 0.1, ""),
+        ({50: 0.70, 100: 0.90}, 0.1, "still learns after 50 steps"),
+        ({100: 0.90}, 0.1, "still learns after 50 steps"),
+        ({50: 0.12, 100: 0.12}, 0.1, "reaches 12 after 100 steps, where guessing gives 10"),
+        ({50: 0.91, 100: 0.91}, 0.9, "where guessing gives 90"),
+        ({}, 0.1, "could not be trained in time"),
+        ({50: -3.0, 100: -2.99}, None, "where the untrained model has -2"),
+        ({50: 9.9, 100: 10.0}, None, ""),
+    ],
+)
+def test_only_networks_that_have_learned_order_methods(curve, chance, problem):
+    untrained = 0.12 if chance else -2.0
+    found = why_not_learned(study(curve, chance=chance, untrained=untrained), points=3)
+    assert problem in found
+    assert bool(found) is bool(problem)
+
+
+def test_a_margin_is_in_points_of_accuracy_and_in_percent_of_other_scores():
+    assert margin_of(study({1: 0.9}, full=(0.5, 0.7)), 3) == pytest.approx(0.03)
+    other = study({1: 0.9}, chance=None, full=(-50.0, -70.0))
+    assert margin_of(other, 3) == pytest.approx(1.8)

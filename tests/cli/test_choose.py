@@ -4,13 +4,15 @@ import json
 import re
 import sys
 
+import msgspec
 import pytest
 import torch
 from edge_programs import without_executorch
 from tiny_architecture import TinyArchitecture
 
 from peft_regress import registry
-from peft_regress.catalogue.evidence import read_evidence
+from peft_regress.catalogue.evidence import Evidence, Study, Trained
+from peft_regress.cli import choose
 from peft_regress.cost.profile import loss_of_images
 from peft_regress.devices import load_devices, room
 from peft_regress.measure.edge.package import INSTALL
@@ -102,7 +104,8 @@ def test_a_limit_says_what_lacks_and_which_batch_fits(command):
     code, out, _ = command("choose", *TINY, "--memory", f"{limit}B")
     assert code == 0
     assert f"({memory['lora-r4'] - limit:,}) of memory" in out
-    assert "no evidence of accuracy" in out.lower()
+    assert "full is the cheapest" in out or "lora-r1 is the cheapest" in out
+    assert "No advice on accuracy: there is no study of this network and task" in out
 
 
 @pytest.mark.usefixtures("tiny")
@@ -170,23 +173,60 @@ def test_what_there_is_no_time_for_is_exit_3(command, monkeypatch):
     assert found["recommended"] == "full"
 
 
-def test_evidence_ranks_and_each_line_says_why(command):
-    """Head and full fine-tuning of a real network, by the scores that come with the package."""
-    typed = ["--architecture", "shufflenet_v2_x0_5", "--memory", "1GiB", "--method", "head"]
-    typed += ["--task", "shift", "--resolution", "64"]
-    scores = read_evidence().scores["shift"]["shufflenet_v2_x0_5"]
-    pairs = [a - b for a, b in zip(scores["head"], scores["full"], strict=True)]
-    lost = sum(pairs) / len(pairs)
-    assert lost < -0.1  # so the test tells "below" from "above"
-    found = chosen(command, *typed)
-    assert found["recommended"] == "full"
-    head = by_name(found)["head"]
-    assert head["to_full"]["mean"] == pytest.approx(lost)
-    code, out, _ = command("choose", *typed)
-    assert code == 0
-    assert f"{-100 * lost:.1f} points below full (beyond noise, +- " in out
-    share = head["costs"]["memory"] / by_name(found)["full"]["costs"]["memory"]
-    assert f"{share:.2f} of full's memory" in out
+def a_study(**accuracies):
+    """Return evidence of a tiny network that has learned."""
+    trained = {
+        name.replace("_", "-"): Trained(rate=2.0, early=(0.2, 0.2), final=scores)
+        for name, scores in accuracies.items()
+    }
+    study = Study(
+        images="tiny images", batch=16, steps=40, chance=0.1, untrained=0.11,
+        curve={20: 0.70, 40: 0.895, 80: 0.9}, methods=trained,
+    )  # fmt: skip
+    return Evidence(packages={}, studies={"unseen": {"tiny": study}})
+
+
+@pytest.mark.usefixtures("tiny")
+def test_evidence_ranks_and_each_line_says_why(command, monkeypatch):
+    evidence = a_study(
+        full=(0.90, 0.92, 0.91, 0.91), lora_r1=(0.70, 0.72, 0.71, 0.70),
+        lora_r2=(0.90, 0.91, 0.90, 0.90), lora_r4=(0.99, 0.70, 0.95, 0.80),
+    )  # fmt: skip
+    monkeypatch.setattr(choose, "read_evidence", lambda: evidence)
+    found = chosen(command, *TINY, "--memory", "1GiB")
+    costs = {name: one["costs"]["update"] for name, one in by_name(found).items()}
+    equal = sorted(("full", "lora-r2"), key=costs.get)
+    assert found["recommended"] == equal[0]
+    positions = sorted(by_name(found).values(), key=lambda one: one["position"])
+    assert [one["name"] for one in positions] == [*equal, "lora-r4", "lora-r1"]
+    assert by_name(found)["lora-r2"]["to_full"]["mean"] == pytest.approx(-0.0075)
+    _, out, _ = command("choose", *TINY, "--memory", "1GiB")
+    told = " ".join(out.split())
+    assert f"equals {equal[1]} within 3 points, and takes less" in told
+    assert "Cannot tell whether as good within 3 points, add seeds: lora-r4" in told
+    assert "Scores: tiny images, batch 16, 40 steps, 4 seeds" in told
+    assert "70.0 % after 20, 89.5 % after 40, 90.0 % after 80" in told
+    rows = {line.split()[0]: line for line in out.splitlines() if line.startswith("    ")}
+    words = {"full": "best", "lora-r1": "below", "lora-r2": "equal", "lora-r4": "cannot tell"}
+    assert {name: rows[name].endswith(word) for name, word in words.items()} == dict.fromkeys(
+        words, True
+    )
+    assert "-20.3 +- 0.8" in rows["lora-r1"]
+    narrow = chosen(command, *TINY, "--memory", "1GiB", "--margin", "0.5")
+    assert narrow["recommended"] == "full"
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_study_that_has_not_learned_gives_no_advice(command, monkeypatch):
+    evidence = a_study(full=(0.6, 0.6, 0.6), lora_r1=(0.2, 0.2, 0.2))
+    young = msgspec.structs.replace(evidence.studies["unseen"]["tiny"], curve={20: 0.4, 40: 0.6})
+    evidence.studies["unseen"]["tiny"] = young
+    monkeypatch.setattr(choose, "read_evidence", lambda: evidence)
+    found = chosen(command, *TINY, "--memory", "1GiB")
+    costs = {name: one["costs"]["update"] for name, one in by_name(found).items()}
+    assert found["recommended"] == min(costs, key=costs.get)
+    assert found["no_advice_on_accuracy"] == "full fine-tuning still learns after 20 steps"
+    assert {len(one["scores"]) for one in found["candidates"]} == {0}
 
 
 @pytest.mark.usefixtures("project")
@@ -212,11 +252,16 @@ def test_an_own_case_costs_what_cost_says_and_is_trained_on_its_data(command):
     case = ["--case", "toy/lora-r2/net", "--method", "head", "--memory", "1GiB"]
     found = chosen(command, *case, "--train")
     head, full = by_name(found)["head"], by_name(found)["full"]
-    assert len(head["scores"]) in {2, 3, 4}
-    assert max(len(head["scores"]), len(full["scores"])) == 4
-    assert all(0 <= score <= 1 for score in head["scores"])
+    assert len(full["scores"]) == 5
+    assert len(head["scores"]) in {0, 3, 4, 5}
+    study = found["study"]
+    assert study["chance"] == pytest.approx(1 / 3)
+    steps = sorted(map(int, study["curve"]))
+    assert steps == [6 * 2**power for power in range(len(steps))]
+    assert study["steps"] == steps[-2]
     assert f'"toy/{found["recommended"]}/net"' in found["code"]
     assert f"adapter='{found['recommended']}'" in found["code"]
+    assert f"steps={study['steps']}" in found["code"] or study["steps"] == 30
     _, out, _ = command("cost", "--case", "toy/lora-r2/net", "--format", "json")
     (cost,) = json.loads(out)["cases"]
     again = by_name(chosen(command, "--case", "toy/lora-r2/net", "--method", "lora",
@@ -225,6 +270,22 @@ def test_an_own_case_costs_what_cost_says_and_is_trained_on_its_data(command):
     assert again["costs"]["ship"] == metrics["adapter_bytes"]
     peaks = metrics["peak_bytes"], metrics["first_step_peak_bytes"]
     assert again["costs"]["memory"] == max(peaks)
+
+
+@pytest.mark.usefixtures("project")
+def test_a_training_that_stays_at_chance_is_refused(command):
+    """One step leaves a network where it was; so do labels that no input tells."""
+    case = ["--case", "toy/lora-r2/net", "--method", "head", "--memory", "1GiB", "--train"]
+    found = chosen(command, *case, "--steps", "1")
+    assert found["exit_code"] == 3
+    assert found["code"] is None
+    (why,) = found["not_trained"].values()
+    assert why == found["no_advice_on_accuracy"]
+    assert "where guessing gives 33.3" in why or "still learns" in why
+    code, out, _ = command("choose", *case, "--steps", "1")
+    assert code == 3
+    assert "head is the cheapest" in out
+    assert "take head" not in out
 
 
 @pytest.mark.usefixtures("project")
@@ -256,6 +317,10 @@ def test_a_model_of_ones_own_has_its_last_linear_layer_as_its_head(command):
         (["--device", "raspberry", "--architecture", "resnet18"], "device 'raspberry'"),
         (["--memory", "1GiB", "--case", "toy/full/net"], "FineTune of your own"),
         (["--memory", "1GiB", "--architecture", "resnet18", "--train"], "--train needs data"),
+        (
+            ["--memory", "1GiB", "--case", "toy/lora-r2/net", "--steps", "9"],
+            "--steps is of --train",
+        ),
         (["--memory", "1B", "--case", "x", "--batch", "4"], "--batch does not go with --case"),
         (["--memory", "1B", "--architecture", "x", "--head", "y"], "go with --architecture"),
         (["--memory", "1GiB", "--architecture", "resnet18", "--method", "x"], "method 'x'"),

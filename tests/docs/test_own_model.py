@@ -1,5 +1,6 @@
 """The tutorials: a reader who types one from the top sees what the page shows."""
 
+import json
 import subprocess
 import sys
 
@@ -36,6 +37,9 @@ def test_the_whole_page_runs_from_an_empty_folder(page, tmp_path):
         for command in block.commands:
             printed = typed_in(folder, command.typed, environment(tmp_path))
             assert differences(command.shown, printed) is None, f"{command}\n" + "\n".join(printed)
+    if page == "docs/own-model.md":
+        cases = json.loads((folder / "runs/own.json").read_text())["peft_regress"]["cases"]
+        assert min(cases["digits/lora-r4/digitnet"]["metrics"]["accuracy"]["samples"]) > 0.75
 
 
 def typed_in(folder, command, variables):

@@ -59,7 +59,7 @@ def test_the_workflow_of_init_fails_in_a_line_until_it_knows_where_the_gate_is(o
     assert ended.code
     assert "put into GATE of gate.yml where pip can get peft-regress" in ended.errors
     for change, is_red in (("", False), (", bias=False", True)):
-        edit(own, "gates/cases.py", "Linear(64, 64)", f"Linear(64, 64{change})")
+        edit(own, "gates/cases.py", "Linear(64, 16)", f"Linear(64, 16{change})")
         ended = own.workflow(".github/workflows/gate.yml", GATE=str(wheel))
         codes = [one.code for one in ended.values()]
         assert codes[0] == 0, next(iter(ended.values())).errors

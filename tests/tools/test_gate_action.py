@@ -201,7 +201,7 @@ def test_the_action_gates_the_cases_of_another_repository_against_its_baselines(
     second = project.run(cases="digits/*")
     assert (second.code, second.outputs["exit-code"], second.outputs["moved"]) == (0, "0", "false")
     cases = project.project / "gates" / "cases.py"
-    cases.write_text(cases.read_text().replace("Linear(64, 64)", "Linear(64, 64, bias=False)"))
+    cases.write_text(cases.read_text().replace("Linear(64, 16)", "Linear(64, 16, bias=False)"))
     third = project.run()
     assert (third.code, third.outputs["moved"]) == (1, "true")
     cases.write_text("import nowhere\n")

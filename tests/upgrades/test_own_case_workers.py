@@ -37,7 +37,7 @@ def test_a_real_worker_measures_an_own_case(project, monkeypatch):
     run = _measured(project)
     record = run.cases["digits/lora-r4/small"]
     assert (record.status, run.selection.complete) == ("ok", True), record.error
-    assert record.metrics["trainable_params"].value == 1162
+    assert record.metrics["trainable_params"].value == 490
     assert record.own_code == code_of(record.case)
     assert not was_edited(record)
 

@@ -1,13 +1,14 @@
-"""Write the tables of docs/evidence.md on what the tasks can tell apart.
+"""Write the tables of docs/evidence.md on the accuracy of methods that have learned.
 
     python tools/docs/evidence_tables.py --write    renew them from evidence.json
     python tools/docs/evidence_tables.py --check    exit 1 if they are out of date
 
-`tools/studies/task_study.py` makes evidence.json.
+`tools/studies/accuracy_study.py` makes evidence.json.
 """
 
 from __future__ import annotations
 
+import functools
 import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -15,26 +16,26 @@ from typing import Final
 
 from page_tables import ROOT, finish, option_parser, table
 
-from peft_regress.catalogue.evidence import read_evidence
+from peft_regress.catalogue.evidence import FULL, Study, Trained, read_evidence
 from peft_regress.choosing.ranking import difference
 
 PAGE: Final = ROOT / "docs" / "evidence.md"
-TASKS: Final = ("unseen", "shift")
-LEFT_OUT: Final = ("-r2", "-r8")
-"""Ranks that evidence.json has and the page has no room for."""
-
-Scores = Mapping[str, Sequence[float]]
-"""By method: an accuracy for each seed."""
+HORIZONS: Final = {"early": "a tenth", "final": "the end", "longer": "three times as long"}
 
 
-def cell(scores: Scores, method: str) -> str:
+def percent(score: float) -> str:
+    """Return a share in percent."""
+    return f"{100 * score:.1f} %"
+
+
+def cell(scores: Mapping[str, Sequence[float]], method: str) -> str:
     """Return the mean of full fine-tuning, in percent; how far above that another method is."""
-    if method not in scores:
+    if not scores.get(method):
         return "-"
-    if method == "full":
-        return f"{100 * statistics.fmean(scores[method]):.1f} %"
-    above = difference(scores[method], scores["full"])
-    return f"{100 * above.mean:+.1f} ± {100 * above.margin:.1f}"
+    if method == FULL:
+        return percent(statistics.fmean(scores[method]))
+    above = difference(scores[method], scores[FULL])
+    return f"{100 * above.mean:+.1f} ± {100 * above.half:.1f}"
 
 
 def order(method: str) -> tuple[int, int]:
@@ -44,54 +45,90 @@ def order(method: str) -> tuple[int, int]:
     return names.index(name), int(rank or 0)
 
 
-def accuracy(task: str) -> str:
-    """Return the accuracies of a task: a row for each method, a column for each network."""
-    found, zero_shot = read_evidence().scores[task], read_evidence().zero_shot.get(task, {})
-    networks = sorted(found)
-    rows = []
-    if zero_shot:
-        rows.append(["source model", *(f"{100 * zero_shot[one]:.1f} %" for one in networks)])
-    trained = {name for one in found.values() for name in one}
-    methods = sorted((name for name in trained if not name.endswith(LEFT_OUT)), key=order)
-    rows += [[f"`{name}`", *(cell(found[one], name) for one in networks)] for name in methods]
-    return table(["method", *networks], rows)
+def columns(task: str) -> dict[str, Study]:
+    """Return the studies of a task, by network."""
+    return dict(sorted(read_evidence().studies.get(task, {}).items()))
+
+
+def scores_of(study: Study, horizon: str) -> dict[str, Sequence[float]]:
+    """Return the scores of each method at a horizon."""
+    return {name: getattr(one, horizon) for name, one in study.methods.items()}
+
+
+def accuracy(task: str, horizon: str) -> str:
+    """Return accuracies: a row for each method, a column for each network."""
+    studies = columns(task)
+    methods = sorted({name for one in studies.values() for name in one.methods}, key=order)
+    rows = [["steps", *(f"{steps_of(one, horizon):,}" for one in studies.values())]]
+    if horizon == "final":
+        rows += [
+            ["guessing", *(percent(one.chance or 0) for one in studies.values())],
+            ["untrained", *(percent(one.untrained) for one in studies.values())],
+        ]
+    scores = [scores_of(one, horizon) for one in studies.values()]
+    rows += [
+        [f"`{name}`", *(cell(one, name) for one in scores)]
+        for name in methods
+        if any(one.get(name) for one in scores)
+    ]
+    return table(["method", *studies], rows)
+
+
+def steps_of(study: Study, horizon: str) -> int:
+    """Return after how many steps a horizon is."""
+    return {"early": study.steps // 10, "final": study.steps, "longer": 3 * study.steps}[horizon]
+
+
+def rates(task: str) -> str:
+    """Return the best multiple of each method's usual rate."""
+    studies = columns(task)
+    methods = sorted({name for one in studies.values() for name in one.methods}, key=order)
+
+    def shown(found: Trained | None) -> str:
+        return "-" if found is None else f"{found.rate:g}"
+
+    rows = [
+        [f"`{one}`", *(shown(of.methods.get(one)) for of in studies.values())] for one in methods
+    ]
+    return table(["method", *studies], rows)
 
 
 def severities() -> str:
-    """Return the accuracies under corruptions: a row for each network and second severity."""
-    evidence, rows = read_evidence(), []
-    tasks = ("shift-1", "shift-3", "shift-5")
-    methods = ("full", "head", "bn_head", "lora-r4")
-    for network in sorted(evidence.scores[tasks[0]]):
-        for task in tasks:
-            source = f"{100 * evidence.zero_shot[task][network]:.1f} %"
-            scores = evidence.scores[task][network]
-            rows.append([network, task, source, *(cell(scores, name) for name in methods)])
-    return table(["network", "task", "source model", *(f"`{name}`" for name in methods)], rows)
-
-
-def noise() -> str:
-    """Return how far seeds spread, and what that leaves of a difference: medians over methods."""
+    """Return full fine-tuning's accuracy at each severity; of the others the points above that."""
     rows = []
-    for task in (*TASKS, "animals"):
-        pairs = [
-            (scores[method], difference(scores[method], scores["full"]).margin)
-            for scores in read_evidence().scores[task].values()
-            for method in scores.keys() - {"full"}
-        ]
-        spread = statistics.median(statistics.stdev(accuracies) for accuracies, _ in pairs)
-        margins = [margin for _, margin in pairs]
-        points = [spread, statistics.median(margins), max(margins)]
-        rows.append([f"`{task}`", *(f"{100 * each:.1f}" for each in points)])
-    header = ["task", "standard deviation over seeds", "half of an interval", "at most"]
-    return table(header, rows)
+    for network, study in columns("shift").items():
+        full = study.methods[FULL].parts
+        for name in sorted(study.methods, key=order):
+            parts = study.methods[name].parts
+            shown = [
+                percent(parts[one]) if name == FULL else f"{100 * (parts[one] - full[one]):+.1f}"
+                for one in sorted(full)
+            ]
+            rows.append([network, f"`{name}`", *shown])
+    return table(["network", "method", "1", "2", "3", "4", "5"], rows, names=2)
+
+
+def learning() -> str:
+    """Return the curve of full fine-tuning: how long each study trained, and what that took."""
+    rows = []
+    for task, studies in sorted(read_evidence().studies.items()):
+        for network, study in sorted(studies.items()):
+            curve = ", ".join(f"{steps}: {percent(one)}" for steps, one in study.curve.items())
+            rows.append([f"`{task}`", network, curve, f"{study.steps}", f"{study.hours:.1f}"])
+    return table(["task", "network", "full after", "steps", "hours"], rows, names=3)
 
 
 TABLES: Final[dict[str, Callable[[], str]]] = {
-    "unseen": lambda: accuracy("unseen"),
-    "shift": lambda: accuracy("shift"),
+    "learning": learning,
+    **{
+        f"{task}-{horizon}": functools.partial(accuracy, task, horizon)
+        for task in ("unseen", "shift")
+        for horizon in ("final", "early")
+    },
+    "unseen-longer": functools.partial(accuracy, "unseen", "longer"),
     "severities": severities,
-    "noise": noise,
+    "unseen-rates": functools.partial(rates, "unseen"),
+    "shift-rates": functools.partial(rates, "shift"),
 }
 
 if __name__ == "__main__":

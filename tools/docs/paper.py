@@ -11,11 +11,12 @@ page is written by hand.
 
 from __future__ import annotations
 
+import json
 import sys
-from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Final
 
-from page_tables import finish, option_parser, table
+from page_tables import ROOT, finish, option_parser, table
 from paper_rows import (
     CATEGORIES,
     FLOP_FIGURES,
@@ -27,12 +28,20 @@ from paper_rows import (
     row,
 )
 
+from peft_regress.catalogue.evidence import read_evidence
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from peft_regress.cost import StepCost
 
-PAGE: Final = Path(__file__).resolve().parents[2] / "docs" / "paper.md"
+PAGE: Final = ROOT / "docs" / "paper.md"
+PAPER_TABLES: Final = ROOT / "benchmarks" / "paper_tables.json"
+PRINTED_TASKS: Final = {
+    "imagenet_to_vww": "printed, ImageNet to VWW (new classes)",
+    "imagenet_to_c10c_impulse": "printed, ImageNet to CIFAR-10-C, impulse noise",
+    "cifar10_to_c10c_brightness": "printed, CIFAR-10 to CIFAR-10-C, brightness",
+}
 DEFAULT_ARCHITECTURES: Final = (
     "resnet18",
     "mobilenet_v2",
@@ -117,10 +126,29 @@ def savings() -> str:
     return table(header, rows, names=2)
 
 
+def accuracy() -> str:
+    """Return the paper's printed accuracies of mobilenet_v2, then those of the study's tasks."""
+    printed = json.loads(PAPER_TABLES.read_text())["accuracy_percent_mobilenet_v2_five_epochs"]
+    methods = ("bn_head", "head", "lora-r4", "galore-r4", "full")
+    rows = []
+    for name, words in PRINTED_TASKS.items():
+        found = printed[name]
+        cells = (f"{found[one]:.1f}" if one in found else "-" for one in ("none", *methods))
+        rows.append([words, *cells])
+    for task, studies in read_evidence().studies.items():
+        if "mobilenet_v2" in studies:
+            study = studies["mobilenet_v2"]
+            means = {name: 100 * fmean(one.final) for name, one in study.methods.items()}
+            cells = (f"{means[one]:.1f}" if one in means else "-" for one in methods)
+            rows.append([f"here, `{task}`", f"{100 * study.untrained:.1f}", *cells])
+    return table(["task", "untrained", *(f"`{name}`" for name in methods)], rows)
+
+
 TABLES: Final[dict[str, Callable[[], str]]] = {
     "memory": memory,
     "flops": flops,
     "savings": savings,
+    "accuracy": accuracy,
 }
 
 

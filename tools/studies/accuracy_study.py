@@ -4,6 +4,8 @@
     python tools/studies/accuracy_study.py --only 'shift/*'      of that the ids of a pattern
     python tools/studies/accuracy_study.py --minutes 50          begin no method after that time
     python tools/studies/accuracy_study.py --longer              stored methods, three times as long
+    python tools/studies/accuracy_study.py --folder vww          images of one's own, by class
+    python tools/studies/accuracy_study.py --cifar10-c CIFAR-10-C --kind impulse_noise
 
 evidence.json is written after each method: an interrupted study goes on where it was. To train a
 method anew, remove it from the file. Several processes can take parts of it at once.
@@ -14,14 +16,14 @@ from __future__ import annotations
 import argparse
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
 import msgspec
-from accuracy_tasks import BATCH, TASKS, Task
+from accuracy_tasks import BATCH, SOURCES, TASKS, Task, of_cifar10_c, of_folder
 
 from peft_regress.catalogue.evidence import EVIDENCE_FILE, FULL, Evidence, Study
 from peft_regress.choosing.training import Plan, Trainer, add_method, begin
@@ -46,12 +48,12 @@ def stored(task: str, network: str) -> Study | None:
 
 def store(task: str, network: str, study: Study) -> None:
     """Put a study into evidence.json, which other processes write too."""
-    with opened_lock(EVIDENCE_FILE.with_suffix(".lock")) as lock:
+    with opened_lock(SOURCES.with_suffix(".lock")) as lock:
         lock.own()
         found = msgspec.json.decode(EVIDENCE_FILE.read_bytes(), type=Evidence)
         found.studies.setdefault(task, {})[network] = study
         found.packages.update({name: version(name) for name in ("galore-torch", "peft", "torch")})
-        content = msgspec.json.format(msgspec.json.encode(found, order="sorted"), indent=1)
+        content = msgspec.json.format(msgspec.json.encode(found), indent=1)
         write_atomic(EVIDENCE_FILE, content + b"\n")
 
 
@@ -67,9 +69,9 @@ def plan_of(seconds: float) -> Plan:
     )
 
 
-def wanted(pattern: str) -> Iterator[tuple[Task, str, list[str]]]:
+def wanted(tasks: Sequence[Task], pattern: str) -> Iterator[tuple[Task, str, list[str]]]:
     """Yield a task, a network and its methods whose id matches, the smallest networks first."""
-    for task in sorted(TASKS, key=lambda one: one.networks[0] == "efficientnet_lite0"):
+    for task in tasks:
         for network in task.networks:
             ids = {name: f"{task.name}/{name}/{network}" for name in METHODS}
             names = [name for name, one in ids.items() if fnmatchcase(one, pattern)]
@@ -127,10 +129,21 @@ def main() -> None:
     parser.add_argument("--only", default="*", metavar="GLOB", help="of the study's ids")
     parser.add_argument("--minutes", type=float, default=math.inf)
     parser.add_argument("--longer", action="store_true", help="three times the steps")
+    parser.add_argument("--network", default="mobilenet_v2", help="of one's own images")
+    parser.add_argument("--folder", type=Path, help="images of one's own: train/CLASS, test/CLASS")
+    parser.add_argument("--cifar10-c", type=Path, help="the folder with labels.npy")
+    parser.add_argument("--kind", default="impulse_noise", help="of CIFAR-10-C")
+    parser.add_argument("--side", type=int, default=64, help="pixels of one's own images")
     chosen = parser.parse_args()
+    tasks: Sequence[Task] = TASKS
+    if chosen.folder is not None:
+        name = chosen.folder.resolve().name
+        tasks = [of_folder(name, chosen.folder, chosen.network, side=chosen.side)]
+    if chosen.cifar10_c is not None:
+        tasks = [of_cifar10_c(chosen.kind, chosen.cifar10_c, chosen.network, side=chosen.side)]
     plan = plan_of(60 * chosen.minutes)
     how: Callable[..., None] = train_longer if chosen.longer else train
-    for task, network, names in wanted(chosen.only):
+    for task, network, names in wanted(tasks, chosen.only):
         print(f"{task.name} on {network}", flush=True)
         how(task, network, names, plan)
 

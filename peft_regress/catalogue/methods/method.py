@@ -52,9 +52,8 @@ class Method(ABC):
     learning_rate: float
     """The peak of the cosine schedule in `finetune`, the same on every base.
 
-    `tools/studies/task_study.py --rates` found the rates; DoRA has LoRA's. One rate per
-    method is a compromise between architectures: the rates shall give stable measurements, not the
-    best accuracy.
+    DoRA has LoRA's. One rate per method is a compromise between architectures: the rates shall give
+    stable measurements in a brief training, not the best accuracy.
     """
     rank: int | None = None
     heads: tuple[str, ...] = ()

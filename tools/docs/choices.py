@@ -1,0 +1,102 @@
+"""Write the tables of docs/choosing.md: what `choose` answers on every network of the study.
+
+python tools/docs/choices.py --write    renew them; takes some minutes
+python tools/docs/choices.py --check    exit 1 if they are out of date
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import sys
+from collections.abc import Callable
+from typing import Final
+
+from page_tables import ROOT, finish, option_parser, table
+
+from peft_regress.catalogue.evidence import read_evidence
+from peft_regress.choosing.candidates import Answer, Limits, of_architecture, relimited, try_all
+from peft_regress.choosing.ranking import difference
+
+PAGE: Final = ROOT / "docs" / "choosing.md"
+BATCH: Final = 8
+RESOLUTION: Final = 224
+TASKS: Final = ("unseen", "shift")
+
+
+@functools.cache
+def priced(network: str, batch: int, only: str = "*") -> Answer:
+    """Return every method of the catalogue on a network, without any limit."""
+    subject = of_architecture(network, batch=batch, resolution=RESOLUTION)
+    return try_all(subject, Limits(), only=only)
+
+
+def limits(network: str) -> dict[str, Limits]:
+    """Return what a user may lack, in shares of what full fine-tuning takes."""
+    full = priced(network, BATCH).full
+    assert full is not None  # noqa: S101  (it is tried in any case)
+    memory, update, ship = full.costs.memory, full.costs.update, full.costs.ship
+    return {
+        "nothing": Limits(),
+        "half of the memory": Limits(memory=memory // 2),
+        "a fifth of the memory": Limits(memory=memory // 5),
+        "3/4 of the FLOPs": Limits(update=update * 3 // 4),
+        "a tenth to ship": Limits(ship=ship // 10),
+    }
+
+
+def answer(task: str, network: str, limit: Limits) -> Answer:
+    """Return what `choose` answers with a limit, by the study of a task."""
+    study = read_evidence().studies[task][network]
+    return dataclasses.replace(relimited(priced(network, BATCH), limit), study=study)
+
+
+def networks(task: str) -> list[str]:
+    """Return the networks with a study of a task."""
+    return sorted(read_evidence().studies.get(task, {}))
+
+
+def choices(task: str) -> str:
+    """Return the method that `choose` takes, with its points above full fine-tuning."""
+    found = networks(task)
+    names = list(limits(found[0]))
+
+    def cell(network: str, name: str) -> str:
+        of = answer(task, network, limits(network)[name])
+        if of.problem:
+            return "no advice"
+        if not of.order:
+            return "nothing fits"
+        first, full = of.order[0], of.full
+        assert full is not None  # noqa: S101
+        if first is full or first.method == "full":
+            return "full"
+        if not first.scores:
+            return f"{first.name} (no score)"
+        points = 100 * difference(first.scores, full.scores).mean
+        return f"{first.name} ({points:+.1f})"
+
+    rows = [[network, *(cell(network, name) for name in names)] for network in found]
+    return table(["network", *names], rows)
+
+
+def memory() -> str:
+    """Return the memory of a step over that of full fine-tuning, at two batches."""
+    methods = ("head", "lora-r4", "lora-r16", "dora-r4", "galore-r4")
+    rows = []
+    for network in networks("unseen"):
+        for batch in (1, BATCH):
+            found = {one.name: one.costs.memory for one in priced(network, batch).candidates}
+            shares = (f"{found[name] / found['full']:.2f}" for name in methods)
+            rows.append([network, str(batch), *shares])
+    return table(["network", "batch", *(f"`{name}`" for name in methods)], rows)
+
+
+TABLES: Final[dict[str, Callable[[], str]]] = {
+    **{task: functools.partial(choices, task) for task in TASKS},
+    "memory": memory,
+}
+
+if __name__ == "__main__":
+    chosen = option_parser(__doc__, TABLES).parse_args()
+    sys.exit(finish(PAGE, "choices", TABLES, chosen))
