@@ -67,7 +67,7 @@ def test_a_module_is_watched_and_told_as_json(watch, tmp_path):
     [
         ("os._exit(7)", (), "ScriptEnded: it ended with exit code 7, after 2 of 4 steps"),
         ("sys.exit()", (), "ScriptEnded: it ended with exit code 0, after 2 of 4 steps"),
-        ("time.sleep(600)", ("--time-limit=60",), "it was still running after 60 seconds, after 2"),
+        ("time.sleep(600)", ("--time-limit=30",), "it was still running after 30 seconds, after 2"),
         ("break", ("--steps=2", "--until=evaluation"), "before the evaluation that until= asks"),
         ("net.weight.data.fill_(float('inf'))", (), "the loss is inf in step 3"),
     ],

@@ -27,13 +27,15 @@ def test_gate(case, peft_regress):
 
 
 @pytest.fixture
-def project(tmp_path, monkeypatch):
+def project(tmp_path, monkeypatch, clean_registry):
     for name, text in PROJECT.items():
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
         path.write_text(text)
     monkeypatch.chdir(tmp_path)
-    return tmp_path
+    yield tmp_path
+    for name in [name for name in sys.modules if name.partition(".")[0] == "gates"]:
+        del sys.modules[name]
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from msgspec import UNSET
 from tiny_architecture import TinyArchitecture
 
 import peft_regress.measure as measuring_code
-from peft_regress import registry
+from peft_regress import processes, registry
 from peft_regress.budgets import Budget
 from peft_regress.cases import Case
 from peft_regress.catalogue.budget_file import stated_budgets
@@ -64,6 +64,7 @@ def worker(tmp_path, monkeypatch):
         monotonic=lambda: time.monotonic() + 1000 * len(fake_interpreters.logged(python, "child"))
     )
     monkeypatch.setattr(process_module, "time", clock)
+    monkeypatch.setattr(processes, "time", clock)
     return write
 
 

@@ -21,7 +21,7 @@ from fake_interpreters import (
 from slow_interpreter import write_slow_interpreter
 from tiny_architecture import TinyArchitecture
 
-from peft_regress import registry
+from peft_regress import processes, registry
 from peft_regress.cases import Case
 from peft_regress.catalogue.built_in import STEPS
 from peft_regress.catalogue.matrix import parse_case_id
@@ -53,7 +53,8 @@ def no_patience(monkeypatch, tmp_path):
         hanging = sum(len(logged(file.with_suffix(""), "child")) for file in tmp_path.glob("*.log"))
         return time.monotonic() + 1000 * hanging
 
-    monkeypatch.setattr(process_module, "time", SimpleNamespace(monotonic=now))
+    for module in (process_module, processes):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=now))
 
 
 def test_a_block_is_half_of_the_brief_fine_tuning():
