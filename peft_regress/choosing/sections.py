@@ -102,7 +102,8 @@ def _limits(answer: Answer) -> str:
 
 def _recommendation(answer: Answer, order: Sequence[Candidate]) -> Iterator[str]:
     first, ranking, margin = order[0], answer.ranking, f"{answer.points:g} points"
-    text = f"{first.name}: {', '.join(_against_full(first, answer)) or 'full fine-tuning'}"
+    text = ", ".join(_against_full(first, answer)) or "the best score"
+    text = f"{first.name}: {text}"
     equal = [one.name for one in order if ranking.is_equal(one) and one is not first]
     if equal:
         text += f"; equals {', '.join(equal)} within {margin}, and takes less"
@@ -157,7 +158,7 @@ def _fitting(shown: Sequence[Candidate], answer: Answer) -> Table:
                 *(
                     (
                         format_value(one.score, answer.unit),
-                        _points(one, full, answer.unit) if full and full.scores else "",
+                        _points(one, full, answer.unit) if full and full is not one else "",
                         standing(one),
                     )
                     if one.scores
