@@ -24,7 +24,7 @@ _Text = Annotated[str, msgspec.Meta(min_length=1)]
 
 
 class BoundRule(Bound, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A user's bound for the metrics of many cases."""
+    """A row of `bounds`: a bound, and what it is on."""
 
     cases: _Text
     """A glob on case ids."""

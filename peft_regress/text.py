@@ -60,6 +60,15 @@ def few(names: Sequence[str]) -> str:
     return ", ".join(map(clean, names[:3])) + more
 
 
+_VARYING: Final = re.compile(r"'[^']*'|\"[^\"]*\"|`[^`]*`|~?/\S+|[\w.]*\d[\w.]*")
+"""The names, paths and numbers in a message."""
+
+
+def pattern_of(message: str) -> str:
+    """Return a message without its names, paths and numbers, to tell whether two say the same."""
+    return _VARYING.sub("*", message)
+
+
 # --- What is stored -------------------------------------------------------------------------------
 
 _SECRET_NAMES: Final = ("TOKEN", "KEY", "SECRET", "PASSWORD")

@@ -22,7 +22,6 @@ from peft_regress.baselines.storage import Link, Newest, read_entries_of, read_w
 from peft_regress.errors import RunFileError
 from peft_regress.files import is_file, is_folder, read_bytes, write_atomic
 from peft_regress.gate.changes import is_shown_only, next_origins
-from peft_regress.gate.facts import error_text
 from peft_regress.gate.verdicts import Confirmation, Observation, observations_of
 from peft_regress.metrics import METRICS, metric_order
 from peft_regress.runs.ledger_files import ledger_file
@@ -174,14 +173,14 @@ def _facts(judging: Observation) -> Iterator[str]:
     if record.settings is not UNSET:
         yield f"settings {shlex.join(f'{name}={value}' for name, value in record.settings.items())}"
     if record.status != "ok":
-        yield f"status {error_text(record)}"
+        yield f"status {record.long_status_text}"
     yield from _metrics(record)
     yield from _invariants(record)
     yield from _training(judging)
     if record.budget is not UNSET:
         for name, limit in msgspec.to_builtins(record.budget).items():
             yield f"budget {name} {limit}"
-    for name, own in () if record.bounds is UNSET else sorted(record.bounds.items()):
+    for name, own in sorted(record.own_bounds.items()):
         yield f"bound {name} {own.bound!r} {own.reason}"
 
 

@@ -28,7 +28,7 @@ from peft_regress.text import clean, count_of, few
 
 if TYPE_CHECKING:
     from peft_regress.cost.step_cost import ByteSite
-    from peft_regress.measure.scripts.observation import Observation
+    from peft_regress.measure.scripts.observation import WatchedScript
 
 _MOST_ROWS: Final = 12
 
@@ -94,7 +94,7 @@ def _variable(text: str) -> tuple[str, str]:
     return name, value
 
 
-def _document(shown: str, found: Observation) -> Document:
+def _document(shown: str, found: WatchedScript) -> Document:
     """Return the report; `shown` is the script as it was typed."""
     names = " and ".join(dict.fromkeys(clean(one.name) for one in found.optimizers))
     title = (
@@ -111,7 +111,7 @@ def _document(shown: str, found: Observation) -> Document:
     return sections
 
 
-def _steps(found: Observation) -> Table:
+def _steps(found: WatchedScript) -> Table:
     rows = tuple(
         Row(
             cells=(
@@ -134,7 +134,7 @@ def _number(value: float | None) -> str:
     return "none" if value is None else f"{value:.4g}"
 
 
-def _sentences(found: Observation) -> Iterable[str]:
+def _sentences(found: WatchedScript) -> Iterable[str]:
     batches = {len(step.micro_batches) for step in found.steps}
     yield f"micro-batches a step: {' or '.join(map(str, sorted(batches)))}"
     parts = {step.accumulation for step in found.steps}
@@ -163,7 +163,7 @@ def _sentences(found: Observation) -> Iterable[str]:
         yield f"as a case it is in error: {clean(f'{found.problem.type}: {found.problem.message}')}"
 
 
-def _trained(found: Observation) -> Section:
+def _trained(found: WatchedScript) -> Section:
     rows = [
         Row(cells=(clean(name), "x".join(map(str, one.shape)) or "scalar", one.dtype))
         for name, one in found.trained.items()

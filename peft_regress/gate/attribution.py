@@ -33,7 +33,6 @@ View = Callable[[Ledger, str], Rows | None]
 
 Side = Literal["old", "new"]
 By = Literal["module", "operator"]
-Value = int | float | None
 
 COSTS: tuple[str, ...] = tuple(
     name
@@ -112,8 +111,8 @@ class MetricChange:
 
     metric: str
     unit: Unit
-    old: Value
-    new: Value
+    old: float | None
+    new: float | None
     breakdowns: tuple[Breakdown, ...]
     """By module; `optimizer_flops` also by operator. Empty if a ledger does not hold the metric."""
     not_held_by: tuple[Side, ...]

@@ -2,8 +2,9 @@
 
 Changes within a metric's bound pass one by one, and each accepted entry would make them normal. So
 a metric is also compared with its origin: the oldest entry since which the gate has not reported a
-change. When the gate reports a change, beyond the bound or beyond the drift budget, a user accepts
-it with a reason, and the accepted entry is the new origin.
+change. The bound is the same, since noise does not add up: two runs of the same code differ as much
+after a hundred entries as after one. When the gate reports a change, a user accepts it with a
+reason, and the accepted entry is the new origin.
 """
 
 from __future__ import annotations
@@ -13,8 +14,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Final, Literal, NamedTuple
 
+import msgspec
+from msgspec import UNSET
+
+from peft_regress.budgets import Bound
 from peft_regress.gate.inputs import OF_INPUTS, telling_difference
-from peft_regress.gate.policy import DEFAULT_POLICY, Bounds, MetricBounds
+from peft_regress.gate.policy import bounds_on, floor_of, rounding_of
 from peft_regress.gate.repeats import lacks_seeds
 from peft_regress.gate.verdicts import Change, Observation, Obstacle, Origin, Reason, Remark
 from peft_regress.metrics import (
@@ -45,12 +50,11 @@ def direction_of(change: Change, metric: Metric) -> Literal["worse", "better"] |
     return "better" if is_better and metric.direction != "same" else "worse"
 
 
-def change_of(name: str, old: Metric, new: Metric, bounds: Bounds) -> Change:
-    """Return how far a metric changed and how far it may, by its kind."""
-    allowed = bounds.of_metric(name, old)
+def change_of(name: str, old: Metric, new: Metric, reference: Record) -> Change:
+    """Return how far a metric changed and how far it may, by its kind and by a reference."""
     if old.kind == "fingerprint":
-        return _fingerprint_change(old, new, allowed)
-    (bound,) = allowed.steps
+        return _fingerprint_change(name, old, new, reference)
+    (bound,) = bounds_on(name, old, reference)
     difference, size = new.value - old.value, abs(old.value)
     if old.kind in {"accuracy", "score"}:
         # Paired by seed: both sides start from the same bytes and draw the same batches.
@@ -58,9 +62,9 @@ def change_of(name: str, old: Metric, new: Metric, bounds: Bounds) -> Change:
         difference = sum(b - a for a, b in pairs) / len(pairs)
         if is_absolute(old):
             return Change(old.value, new.value, difference, bound)
-        if abs(difference) <= allowed.rounding:
+        if abs(difference) <= rounding_of(name, reference):
             difference = 0.0
-        size = max(size, allowed.floor)
+        size = max(size, floor_of(name, reference))
     return Change(old.value, new.value, relative(difference, size), bound)
 
 
@@ -69,17 +73,19 @@ def is_absolute(metric: Metric | MetricSpec) -> bool:
     return metric.kind == "score" or (metric.kind == "accuracy" and metric.unit == "fraction")
 
 
-def _fingerprint_change(old: Metric, new: Metric, bounds: MetricBounds) -> Change:
+def _fingerprint_change(name: str, old: Metric, new: Metric, reference: Record) -> Change:
     """Return the change of the loss, over all seeds and steps, that comes nearest to its bound.
 
     Training amplifies rounding, so each step has its own bound.
     """
-    nearest, of_bound = Change(old.value, new.value, 0.0, bounds.steps[0]), 0.0
+    bounds = bounds_on(name, old, reference)
+    floor, rounding = floor_of(name, reference), rounding_of(name, reference)
+    nearest, of_bound = Change(old.value, new.value, 0.0, bounds[0]), 0.0
     for before, after in zip(old.by_seed, new.by_seed, strict=True):
-        for a, b, bound in zip(before, after, bounds.steps, strict=False):
-            if a == b or abs(b - a) <= bounds.rounding:
+        for a, b, bound in zip(before, after, bounds, strict=False):
+            if a == b or abs(b - a) <= rounding:
                 continue
-            change = relative(b - a, max(abs(a), bounds.floor))
+            change = relative(b - a, max(abs(a), floor))
             # A bound of one's own may be 0.
             share = abs(change) / bound if change is not None and bound else math.inf
             if not share <= of_bound:
@@ -137,67 +143,55 @@ def next_origins(
         return {}
     entry, old = before
     record = here[1]
-    same_inputs = telling_difference(old, record) is None
-    was, bounds = Bounds.of(old), Bounds.between(old, record)
-    # An origin that is too far by the bounds of what comes next would be an alarm for ever.
-    judging = Bounds.of(record)
+    same_inputs, reference = telling_difference(old, record) is None, _reference(old, record)
     found = {}
     for name, metric in record.metrics.items():
         last = old.metrics.get(name)
-        if last is None or not (_can_drift(name, last, was) and _can_drift(name, metric, bounds)):
+        if last is None or not (_can_drift(name, last, old) and _can_drift(name, metric, record)):
             continue
         if not same_inputs and metric.kind in OF_INPUTS:
             continue  # what depends on the inputs was not compared
         origin = older.get(name) or Origin(last, entry)
-        if _stays(name, origin, last, metric, bounds) and (
-            bounds == judging
-            or direction_of(_drift_of(name, origin, metric, judging), metric) is None
+        # An origin that is too far by the bounds of what comes next would be an alarm for ever.
+        pairs = (last, reference), (origin.metric, reference), (origin.metric, record)
+        if metric == last == origin.metric or (
+            are_comparable(last, metric)
+            and bounds_on(name, metric, reference)[0] < math.inf
+            and not any(direction_of(change_of(name, a, metric, by), metric) for a, by in pairs)
         ):
             found[name] = origin
     return found
 
 
-def _can_drift(name: str, metric: Metric, bounds: Bounds) -> bool:
-    return metric.kind in _CAN_DRIFT or (metric.kind == "exact" and name in bounds.own)
+def _reference(old: Record, new: Record) -> Record:
+    """Return a reference with the own bounds of the record that it judges."""
+    return msgspec.structs.replace(old, bounds=new.bounds)
 
 
-def _drift_of(name: str, origin: Origin, new: Metric, bounds: Bounds) -> Change:
-    """Return how far a metric is from its origin; the bound is the drift budget."""
-    change = change_of(name, origin.metric, new, bounds)
-    return change._replace(bound=change.bound * DEFAULT_POLICY.drift_budget)
-
-
-def _stays(name: str, origin: Origin, before: Metric, metric: Metric, bounds: Bounds) -> bool:
-    """Return whether an origin stays after one more entry: whether the gate reported no change."""
-    if metric == before:
-        return True
-    if not are_comparable(before, metric) or not bounds.of_metric(name, metric).judges:
-        return False
-    step = change_of(name, before, metric, bounds)
-    whole = step if origin.metric is before else _drift_of(name, origin, metric, bounds)
-    return direction_of(step, metric) is direction_of(whole, metric) is None
+def _can_drift(name: str, metric: Metric, record: Record) -> bool:
+    return metric.kind in _CAN_DRIFT or (metric.kind == "exact" and name in record.own_bounds)
 
 
 # --- judging --------------------------------------------------------------------------------------
 
 
 class _Sides(NamedTuple):
-    """Both sides of a case, and the bounds between them."""
+    """Both sides of a case, and the record that has the bounds between them."""
 
     old: Observation
     new: Observation
-    bounds: Bounds
+    reference: Record
     same_inputs: bool
     """Whether both sides start from the same weights and data, as far as they recorded them."""
 
 
 def metric_findings(old: Observation, new: Observation) -> Iterator[Reason | Remark]:
     """Yield every reason and remark on the metrics, in the order of the table."""
-    bounds = Bounds.between(old.record, new.record)
-    sides = _Sides(old, new, bounds, telling_difference(old.record, new.record) is None)
+    same_inputs = telling_difference(old.record, new.record) is None
+    sides = _Sides(old, new, _reference(old.record, new.record), same_inputs)
     before, after = old.record.metrics, new.record.metrics
     told = {name for name, one in before.items() if one.kind == "score" or one != after.get(name)}
-    told |= (after.keys() - before.keys()) | old.drift_origins.keys() | bounds.own.keys()
+    told |= (after.keys() - before.keys()) | old.drift_origins.keys() | new.record.own_bounds.keys()
     for name in sorted(told, key=metric_order):
         if lacks_seeds(old.record, name) or lacks_seeds(new.record, name):
             continue
@@ -214,7 +208,7 @@ def _of_newest(sides: _Sides, name: str) -> Iterator[Reason | Remark]:
     """Compare with the newest entry."""
     old, new = (side.record.metrics.get(name) for side in sides[:2])
     either = new or old
-    is_own = name in sides.bounds.own
+    is_own = name in sides.new.record.own_bounds
     if either is None or (old == new and not is_own and either.kind != "score"):
         return  # most metrics; a score or a bound of the author's may be remarked on even then
     if new is None and name in sides.new.record.unseeded:
@@ -250,24 +244,23 @@ def _of_newest(sides: _Sides, name: str) -> Iterator[Reason | Remark]:
             spec=either.spec,
         )
     elif sides.same_inputs or new.kind not in OF_INPUTS:
-        yield from _of_both(name, old, new, sides.bounds)
+        yield from _of_both(name, old, new, sides.reference)
 
 
-def _of_both(name: str, old: Metric, new: Metric, bounds: Bounds) -> Iterator[Reason | Remark]:
+def _of_both(name: str, old: Metric, new: Metric, reference: Record) -> Iterator[Reason | Remark]:
     if not are_comparable(old, new):
         was, now = (len(one.samples or ()) for one in (old, new))
         yield Reason(kind="samples", subject=name, old=was, new=now, obstacle="other meaning")
         return
-    allowed = bounds.of_metric(name, new)
-    if not allowed.judges:
+    if bounds_on(name, new, reference)[0] == math.inf:
         text = "it has no bound of its own"
         yield Remark(kind="not judged", subject=name, new=new.value, spec=new.spec, text=text)
         return
-    change = change_of(name, old, new, bounds)
-    yield from _beyond(name, change, new, bounds)
-    if allowed.own_reason is None or direction_of(change, new):
+    change, own = change_of(name, old, new, reference), reference.own_bounds.get(name)
+    yield from _beyond(name, change, new, own)
+    if own is None or direction_of(change, new):
         return
-    usual = change_of(name, old, new, replace(bounds, own={}))
+    usual = change_of(name, old, new, msgspec.structs.replace(reference, bounds=UNSET))
     if direction_of(usual, new):
         yield Remark(
             kind="within own bound",
@@ -275,12 +268,12 @@ def _of_both(name: str, old: Metric, new: Metric, bounds: Bounds) -> Iterator[Re
             old=usual.old,
             new=usual.new,
             spec=new.spec,
-            text=allowed.own_reason,
+            text=own.reason,
         )
 
 
 def _beyond(
-    name: str, change: Change, metric: Metric, bounds: Bounds, since: str | None = None
+    name: str, change: Change, metric: Metric, own: Bound | None, since: str | None = None
 ) -> Iterator[Reason]:
     """Yield the reason if a metric changed beyond its bound."""
     direction = direction_of(change, metric)
@@ -297,7 +290,7 @@ def _beyond(
             verdict="regressed" if direction == "worse" else "improved",
             since=since,
             spec=metric.spec,
-            bound_reason=bounds.of_metric(name, metric).own_reason or "",
+            bound_reason="" if own is None else own.reason,
         )
 
 
@@ -305,26 +298,24 @@ def _drift(sides: _Sides, name: str) -> Iterator[Reason]:
     """Compare with the entry that the metric's drift counts from."""
     origin, metric = sides.old.drift_origins.get(name), sides.new.record.metrics.get(name)
     if origin and metric and (sides.same_inputs or metric.kind not in OF_INPUTS):
-        change = _drift_of(name, origin, metric, sides.bounds)
-        yield from _beyond(name, change, metric, sides.bounds, origin.entry)
+        own = sides.reference.own_bounds
+        change = change_of(name, origin.metric, metric, sides.reference)
+        yield from _beyond(name, change, metric, own.get(name), origin.entry)
 
 
 def _looser_bounds(sides: _Sides) -> Iterator[Remark]:
     """Name each bound of the author's that is looser than the one the reference had."""
-    if not (sides.bounds.own or sides.old.record.bounds):
-        return
-    bounds, before = sides.bounds, Bounds.of(sides.old.record)
-    for name in sorted(before.own.keys() | bounds.own.keys(), key=metric_order):
+    old, own = sides.old.record, sides.reference.own_bounds
+    for name in sorted(old.own_bounds.keys() | own.keys(), key=metric_order):
         metric = sides.new.record.metrics.get(name)
-        if metric is None or name not in sides.old.record.metrics:
+        if metric is None or name not in old.metrics:
             continue
-        allowed = bounds.of_metric(name, metric)
-        pairs = zip(before.of_metric(name, metric).steps, allowed.steps, strict=True)
-        pair = next(((was, now) for was, now in pairs if now > was), None)
+        both = (bounds_on(name, metric, one) for one in (old, sides.reference))
+        pair = next(((was, now) for was, now in zip(*both, strict=True) if now > was), None)
         if pair is not None:
-            old, new = (None if math.isinf(bound) else bound for bound in pair)
-            text, spec = allowed.own_reason or "", metric.spec
-            yield Remark(kind="looser bound", subject=name, old=old, new=new, spec=spec, text=text)
+            was, now = (None if math.isinf(bound) else bound for bound in pair)
+            text, spec = own[name].reason if name in own else "", metric.spec
+            yield Remark(kind="looser bound", subject=name, old=was, new=now, spec=spec, text=text)
 
 
 def _sensitivity(sides: _Sides) -> Iterator[Remark]:
@@ -332,7 +323,7 @@ def _sensitivity(sides: _Sides) -> Iterator[Remark]:
     record = sides.new.record
     names = {"first_losses": "the first loss", "filled_losses": "the losses of a filled adapter"}
     bounds = [
-        f"{sides.bounds.of_metric(name, record.metrics[name]).steps[0]:.2g} of {words}"
+        f"{bounds_on(name, record.metrics[name], sides.reference)[0]:.2g} of {words}"
         for name, words in names.items()
         if name in record.metrics
     ]

@@ -16,7 +16,6 @@ from typing import Final, Literal, NamedTuple
 from msgspec import UNSET
 
 from peft_regress.gate.attribution import explain_metric
-from peft_regress.gate.facts import error_pattern
 from peft_regress.gate.verdicts import (
     FAILING,
     INCOMPLETE,
@@ -211,7 +210,7 @@ def causes_of(
         strand, name = _strand_of(reason, is_redefined=is_redefined)
         error = defects[name].error if strand == "invariant" and name in defects else None
         if error is not None:
-            name = by_error.setdefault(error_pattern(error), name)
+            name = by_error.setdefault(error.pattern, name)
         strands[strand, name].append(reason)
     for follower, leader in _FOLLOWING_STRANDS:
         if follower in strands and leader in strands:
@@ -267,7 +266,7 @@ def _cause(
     assert old is not None  # noqa: S101  (a case without a reference has only a budget)
     if strand == "status":
         error = new.record.error or old.record.error
-        return Cause(strand, new.record.status, worse, (error_pattern(error),))
+        return Cause(strand, new.record.status, worse, ("" if error is None else error.pattern,))
     if strand == "costs":
         return _cost_cause(reasons, old, new)
     if strand == "coverage":

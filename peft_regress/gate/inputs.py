@@ -1,4 +1,4 @@
-"""Compare what goes into a training: weights, batches, the optimizer's numbers, learning rates.
+"""Compare what goes into a training: settings, weights, batches, optimizer, learning rates.
 
 Pure. What an old record could not say is no difference.
 """
@@ -11,6 +11,7 @@ from typing import Any, Final, Literal, NamedTuple, get_args
 
 from msgspec import UNSET
 
+from peft_regress.gate.verdicts import Reason
 from peft_regress.metrics import Kind
 from peft_regress.runs.schema import Inputs, Record, ScriptFacts, TensorSummary
 from peft_regress.text import few
@@ -25,6 +26,16 @@ Aspect = Literal["dtype", "one-sided", "constant", "shape", "numbers"]
 """In which respect a tensor differs, the most telling first. `constant`: on one side alone all of
 its numbers are equal."""
 _ASPECTS: Final[tuple[Aspect, ...]] = get_args(Aspect)
+
+_COSTS: Final = (
+    "trainable_params",
+    "adapter_bytes",
+    "forward_flops",
+    "backward_flops",
+    "optimizer_flops",
+    "peak_bytes",
+)
+"""What a reader asks of another definition; nothing is judged."""
 
 Tensors = Mapping[str, TensorSummary]
 
@@ -84,6 +95,37 @@ def _differences(old: Record, new: Record, was: Inputs, now: Inputs) -> Iterator
 def shape_text(shape: Sequence[int]) -> str:
     """Return a shape as '16x8x3x3'; that of a single number as 'scalar'."""
     return "x".join(map(str, shape)) or "scalar"
+
+
+# --- settings ------------------------------------------------------------------------------------
+
+
+def definition_reasons(old: Record, new: Record) -> Iterator[Reason]:
+    """Yield each setting that differs, or if none does both digests; then the main costs."""
+    changed = changed_settings(old, new) or {"": (old.definition, new.definition)}
+    for name, (was, now) in changed.items():
+        yield Reason(kind="definition", subject=name, old=was, new=now, obstacle="definition")
+    for name in _COSTS:
+        before, after = old.metrics.get(name), new.metrics.get(name)
+        if before and after and before.value != after.value:
+            yield Reason(
+                kind="metric",
+                subject=name,
+                old=before.value,
+                new=after.value,
+                relative_change=after.value / before.value - 1 if before.value else None,
+                obstacle="definition",
+                spec=after.spec,
+            )
+
+
+def changed_settings(old: Record, new: Record) -> dict[str, tuple[str | None, str | None]]:
+    """Return the settings of both sides that differ, by name; none if a side did not record any."""
+    if old.settings is UNSET or new.settings is UNSET:
+        return {}
+    sides = old.settings, new.settings
+    pairs = {name: (sides[0].get(name), sides[1].get(name)) for name in {**sides[0], **sides[1]}}
+    return {name: (was, now) for name, (was, now) in pairs.items() if was != now}
 
 
 # --- tensors --------------------------------------------------------------------------------------

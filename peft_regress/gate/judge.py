@@ -7,17 +7,25 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
+from typing import Final
+
+from msgspec import UNSET
 
 from peft_regress.devices import DeviceClass
-from peft_regress.gate import budgets, facts
+from peft_regress.gate import budgets
 from peft_regress.gate.budgets import Others
 from peft_regress.gate.changes import OPERATORS, metric_findings, with_share
 from peft_regress.gate.comparison import Comparison, Invocation
 from peft_regress.gate.findings import find_causes
-from peft_regress.gate.repeats import training_findings, whole
+from peft_regress.gate.inputs import definition_reasons
+from peft_regress.gate.invariants import false_at_first, invariant_findings
+from peft_regress.gate.repeats import curve_findings, whole
+from peft_regress.gate.training import script_remarks, training_findings
 from peft_regress.gate.verdicts import CaseVerdict, Observation, Reason, Remark, Verdict, gravest
 from peft_regress.runs.environment import changed_packages
-from peft_regress.runs.schema import Record
+from peft_regress.runs.schema import Failure, Record
+
+_STATUS_RANK: Final = {"ok": 0, "unsupported": 1, "error": 2}
 
 
 def judge(  # noqa: PLR0913  (both sides, and what was asked for)
@@ -87,9 +95,9 @@ def judge_case(  # noqa: PLR0913  (both sides, and what they are judged by)
     before = None if old is None else old.record
     uses = budgets.budget_of(new.record, devices, others.new)
     found = list(budgets.budget_findings(uses, before, new.record, devices, others))
-    found += facts.script_remarks(new.record)
+    found += script_remarks(new.record)
     if old is None:
-        found += _false_at_first(new.record)
+        found += false_at_first(new.record)
     else:
         judged = list(_findings(old, new, devices, same_files=same_files))
         found += _with_operators_remarked(old, new, judged)
@@ -111,18 +119,43 @@ def _findings(
     old: Observation, new: Observation, devices: Sequence[DeviceClass], *, same_files: bool
 ) -> Iterator[Reason | Remark]:
     before, after = old.record, new.record
-    status = facts.status_reason(before, after)
+    status = _status_reason(before, after)
     if status is not None:
         yield status
     if before.definition != after.definition:
-        yield from facts.definition_reasons(before, after)
-        yield from facts.cost_reasons(before, after)
+        yield from definition_reasons(before, after)
     elif before.status == after.status == "ok":
-        yield from training_findings(old, new)
-        yield from facts.training_facts(before, after, same_files=same_files)
+        yield from curve_findings(old, new)
+        yield from training_findings(before, after, same_files=same_files)
         yield from metric_findings(old, new)
         yield from budgets.lost_fits(before, after, devices)
-        yield from facts.invariant_findings(old, new)
+        yield from invariant_findings(old, new)
+
+
+def _status_reason(old: Record, new: Record) -> Reason | None:
+    """Return how the state changed, None if there is nothing to say.
+
+    ok < unsupported < error; a step up newly fails, and so does another error.
+    """
+    before, after = _STATUS_RANK[old.status], _STATUS_RANK[new.status]
+    texts = old.status_text, new.status_text
+    verdict: Verdict
+    if after != before:
+        verdict = "newly_failing" if after > before else "fixed"
+    elif new.status != "error":
+        return None
+    elif _is_same_error(old.error, new.error):
+        verdict = "known_defect"
+    else:
+        verdict, texts = "newly_failing", (old.long_status_text, new.long_status_text)
+    return Reason(kind="status", old=texts[0], new=texts[1], verdict=verdict)
+
+
+def _is_same_error(old: Failure | None, new: Failure | None) -> bool:
+    """Return whether two cases fail with the same error, after as many steps."""
+    patterns = {one and one.pattern for one in (old, new)}
+    steps = {one.after_steps for one in (old, new) if one and one.after_steps is not UNSET}
+    return len(patterns) == 1 and len(steps) < 2  # noqa: PLR2004
 
 
 def _with_operators_remarked(
@@ -151,13 +184,3 @@ def _with_operators_remarked(
         else one
         for one in found
     ]
-
-
-def _false_at_first(new: Record) -> Iterator[Reason]:
-    """Yield the invariants that are false although nothing judges them yet."""
-    for name, holds in sorted(new.invariants.items()):
-        if holds is False:
-            note = new.note_on(name)
-            yield Reason(
-                kind="invariant", subject=name, old=None, new=False, verdict="new", note=note
-            )

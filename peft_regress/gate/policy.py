@@ -12,12 +12,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import ClassVar, NamedTuple, cast
+from dataclasses import dataclass
+from typing import ClassVar, cast
 
 from msgspec import UNSET
 
-from peft_regress.budgets import Bound
 from peft_regress.cases import BFLOAT16_SUFFIX
 from peft_regress.metrics import Metric, Numerics
 from peft_regress.runs.schema import Record
@@ -112,12 +111,6 @@ class Policy:
     loss_margin: float = 0.15
     """Test loss, the mean difference of paired seeds. Seen 0.096."""
 
-    drift_budget: float = 1.0
-    """How far a metric may be from the entry that its drift counts from, in multiples of its own
-    bound. It is no more than from the newest entry, since noise does not add up: two runs of the
-    same code differ as much after a hundred entries as after one. Seen between two processors, as
-    shares of the bounds: accuracy 0.62, test loss 0.51, first losses 0.46, bytes 0."""
-
     time_effect: float = 0.10
     """`peft-regress time` must find a step that is slower by this: it calls a case the same only if
     the whole interval lies below, so such a step passes in at most one run of 40."""
@@ -156,87 +149,42 @@ class Policy:
 DEFAULT_POLICY = Policy()
 
 
-class MetricBounds(NamedTuple):
-    """How far one metric may change."""
+def bounds_on(name: str, metric: Metric, reference: Record) -> tuple[float, ...]:
+    """Return how far a metric may change by a reference: a fingerprint at each step, others once.
 
-    steps: tuple[float, ...]
-    """Of a fingerprint for each step, of others one."""
-    floor: float
-    """The size as which smaller losses, or updates, are compared."""
-    rounding: float
-    """The size of a difference of losses, or updates, that is none."""
-    own_reason: str | None
-    """The evidence for the author's own bound; None for a usual one."""
+    Infinite where nothing judges it.
+    """
+    policy, own = DEFAULT_POLICY, reference.own_bounds.get(name)
+    count = max(map(len, metric.by_seed)) if metric.kind == "fingerprint" else 1
+    if own is not None:
+        return (own.bound,) * count
+    if metric.kind == "fingerprint":
+        numerics = numerics_of(reference)
+        usual = tuple(policy.fingerprint(name, numerics, step=step) for step in range(count))
+        nearby = _nearby_changes(reference) if name == "first_losses" else ()
+        least = (max(change, policy.nearby_least) for change in nearby)
+        return (*map(min, usual, least), *usual[len(nearby) :])
+    if metric.kind == "accuracy" and metric.unit == "fraction":
+        items = math.inf if reference.test_items is UNSET else reference.test_items
+        return (max(policy.accuracy_margin, policy.accuracy_items / (items * len(metric.by_seed))),)
+    # What a score means, and how much it varies, only its author knows.
+    unjudged = {"score": math.inf, "seconds": math.inf}
+    by_kind = {"bytes": policy.bytes_bound, "accuracy": policy.loss_margin, **unjudged}
+    return (by_kind.get(metric.kind, 0.0),)
 
-    @property
-    def judges(self) -> bool:
-        """Whether any change of the metric could be reported."""
-        return self.steps[0] < math.inf
+
+def floor_of(name: str, reference: Record) -> float:
+    """Return the size as which smaller losses, or updates, are compared."""
+    if name == "optimizer_updates":
+        return DEFAULT_POLICY.update_floor
+    losses = (abs(loss) for seed in _first_losses(reference) for loss in seed)
+    return DEFAULT_POLICY.loss_floor * max(losses, default=0.0)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Bounds:
-    """The bounds on the metrics of a record."""
-
-    numerics: Numerics = "usual"
-    own: Mapping[str, Bound] = field(default_factory=dict)
-    """The author's own bounds, by metric."""
-    loss_floor: float = 0.0
-    """Smaller losses are compared as if they were this large."""
-    nearby_changes: tuple[float, ...] = ()
-    """Of an own case by step: how far nearby weights move the first losses."""
-    test_items: float = math.inf
-    """Infinite where nothing says how many there are."""
-
-    @classmethod
-    def of(cls, record: Record) -> Bounds:
-        """Return the bounds on the metrics of a record."""
-        losses = (abs(loss) for seed in _first_losses(record) for loss in seed)
-        loss_floor = DEFAULT_POLICY.loss_floor * max(losses, default=0.0)
-        return cls(
-            numerics=numerics_of(record),
-            own={} if record.bounds is UNSET else record.bounds,
-            loss_floor=loss_floor,
-            nearby_changes=_nearby_changes(record, loss_floor),
-            test_items=math.inf if record.test_items is UNSET else record.test_items,
-        )
-
-    @classmethod
-    def between(cls, old: Record, new: Record) -> Bounds:
-        """Return the bounds of a reference on a newer record, which may state others of its own."""
-        return replace(cls.of(old), own={} if new.bounds is UNSET else new.bounds)
-
-    def of_metric(self, name: str, metric: Metric) -> MetricBounds:
-        """Return how far a metric of this name may change."""
-        policy, own = DEFAULT_POLICY, self.own.get(name)
-        is_update, is_fingerprint = name == "optimizer_updates", metric.kind == "fingerprint"
-        steps = [len(one) if isinstance(one, list) else 1 for one in metric.samples or ()]
-        count = (max(steps, default=1) or 1) if is_fingerprint else 1
-        return MetricBounds(
-            tuple(self._usual(name, metric, step) for step in range(count))
-            if own is None
-            else (own.bound,) * count,
-            floor=policy.update_floor if is_update else self.loss_floor,
-            rounding=0.0 if is_update or own else policy.loss_rounding,
-            own_reason=None if own is None else own.reason,
-        )
-
-    def _usual(self, name: str, metric: Metric, step: int) -> float:
-        """Return the usual bound; of a fingerprint on one step, which counts from 0."""
-        policy = DEFAULT_POLICY
-        if metric.kind == "fingerprint":
-            usual = policy.fingerprint(name, self.numerics, step=step)
-            if name == "first_losses" and step < len(self.nearby_changes):
-                return min(usual, max(self.nearby_changes[step], policy.nearby_least))
-            return usual
-        if metric.kind == "accuracy":
-            if metric.unit != "fraction":
-                return policy.loss_margin
-            answers = self.test_items * len(metric.samples or (metric.value,))
-            return max(policy.accuracy_margin, policy.accuracy_items / answers)
-        # What a score means, and how much it varies, only its author knows.
-        by_kind = {"bytes": policy.bytes_bound, "score": math.inf, "seconds": math.inf}
-        return by_kind.get(metric.kind, 0.0)
+def rounding_of(name: str, reference: Record) -> float:
+    """Return the size of a difference of losses, or updates, that is none."""
+    is_exact = name == "optimizer_updates" or name in reference.own_bounds
+    return 0.0 if is_exact else DEFAULT_POLICY.loss_rounding
 
 
 def _first_losses(record: Record) -> list[list[float]]:
@@ -244,11 +192,12 @@ def _first_losses(record: Record) -> list[list[float]]:
     return [] if metric is None else metric.by_seed
 
 
-def _nearby_changes(record: Record, floor: float) -> tuple[float, ...]:
+def _nearby_changes(record: Record) -> tuple[float, ...]:
     """Return by step how far the first losses are from those of nearby weights, over all seeds.
 
     The largest up to the next step: rounding may amplify a step earlier than the nearby weights do.
     """
+    floor = floor_of("first_losses", record)
     if record.nearby_losses is UNSET or not floor or numerics_of(record) == "bfloat16":
         return ()  # bfloat16 has no weights as near as that
     shares = (

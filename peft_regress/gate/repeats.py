@@ -90,7 +90,7 @@ def completed(record: Record, trained: Record) -> Record:
     )
 
 
-def training_findings(old: Observation, new: Observation) -> Iterator[Reason | Remark]:
+def curve_findings(old: Observation, new: Observation) -> Iterator[Reason | Remark]:
     """Judge the curve of two `ok` records; if it cannot, remark that the bounds alone judge.
 
     A repeating case that nothing here completes cannot be compared with one that was trained.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from peft_regress.gate import attribution
-from peft_regress.gate.facts import definition_reasons
+from peft_regress.gate.inputs import definition_reasons
 from peft_regress.gate.verdicts import Observation
 from peft_regress.metrics import format_change, format_value
 from peft_regress.report import sentences

@@ -13,7 +13,7 @@ from peft_regress.report.sentences import REPEATED
 from peft_regress.runs.schema import Record, Run
 from peft_regress.text import clean, count_of
 
-Point = TypeVar("Point")
+_T = TypeVar("_T")
 
 
 class _Column(NamedTuple):
@@ -141,14 +141,14 @@ def overview(run: Run, *, sources: str) -> list[Section | Table]:
 
 
 def pareto_front(
-    points: Iterable[Point], cost: Callable[[Point], float], gain: Callable[[Point], float]
-) -> list[Point]:
+    points: Iterable[_T], cost: Callable[[_T], float], gain: Callable[[_T], float]
+) -> list[_T]:
     """Return the points that no other point beats, the cheapest first.
 
     One beats another if it is at least as cheap and gains as much, and is better in one of the two.
     Equal points are all returned.
     """
-    front: list[Point] = []
+    front: list[_T] = []
     for one in sorted(points, key=lambda one: (cost(one), -gain(one))):
         last = front[-1] if front else one
         is_equal = (cost(one), gain(one)) == (cost(last), gain(last))

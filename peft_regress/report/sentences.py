@@ -9,7 +9,7 @@ from typing import Final
 from peft_regress.gate import verdicts
 from peft_regress.gate.changes import is_absolute
 from peft_regress.gate.comparison import Comparison
-from peft_regress.gate.verdicts import Value as ReasonValue
+from peft_regress.gate.verdicts import Value
 from peft_regress.metrics import MetricSpec, format_change, format_value
 from peft_regress.runs.environment import changed_packages, likely_first
 from peft_regress.runs.schema import Record, Run, Selection
@@ -52,7 +52,7 @@ def against(reason: verdicts.Reason) -> str:
     return f" ({word} {bound})"
 
 
-def shown_value(value: ReasonValue, spec: MetricSpec | None) -> str:
+def shown_value(value: Value, spec: MetricSpec | None) -> str:
     """Return one side of a reason or a remark, ready to show."""
     if value is None:
         return "absent"

@@ -18,7 +18,7 @@ from peft_regress.budgets import Bound, Budget
 from peft_regress.cases import Address, Case, CaseId, Digest, Moment, Name, Version
 from peft_regress.errors import InputError
 from peft_regress.metrics import Metric, Numerics
-from peft_regress.text import clean, redacted
+from peft_regress.text import clean, count_of, pattern_of, redacted
 
 SCHEMA_VERSION = 2
 """The version of the run files that this package writes and reads."""
@@ -52,6 +52,11 @@ class Failure(_Strict, frozen=True, kw_only=True):
     message: str
     after_steps: Amount | UnsetType = UNSET
     """Of an error: how many training steps were taken before it, of all seeds together."""
+
+    @property
+    def pattern(self) -> str:
+        """Return type and message without names and numbers."""
+        return f"{self.type}: {pattern_of(self.message)}"
 
     @classmethod
     def of(cls, error: BaseException) -> Failure:
@@ -264,6 +269,11 @@ class Record(_Strict, frozen=True, kw_only=True):
     """Of a training script that is watched as it is."""
 
     @property
+    def own_bounds(self) -> Mapping[str, Bound]:
+        """Return the author's own bounds, by metric; empty if there are none."""
+        return {} if self.bounds is UNSET else self.bounds
+
+    @property
     def is_own(self) -> bool:
         """Return whether the case is a user's own, whose costs are those of its own step."""
         return self.profiled_on is not UNSET
@@ -326,6 +336,13 @@ class Record(_Strict, frozen=True, kw_only=True):
         """Return the status with its error: 'error (KeyError: ...)'."""
         error = self.error
         return self.status if error is None else f"{self.status} ({error.type}: {error.message})"
+
+    @property
+    def long_status_text(self) -> str:
+        """Return the status with its error, and after how many steps it came."""
+        if self.error is None or self.error.after_steps is UNSET:
+            return self.status_text
+        return f"{self.status_text} after {count_of(self.error.after_steps, 'step')}"
 
 
 def error_record(case: Case, definition: str, failure: Failure) -> Record:

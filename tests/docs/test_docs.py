@@ -58,7 +58,6 @@ def test_every_bound_of_the_policy_is_on_the_page():
     on_bfloat16 = f"{100 * policy.bfloat16_update_bound:g} % on a bfloat16 base"
     assert f"| `optimizer_updates` | {row}{on_bfloat16} |" in METRICS_PAGE
     assert 2 < policy.accuracy_items < 3
-    assert policy.drift_budget == 1
     assert "The drift budget is once the metric's own bound" in METRICS_PAGE
     rows = {
         "other methods": policy.fingerprint_bound,

@@ -16,7 +16,7 @@ from builders import (
 from peft_regress.budgets import Bound
 from peft_regress.gate import judge
 from peft_regress.gate.judge import judge_case
-from peft_regress.gate.policy import DEFAULT_POLICY, Bounds, numerics_of
+from peft_regress.gate.policy import DEFAULT_POLICY, bounds_on, numerics_of
 from peft_regress.gate.repeats import completed
 from peft_regress.report import case_text, verdict_markdown, verdict_text
 
@@ -30,7 +30,7 @@ def record(losses=LOSSES, **more):
 
 
 def bounds_of(one):
-    return [*Bounds.of(one).of_metric("first_losses", one.metrics["first_losses"]).steps]
+    return [*bounds_on("first_losses", one.metrics["first_losses"], one)]
 
 
 def moved(*shares):

@@ -164,6 +164,17 @@ def test_what_has_a_bound_of_its_own_can_drift(metric, values, bounds, verdict):
     assert judge_case(LORA, old, observe(records[-1])).verdict == verdict
 
 
+def test_what_a_tighter_bound_shows_is_accepted_once():
+    """The metric itself is that of the entry before."""
+    rows = ((100, 0.5), (120, 0.5), (120, 0.01))
+    history = [
+        (str(at), make_record(LORA, {"peak_bytes": value}, bounds={"peak_bytes": bound(size)}))
+        for at, (value, size) in enumerate(rows)
+    ]
+    assert find_origins(history[:-1])["peak_bytes"].entry == "0"
+    assert "peak_bytes" not in find_origins(history)
+
+
 def own(value, kind, **more):
     return Metric(value=value, **{"unit": "count", "direction": "lower", "kind": kind} | more)
 

@@ -28,7 +28,7 @@ from variants import VARIANTS
 
 from peft_regress import FineTune, load_digits
 from peft_regress.gate import Observation, judge_case
-from peft_regress.gate.policy import Bounds
+from peft_regress.gate.policy import bounds_on
 from peft_regress.measure import ProfileCache, Recipe, measure
 from peft_regress.runs.schema import Machine, Record
 
@@ -222,7 +222,7 @@ def print_bounds() -> None:
     """Print what the gate says of each network: under rounding nothing, of the fault something."""
     here = elsewhere("records", {}, dict[str, Record])
     for name, record in here.items():
-        bounds = Bounds.of(record).of_metric("first_losses", record.metrics["first_losses"]).steps
+        bounds = bounds_on("first_losses", record.metrics["first_losses"], record)
         print(f"{name:30} bounds " + " ".join(f"{bound:.1e}" for bound in bounds))
     fault = {"STUDY_FACTOR": "0.9"}
     runs = {

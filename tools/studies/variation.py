@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from peft_regress.gate.changes import change_of
 from peft_regress.gate.judge import judge
-from peft_regress.gate.policy import Bounds
 from peft_regress.gate.verdicts import UNACCEPTED, observations_of
 from peft_regress.runs.run_file import read_run
 
@@ -99,7 +98,7 @@ def _print_shares(pairs: list[tuple[Record, Record]]) -> None:
     for old, new in pairs:
         for name, metric in old.metrics.items():
             if metric.kind in {"bytes", "fingerprint", "accuracy"} and name in new.metrics:
-                change = change_of(name, metric, new.metrics[name], Bounds.of(old))
+                change = change_of(name, metric, new.metrics[name], old)
                 share = abs(change.relative or 0.0) / change.bound
                 nearest[name] = max(nearest.get(name, (0.0, "")), (share, old.case.id))
     print("| metric | largest share of its bound | in |\n| --- | ---: | --- |")

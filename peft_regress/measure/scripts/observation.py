@@ -105,7 +105,7 @@ class OptimizerSeen(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     groups: tuple[dict[str, float], ...]
 
 
-class Observation(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class WatchedScript(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What was seen of a script."""
 
     steps: tuple[Step, ...]

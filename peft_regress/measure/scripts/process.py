@@ -17,7 +17,7 @@ import msgspec
 
 from peft_regress.errors import InputError
 from peft_regress.files import encoded
-from peft_regress.measure.scripts.observation import Observation, WatchRequest
+from peft_regress.measure.scripts.observation import WatchedScript, WatchRequest
 from peft_regress.processes import Process, variables
 from peft_regress.runs.schema import Failure
 from peft_regress.script import Event
@@ -61,7 +61,7 @@ def watch_script(  # noqa: PLR0913  (all but the script have defaults)
     time_limit: float = 600,
     python: str = sys.executable,
     shows: IO[str] | None = None,
-) -> Observation:
+) -> WatchedScript:
     """Run a script until it has taken some optimizer steps, and return what was seen.
 
     script: a file, or with `is_module` a module's name. folder: where it runs; default: here.
@@ -102,7 +102,7 @@ def watch_script(  # noqa: PLR0913  (all but the script have defaults)
         ended, last = _run(words, env=its, folder=folder, time_limit=time_limit, shows=shows)
         seen = None
         if answer.is_file():
-            seen = msgspec.msgpack.decode(answer.read_bytes(), type=Observation)
+            seen = msgspec.msgpack.decode(answer.read_bytes(), type=WatchedScript)
     failure = None if seen is None else seen.ended
     if seen is not None and seen.steps:
         if not seen.is_over and failure is None:

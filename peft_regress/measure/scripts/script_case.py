@@ -15,7 +15,7 @@ from msgspec import UNSET
 from peft_regress.cases import Case, Json
 from peft_regress.catalogue.own_cases import settings_in_use
 from peft_regress.measure.costs import CostReport, step_ledger
-from peft_regress.measure.scripts.observation import Observation
+from peft_regress.measure.scripts.observation import WatchedScript
 from peft_regress.measure.scripts.process import ScriptError, watch_script
 from peft_regress.metrics import COST_METRICS, METRICS, Metric, make_metric
 from peft_regress.own_code import stated_by
@@ -155,7 +155,7 @@ def _defined(script: Script) -> dict[str, Json]:
     }
 
 
-def _watch(script: Script, *, nudge: float) -> Observation:
+def _watch(script: Script, *, nudge: float) -> WatchedScript:
     try:
         return watch_script(
             str(script.script),
@@ -177,8 +177,8 @@ def _equal(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any
 
 
 def _unseeded(
-    first: Observation,
-    second: Observation,
+    first: WatchedScript,
+    second: WatchedScript,
     metrics: Mapping[str, Metric],
     again: Mapping[str, Metric],
 ) -> list[str]:
@@ -210,19 +210,19 @@ def _unseeded(
     ]
 
 
-def _losses(seen: Observation) -> list[float]:
+def _losses(seen: WatchedScript) -> list[float]:
     """Return the mean loss of each step, up to the first one without a number."""
     losses = (step.loss for step in seen.steps)
     return [loss for loss in takewhile(lambda one: one is not None, losses) if loss is not None]
 
 
-def _numbers(seen: Observation) -> list[int]:
+def _numbers(seen: WatchedScript) -> list[int]:
     """Return which steps were recorded; [] for the first ones."""
     numbers = [step.number for step in seen.steps]
     return [] if numbers[-1] == len(numbers) else numbers
 
 
-def _metrics(seen: Observation, until: Event | None) -> dict[str, Metric]:
+def _metrics(seen: WatchedScript, until: Event | None) -> dict[str, Metric]:
     values: dict[str, float] = {**seen.step_metrics()}
     report = _report(seen)
     names = ("trainable_params", "total_params", "adapter_bytes")
@@ -245,7 +245,7 @@ def _metrics(seen: Observation, until: Event | None) -> dict[str, Metric]:
     return metrics
 
 
-def _report(seen: Observation) -> CostReport:
+def _report(seen: WatchedScript) -> CostReport:
     """Return the costs as those of any other case; what trains is what would be shipped."""
     assert seen.costs is not None  # noqa: S101  (checked before)
     trainable = sum(math.prod(one.shape) for one in seen.trained.values())
@@ -262,7 +262,7 @@ def _report(seen: Observation) -> CostReport:
     )
 
 
-def _batches(seen: Observation) -> dict[str, TensorSummary]:
+def _batches(seen: WatchedScript) -> dict[str, TensorSummary]:
     """Return what the model was called with, by micro-batch and argument."""
     batches = (batch for step in seen.steps for batch in step.micro_batches)
     return {
@@ -272,7 +272,7 @@ def _batches(seen: Observation) -> dict[str, TensorSummary]:
     }
 
 
-def _digests(seen: Observation) -> dict[str, list[str]]:
+def _digests(seen: WatchedScript) -> dict[str, list[str]]:
     batches = [batch for step in seen.steps for batch in step.micro_batches]
     names = {name: None for batch in batches for name in batch.digests}
     return {name: [one.digests[name] for one in batches if name in one.digests] for name in names}

@@ -467,7 +467,7 @@ class Watcher:
     ) -> None:
         """Write what has been seen; before the end without what takes long to find out."""
         steps = (*self._steps, *self._later)
-        found = seen.Observation(
+        found = seen.WatchedScript(
             steps=steps,
             optimizers=tuple(self._optimizers.values()),
             failed=self._failed,

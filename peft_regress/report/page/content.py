@@ -27,7 +27,7 @@ from peft_regress.devices import DeviceClass
 from peft_regress.gate.budgets import budget_of
 from peft_regress.gate.changes import value_of
 from peft_regress.gate.comparison import Comparison, Invocation
-from peft_regress.gate.policy import Bounds
+from peft_regress.gate.policy import bounds_on
 from peft_regress.gate.verdicts import FAILING, INCOMPLETE, BudgetUse
 from peft_regress.metrics import (
     METRICS,
@@ -287,7 +287,7 @@ def facts_of(name: str, record: Record) -> dict[str, Any]:
     facts: dict[str, Any] = {}
     metric = record.metrics[name]
     judged = metric.kind not in {"info", "seconds"} and metric.direction != "none"
-    bound = Bounds.of(record).of_metric(name, metric).steps[0] if judged else 0.0
+    bound = bounds_on(name, metric, record)[0] if judged else 0.0
     if 0 < bound < float("inf"):
         facts["bound"] = bound
     if metric.kind in {"accuracy", "score"}:

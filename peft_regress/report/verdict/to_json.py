@@ -7,8 +7,8 @@ from typing import Any
 
 from peft_regress.gate.attribution import Breakdown, MetricChange
 from peft_regress.gate.comparison import Comparison
-from peft_regress.gate.facts import changed_settings
 from peft_regress.gate.findings import Finding
+from peft_regress.gate.inputs import changed_settings
 from peft_regress.gate.verdicts import BudgetUse, CaseVerdict, Observation, Reason
 from peft_regress.report.sentences import false_on_a_side
 from peft_regress.report.verdict.finding import finding_title

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 from watched_scripts import START
 
-from peft_regress.measure.scripts.observation import Observation, WatchRequest
+from peft_regress.measure.scripts.observation import WatchedScript, WatchRequest
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def watch(forks, tmp_path):
         made = WatchRequest(script=str(script), args=args, answer=str(answer), **asked)
         request.write_bytes(msgspec.json.encode(made))
         run(request)
-        return msgspec.msgpack.decode(answer.read_bytes(), type=Observation)
+        return msgspec.msgpack.decode(answer.read_bytes(), type=WatchedScript)
 
     watched.alone = lambda: run(tmp_path / "train.py")
     return watched
