@@ -14,9 +14,9 @@ from peft_regress.catalogue.matrix import select_cases
 from peft_regress.catalogue.sources import require_sources
 from peft_regress.cli import options
 from peft_regress.report.terminal import say
+from peft_regress.runner.measuring import MeasuringSetup, measure_cases, save_run
 from peft_regress.runs.schema import Run
 from peft_regress.text import count_of
-from peft_regress.upgrades.measuring import MeasuringSetup, measure_cases, save_run
 
 _INCOMPLETE_EXIT = 3
 

@@ -33,12 +33,12 @@ from peft_regress.plugin.closing_text import RunOutcome
 from peft_regress.plugin.options import RegressOptions
 from peft_regress.plugin.selection import Coverage, should_have_cases
 from peft_regress.report.terminal import layout_of, write_summary
+from peft_regress.runner.keeper import Keeper
 from peft_regress.runs.environment import commit_of, describe_machine, installed_packages
 from peft_regress.runs.journal import Header, KeptRecord, Line, run_of
 from peft_regress.runs.run_file import write_run_file
 from peft_regress.runs.schema import SCHEMA_VERSION, Record, Run, Selection, with_budget
 from peft_regress.settings import read_settings
-from peft_regress.workers.keeper import Keeper
 
 if TYPE_CHECKING:
     from peft_regress.measure import Measurement, ProfileCache

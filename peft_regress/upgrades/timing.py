@@ -25,7 +25,7 @@ from peft_regress.gate.paired_times import (
     judge_ratio,
 )
 from peft_regress.gate.policy import DEFAULT_POLICY
-from peft_regress.upgrades.worker import MEASURER, CaseRequest, prepare
+from peft_regress.runner.measurer import MEASURER, CaseRequest, prepare
 from peft_regress.workers.pool import Environment, Seat
 from peft_regress.workers.process import WorkerError, WorkerProcess
 

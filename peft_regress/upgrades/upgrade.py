@@ -30,6 +30,8 @@ from peft_regress.overlay.commits import Commit, earlier_checkouts, is_commit
 from peft_regress.overlay.folder import Overlay
 from peft_regress.overlay.overlay import opened_overlay
 from peft_regress.own_code import was_edited
+from peft_regress.runner.keeper import Keeper
+from peft_regress.runner.measuring import MeasuringSetup, measure_cases, save_run
 from peft_regress.runs.environment import (
     changed_packages,
     installed_packages,
@@ -38,9 +40,7 @@ from peft_regress.runs.environment import (
 )
 from peft_regress.runs.schema import Record, Run
 from peft_regress.text import count_of
-from peft_regress.upgrades.measuring import MeasuringSetup, measure_cases, save_run
 from peft_regress.upgrades.responsible import ResponsiblePackages, find_responsible
-from peft_regress.workers.keeper import Keeper
 
 RecordPrinter = Callable[[str, int], Callable[[Record], None]]
 

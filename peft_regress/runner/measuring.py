@@ -32,6 +32,8 @@ from peft_regress.gate.repeats import KnownCurve
 from peft_regress.interrupts import held_signals
 from peft_regress.invariants import KNOWN
 from peft_regress.overlay.pip import Planned, direct_sources
+from peft_regress.runner.keeper import Keeper, version_in
+from peft_regress.runner.measurer import MEASURER, CaseRequest, prepare
 from peft_regress.runs.environment import changed_packages, commit_here
 from peft_regress.runs.journal import Header, KeptRecord, Line, check_kept, header_of, run_of
 from peft_regress.runs.run_file import write_run_file
@@ -45,8 +47,6 @@ from peft_regress.runs.schema import (
     with_budget,
 )
 from peft_regress.text import redacted
-from peft_regress.upgrades.worker import MEASURER, CaseRequest, prepare
-from peft_regress.workers.keeper import Keeper, version_in
 from peft_regress.workers.pool import (
     Environment,
     GivenUpError,

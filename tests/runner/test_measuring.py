@@ -30,18 +30,18 @@ from peft_regress.gate.repeats import KnownCurve
 from peft_regress.measure import Recipe, measure
 from peft_regress.measure.costs import ProfileCache
 from peft_regress.metrics import COST_METRICS, INFERENCE_METRICS
-from peft_regress.runs.journal import KeptRecord
-from peft_regress.runs.run_file import read_run_file
-from peft_regress.runs.schema import Record, with_budget
-from peft_regress.upgrades import measuring
-from peft_regress.upgrades.measuring import (
+from peft_regress.runner import measuring
+from peft_regress.runner.measurer import CaseRequest, Measurer
+from peft_regress.runner.measuring import (
     DefinedCase,
     MeasuredCase,
     MeasuringSetup,
     measure_cases,
     save_run,
 )
-from peft_regress.upgrades.worker import CaseRequest, Measurer
+from peft_regress.runs.journal import KeptRecord
+from peft_regress.runs.run_file import read_run_file
+from peft_regress.runs.schema import Record, with_budget
 from peft_regress.workers import process as process_module
 from peft_regress.workers.pool import NodeError, UnusableEnvironmentError
 
