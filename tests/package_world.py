@@ -60,7 +60,7 @@ class World:
     """(version of peft, case id) of each training in full."""
     environments: dict[Path, dict[str, str]] = field(default_factory=dict)
     open_overlays: int = 0
-    kept: list[Path | None] = field(default_factory=list)
+    saved: list[Path | None] = field(default_factory=list)
     replaces_torch: bool = False
 
     def versions_tried(self, package="peft"):
@@ -133,10 +133,10 @@ class World:
         loaded=None,
         on_record=lambda _: None,
         narrowed_by=(),
-        keep_adapters=None,
+        save=None,
         **_,
     ):
-        self.kept.append(keep_adapters)
+        self.saved.append(save)
         packages = self.environments.get(python, self.installed)
         problem = self.broken(versions_of(packages))
         if problem is not None:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import click
 
-from peft_regress.baselines.run_adapters import adapters_of_run
 from peft_regress.catalogue.matrix import select_cases
 from peft_regress.catalogue.sources import require_sources
 from peft_regress.cli import options
@@ -63,9 +62,8 @@ def command(
             setup=setup,
             narrowed_by=[] if cases is None else [f"--cases {cases}"],
             matrix=matrix,
-            keep_adapters=adapters_of_run(save),
+            save=save,
             on_record=options.record_printer("", len(chosen), pool=setup.pool),
-            on_interrupt=lambda run: save_run(save, run),
         )
         save_run(save, run)
     say(_outcome(run, save))

@@ -57,10 +57,7 @@ def test_a_worker_that_cannot_import_the_cases_says_where_and_why(project):
 
 def test_the_worker_that_times_takes_own_cases(project):
     request = CaseRequest(
-        case="digits/lora-r4/small",
-        baselines=str(project / "baselines"),
-        folder=str(project),
-        own_cases=["gates.cases:GATES"],
+        case="digits/lora-r4/small", baselines=str(project / "baselines"), folder=str(project)
     )
     stepper = Measurer()
     assert stepper.prepare(request).startswith("sha256:")
