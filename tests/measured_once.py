@@ -10,7 +10,6 @@ import json
 import os
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import msgspec
 
@@ -19,6 +18,7 @@ from peft_regress.metrics import make_metric
 from peft_regress.plugin import session
 from peft_regress.plugin.session import RegressSession
 from peft_regress.runs.environment import describe_machine
+from peft_regress.runs.journal import KeptRecord
 from peft_regress.runs.schema import Machine, Record
 
 FOLDER = "PEFT_REGRESS_MEASURED_ONCE"
@@ -39,8 +39,7 @@ def install(conftest):
             with contextlib.suppress(OSError):  # `keep_adapter` does without, too
                 shutil.copytree(folder, self._adapters / folder.name, dirs_exist_ok=True)
         record = msgspec.json.decode((kept / "record.json").read_bytes(), type=Record)
-        record = _at_one_speed(record, timed=timed)
-        return SimpleNamespace(record=record, status=record.status), {}
+        return KeptRecord(record=_at_one_speed(record, timed=timed))
 
     def defined(self, case):
         files = _files(self.options.baselines, case.method)
@@ -58,15 +57,12 @@ _define = RegressSession.define
 
 
 def _measure(gate, case, run_rounds, kept):
-    from peft_regress.measure import ProfileCache, Recipe, measure
-
-    gate._profiles = gate._profiles or ProfileCache()
-    recipe = Recipe.of(case, gate.options.baselines)
+    gate._measurer.define(case, gate.options.baselines)
     kept.mkdir(exist_ok=True)
-    found = measure(recipe, profiles=gate._profiles, run_rounds=run_rounds, keep_adapters=kept)
-    if found.status == "ok":
+    record = gate._measurer.measured(run_rounds=run_rounds, keep_adapters=kept).record
+    if record.status == "ok":
         (kept / "ran").touch()
-    (kept / "record.json").write_bytes(msgspec.json.encode(found.record))
+    (kept / "record.json").write_bytes(msgspec.json.encode(record))
 
 
 def _at_one_speed(record, *, timed):

@@ -17,10 +17,10 @@ from peft_regress.metrics import COST_METRICS
 from peft_regress.overlay.overlay import Overlay, ReplacesTorchError
 from peft_regress.overlay.pip import PipError, Planned
 from peft_regress.own_code import code_of
+from peft_regress.runner.measuring import MeasuringSetup
 from peft_regress.runs.schema import SCHEMA_VERSION, Curve, Run, Selection
 from peft_regress.upgrades import bisect, responsible
 from peft_regress.upgrades import upgrade as upgrading
-from peft_regress.upgrades.measuring import MeasuringSetup
 from peft_regress.workers.pool import UnusableEnvironmentError
 
 SETUP = MeasuringSetup(baselines=Path("baselines"), jobs=1)
@@ -60,7 +60,7 @@ class World:
     """(version of peft, case id) of each training in full."""
     environments: dict[Path, dict[str, str]] = field(default_factory=dict)
     open_overlays: int = 0
-    kept: list[Path | None] = field(default_factory=list)
+    saved: list[Path | None] = field(default_factory=list)
     replaces_torch: bool = False
 
     def versions_tried(self, package="peft"):
@@ -133,10 +133,10 @@ class World:
         loaded=None,
         on_record=lambda _: None,
         narrowed_by=(),
-        keep_adapters=None,
+        save=None,
         **_,
     ):
-        self.kept.append(keep_adapters)
+        self.saved.append(save)
         packages = self.environments.get(python, self.installed)
         problem = self.broken(versions_of(packages))
         if problem is not None:

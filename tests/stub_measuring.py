@@ -9,14 +9,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 from builders import MACHINE, make_record, repeating, trained
 from restored import registry_restored
 
 from peft_regress.plugin import session
 from peft_regress.plugin.session import RegressSession
-from peft_regress.runs.journal import read_lines
+from peft_regress.runs.journal import KeptRecord, read_lines
 from peft_regress.runs.run_file import read_run_file
 
 SECONDS, DEADLY, LOG = "STUB_SECONDS", "STUB_DEADLY", "STUB_LOG"
@@ -65,7 +64,7 @@ def install():
         record = trained(case.id)
         same = [one for one in self._known(case.id) if one.curve == record.curve]
         record = repeating(record, by=same[0].run_name) if same else record
-        return SimpleNamespace(record=record, status=record.status), {}
+        return KeptRecord(record=record)
 
     def defined(self, case):
         return make_record(case.id).definition

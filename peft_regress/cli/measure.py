@@ -9,14 +9,13 @@ from pathlib import Path
 
 import click
 
-from peft_regress.baselines.run_adapters import adapters_of_run
 from peft_regress.catalogue.matrix import select_cases
 from peft_regress.catalogue.sources import require_sources
 from peft_regress.cli import options
 from peft_regress.report.terminal import say
+from peft_regress.runner.measuring import MeasuringSetup, measure_cases, save_run
 from peft_regress.runs.schema import Run
 from peft_regress.text import count_of
-from peft_regress.upgrades.measuring import MeasuringSetup, measure_cases, save_run
 
 _INCOMPLETE_EXIT = 3
 
@@ -63,9 +62,8 @@ def command(
             setup=setup,
             narrowed_by=[] if cases is None else [f"--cases {cases}"],
             matrix=matrix,
-            keep_adapters=adapters_of_run(save),
+            save=save,
             on_record=options.record_printer("", len(chosen), pool=setup.pool),
-            on_interrupt=lambda run: save_run(save, run),
         )
         save_run(save, run)
     say(_outcome(run, save))

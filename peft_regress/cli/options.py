@@ -25,13 +25,13 @@ from peft_regress.interrupts import ending_signals_interrupt
 from peft_regress.report.document import Document
 from peft_regress.report.sentences import REPEATED
 from peft_regress.report.terminal import echo, print_progress, show
+from peft_regress.runner.keeper import kept_records
 from peft_regress.runs.schema import Record
 from peft_regress.text import clean
-from peft_regress.workers.keeper import kept_records
 from peft_regress.workers.pool import Pool, default_jobs
 
 if TYPE_CHECKING:
-    from peft_regress.upgrades.measuring import MeasuringSetup
+    from peft_regress.runner.measuring import MeasuringSetup
 
 
 output_file = click.Path(path_type=Path, dir_okay=False, readable=False, writable=True)
@@ -223,7 +223,7 @@ def measuring_options(command: Callable[..., None]) -> Callable[..., None]:
         resume: Path | None,
         **others: Any,
     ) -> None:
-        from peft_regress.upgrades.measuring import MeasuringSetup
+        from peft_regress.runner.measuring import MeasuringSetup
 
         for name in ("save", "summary"):
             if others.get(name) is not None:

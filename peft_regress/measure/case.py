@@ -35,28 +35,10 @@ from peft_regress.metrics import METRICS
 from peft_regress.own_code import stated_by
 from peft_regress.runs import schema
 from peft_regress.runs.ledger import with_plans
+from peft_regress.runs.schema import Measurement
 from peft_regress.script import Script
 
 _NO_STEP: Final = (NothingToTrainError, UncountedOperatorError, UnprofilableModelError)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Measurement:
-    """The result of measuring one case; the record is what reaches disk."""
-
-    record: schema.Record
-
-    @property
-    def status(self) -> schema.Status:
-        """Return `ok`, `unsupported` or `error`."""
-        return self.record.status
-
-    def value(self, metric: str) -> float:
-        """Return a metric's value; raises `AbsentError` if the case does not have it."""
-        try:
-            return self.record.metrics[metric].value
-        except KeyError:
-            raise AbsentError(f"{self.record.case.id} has no metric {metric!r}") from None
 
 
 def recipe_of(case: Case, baselines: Path) -> Recipe | ScriptRecipe:

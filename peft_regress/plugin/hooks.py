@@ -13,7 +13,7 @@ import signal
 import warnings
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import msgspec
 import pytest
@@ -30,11 +30,8 @@ from peft_regress.plugin.session import RegressSession
 from peft_regress.report import case_text
 from peft_regress.report.terminal import in_log, layout_of, line_in_log
 from peft_regress.runs.journal import KeptRecord
-from peft_regress.runs.schema import Failure, error_record
+from peft_regress.runs.schema import Failure, Measurement, error_record
 from peft_regress.text import count_of
-
-if TYPE_CHECKING:
-    from peft_regress.measure import Measurement
 
 _SESSION = pytest.StashKey[RegressSession]()
 _COLLECTION = pytest.StashKey[CollectionHooks]()
@@ -95,7 +92,7 @@ def peft_regress(request: pytest.FixtureRequest, benchmark: Any) -> Callable[[Ca
     def measure_and_judge(case: Case) -> Measurement:
         try:
             _check_may_measure(request, case)
-            measurement, kept = session.take_or_measure(case, benchmark)
+            kept = session.take_or_measure(case, benchmark)
             problem = None
         except PeftRegressError as error:
             problem = error
@@ -114,7 +111,7 @@ def peft_regress(request: pytest.FixtureRequest, benchmark: Any) -> Callable[[Ca
         for red in comparison.red:
             text = case_text(red, comparison, session.layout)
             pytest.fail(in_log(text), pytrace=False)
-        return measurement
+        return Measurement(record=kept.record)
 
     return measure_and_judge
 

@@ -26,22 +26,21 @@ from peft_regress.gate.comparison import Comparison, Invocation
 from peft_regress.gate.judge import judge
 from peft_regress.gate.repeats import KnownCurve, curves_of
 from peft_regress.gate.verdicts import Observation, observations_of
-from peft_regress.interrupts import held_signals
 from peft_regress.invariants import KNOWN
 from peft_regress.metrics import make_metric
 from peft_regress.plugin.closing_text import RunOutcome
 from peft_regress.plugin.options import RegressOptions
 from peft_regress.plugin.selection import Coverage, should_have_cases
 from peft_regress.report.terminal import layout_of, write_summary
+from peft_regress.runner.keeper import Keeper
+from peft_regress.runner.measurer import Measurer
 from peft_regress.runs.environment import commit_of, describe_machine, installed_packages
 from peft_regress.runs.journal import Header, KeptRecord, Line, run_of
 from peft_regress.runs.run_file import write_run_file
 from peft_regress.runs.schema import SCHEMA_VERSION, Record, Run, Selection, with_budget
 from peft_regress.settings import read_settings
-from peft_regress.workers.keeper import Keeper
 
 if TYPE_CHECKING:
-    from peft_regress.measure import Measurement, ProfileCache
     from peft_regress.measure.rounds import RoundRunner
 
 _THIS_RUN = "this run"
@@ -64,7 +63,7 @@ class RegressSession:
         self._budgets = functools.cache(stated_budgets)
         self._imported: dict[str, str] = {}
         """What the cases so far use beyond the requirements of this package."""
-        self._profiles: ProfileCache | None = None
+        self._measurer = Measurer()
         # Now: while a test runs, pytest's capture is no terminal.
         self.layout = layout_of(colour=False)
         self._commit_info: dict[str, Any] = {}
@@ -115,18 +114,13 @@ class RegressSession:
 
     def define(self, case: Case) -> str:
         """Return the digest that defines a case."""
-        with held_signals():
-            from peft_regress.measure import define, recipe_of
+        return self._measurer.define(case, self.options.baselines)
 
-        return define(recipe_of(case, self.options.baselines))
-
-    def take_or_measure(self, case: Case, benchmark: Any) -> tuple[Measurement, KeptRecord]:
-        """Measure a case unless an earlier run did; also return the record for the journal."""
+    def take_or_measure(self, case: Case, benchmark: Any) -> KeptRecord:
+        """Measure a case unless an earlier run did."""
         taken = self.take(case.id, lambda: self.define(case))
         if taken is not None:
-            from peft_regress.measure import Measurement
-
-            return Measurement(record=taken.record), taken
+            return taken
         benchmark.group = f"{case.task}/{case.architecture}"
         benchmark.extra_info["peft_regress"] = {
             "schema_version": SCHEMA_VERSION,
@@ -144,35 +138,21 @@ class RegressSession:
                 benchmark.pedantic(target, **rounds)
 
         with _untraced():
-            measurement, imported = self._measured(case, run_rounds, timed=not benchmark.disabled)
+            kept = self._measured(case, run_rounds, timed=not benchmark.disabled)
         stats = [] if benchmark.stats is None else [benchmark.stats]
         self._benchmarks += stats
         timed = self._benchmark_document(stats)["benchmarks"] if stats else []
-        return measurement, KeptRecord(
-            record=measurement.record,
-            imported=imported,
-            times=next(iter(timed), None),
-        )
+        return msgspec.structs.replace(kept, times=next(iter(timed), None))
 
-    def _measured(
-        self, case: Case, run_rounds: RoundRunner, *, timed: bool
-    ) -> tuple[Measurement, dict[str, str]]:
-        """Return also the versions of what the case uses besides."""
-        with held_signals():
-            from peft_regress.measure import ProfileCache, measure, recipe_of
-
-        self._profiles = self._profiles or ProfileCache()
-        recipe = recipe_of(case, self.options.baselines)
-        measurement = measure(
-            recipe,
-            profiles=self._profiles,
+    def _measured(self, case: Case, run_rounds: RoundRunner, *, timed: bool) -> KeptRecord:
+        self.define(case)
+        return self._measurer.measured(
             run_rounds=run_rounds,
             timed=timed,
             has_reference=case.id in self.references(),
             keep_adapters=self._adapters,
             known=self._known(case.id),
         )
-        return measurement, recipe.packages()
 
     def _known(self, case: str) -> list[KnownCurve]:
         """Return the trainings that a case need not repeat in full."""
@@ -185,7 +165,7 @@ class RegressSession:
         """Judge one case; raises `InputError` if its baseline cannot be read."""
         header = self._header()
         observation = Observation(
-            record=self._with_budget(record),
+            record=with_budget(record, self._budgets().budget_of),
             # Those that only some of its cases use included.
             environment=dict(sorted({**self._imported, **header.environment}.items())),
             machine=header.machine,
@@ -202,9 +182,6 @@ class RegressSession:
             beside={name: kept.record for name, kept in self.records.items()},
         )
 
-    def _with_budget(self, record: Record) -> Record:
-        return with_budget(record, self._budgets().budget_of)
-
     def known_cases(self) -> frozenset[str]:
         """Return the ids of every case of the matrix and of its baselines."""
         cases, references = matrix_cases(self.options.matrix), dict[str, Observation]()
@@ -216,9 +193,8 @@ class RegressSession:
     def run_of(self, selection: Selection) -> Run:
         """Return the records of this run."""
         lines = [Line(header=self._header(), kept=kept) for kept in self.records.values()]
-        run = run_of(lines, self._header(), selection)
-        cases = {name: self._with_budget(record) for name, record in run.cases.items()}
-        return msgspec.structs.replace(run, cases=with_relative_times(cases))
+        run = run_of(lines, self._header(), selection, self._budgets().budget_of)
+        return msgspec.structs.replace(run, cases=with_relative_times(run.cases))
 
     def finish(self, coverage: Coverage) -> RunOutcome:
         """Judge the run, write run file and summary, and return the outcome."""

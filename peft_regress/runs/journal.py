@@ -17,13 +17,14 @@ from typing import IO, Annotated, Any, Final
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from peft_regress.cases import Digest, Name, Version
+from peft_regress.budgets import Budget
+from peft_regress.cases import Case, Digest, Name, Version
 from peft_regress.errors import InputError, RunFileError
 from peft_regress.files import read_bytes, write_atomic
 from peft_regress.invariants import KNOWN
 from peft_regress.runs.environment import commit_of, installed_version
 from peft_regress.runs.run_file import RunFile, check_record, read_run
-from peft_regress.runs.schema import SCHEMA_VERSION, Machine, Record, Run, Selection
+from peft_regress.runs.schema import SCHEMA_VERSION, Machine, Record, Run, Selection, with_budget
 
 _Schema = Annotated[int, msgspec.Meta(ge=SCHEMA_VERSION, le=SCHEMA_VERSION)]
 _NAME: Final = re.compile(r"(?P<run_file>.+)\.journal(\.1)?")
@@ -85,14 +86,23 @@ def header_of(lines: Sequence[Line]) -> Header:
     return msgspec.structs.replace(lines[-1].header, machine=most)
 
 
-def run_of(lines: Iterable[Line], header: Header, selection: Selection) -> Run:
-    """Return records as one run; those of another machine than the header's name it."""
+def run_of(
+    lines: Iterable[Line],
+    header: Header,
+    selection: Selection,
+    budget_of: Callable[[Case], Budget | None] = lambda _: None,
+) -> Run:
+    """Return records as one run; those of another machine than the header's name it.
+
+    budget_of: the budget of a case that states none itself.
+    """
     imported: dict[str, str] = {}
     cases: dict[str, Record] = {}
     for line in lines:
         imported |= line.kept.imported
         elsewhere = UNSET if line.machine == header.machine else line.machine
-        cases[line.case] = msgspec.structs.replace(line.kept.record, machine=elsewhere)
+        record = msgspec.structs.replace(line.kept.record, machine=elsewhere)
+        cases[line.case] = with_budget(record, budget_of)
     return Run(
         schema_version=SCHEMA_VERSION,
         environment=dict(sorted({**imported, **header.environment}.items())),

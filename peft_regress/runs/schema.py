@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Hashable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
 import msgspec
@@ -16,7 +17,7 @@ from msgspec import UNSET, UnsetType
 
 from peft_regress.budgets import Bound, Budget
 from peft_regress.cases import Address, Case, CaseId, Digest, Moment, Name, Version
-from peft_regress.errors import InputError
+from peft_regress.errors import AbsentError, InputError
 from peft_regress.metrics import Metric, Numerics
 from peft_regress.text import clean, count_of, pattern_of, redacted
 
@@ -362,6 +363,25 @@ def with_budget(record: Record, budget_of: Callable[[Case], Budget | None]) -> R
     """Return a record with the budget of its case, unless the case states one itself."""
     budget = budget_of(record.case) if record.budget is UNSET else None
     return record if budget is None else msgspec.structs.replace(record, budget=budget)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """The result of measuring one case; the record is what reaches disk."""
+
+    record: Record
+
+    @property
+    def status(self) -> Status:
+        """Return `ok`, `unsupported` or `error`."""
+        return self.record.status
+
+    def value(self, metric: str) -> float:
+        """Return a metric's value; raises `AbsentError` if the case does not have it."""
+        try:
+            return self.record.metrics[metric].value
+        except KeyError:
+            raise AbsentError(f"{self.record.case.id} has no metric {metric!r}") from None
 
 
 class Selection(_Strict, frozen=True, kw_only=True):

@@ -23,10 +23,10 @@ from peft_regress.invariants import INVARIANTS
 from peft_regress.metrics import METRICS
 from peft_regress.overlay.overlay import opened_overlay
 from peft_regress.overlay.pip import Planned, parse_version, released_versions
+from peft_regress.runner.measuring import MeasuringSetup, measure_cases
 from peft_regress.runs.environment import changed_packages
 from peft_regress.script import Script
 from peft_regress.text import count_of
-from peft_regress.upgrades.measuring import MeasuringSetup, measure_cases
 from peft_regress.upgrades.responsible import ResponsiblePackages, find_responsible
 
 

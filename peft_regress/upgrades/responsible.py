@@ -18,9 +18,9 @@ from peft_regress.gate.verdicts import Observation, observations_of
 from peft_regress.overlay.folder import Overlay
 from peft_regress.overlay.overlay import opened_overlay, opened_part
 from peft_regress.overlay.pip import Planned
+from peft_regress.runner.measuring import MeasuringSetup, measure_cases
 from peft_regress.runs.environment import changed_packages, likely_first
 from peft_regress.text import clean, few
-from peft_regress.upgrades.measuring import MeasuringSetup, measure_cases
 
 _MOST_TRIALS: Final = 8
 """A torch with CUDA brings a dozen packages of its own, and none of them works by itself."""

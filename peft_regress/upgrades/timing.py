@@ -25,7 +25,7 @@ from peft_regress.gate.paired_times import (
     judge_ratio,
 )
 from peft_regress.gate.policy import DEFAULT_POLICY
-from peft_regress.upgrades.worker import MEASURER, CaseRequest, prepare
+from peft_regress.runner.measurer import MEASURER, CaseRequest, project_folder
 from peft_regress.workers.pool import Environment, Seat
 from peft_regress.workers.process import WorkerError, WorkerProcess
 
@@ -131,8 +131,9 @@ def _launch(case: Case, plan: _Plan, *, base_first: bool) -> list[TimePair]:
     """
     with contextlib.ExitStack() as stack:
         base, candidate = workers = [_started(stack, one, plan) for one in plan.interpreters]
-        request = CaseRequest(case=case.id, baselines=str(plan.baselines.absolute()))
-        before, after = (prepare(worker, request) for worker in workers)
+        storage, folder = str(plan.baselines.absolute()), project_folder()
+        request = CaseRequest(case=case.id, baselines=storage, folder=folder)
+        before, after = (worker.ask(f"{MEASURER}.prepare", request, str) for worker in workers)
         if before != after:
             raise _DefinitionDiffersError(
                 f"not comparable: the definition differs, {before[:15]} in "

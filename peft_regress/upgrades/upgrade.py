@@ -14,7 +14,6 @@ from msgspec import UNSET
 
 from peft_regress.baselines.named_runs import find_named
 from peft_regress.baselines.references import read_references
-from peft_regress.baselines.run_adapters import adapters_of_run
 from peft_regress.cases import Case
 from peft_regress.catalogue.matrix import select_cases
 from peft_regress.catalogue.own_cases import device_classes, own_fine_tune, settings_in_use
@@ -30,6 +29,8 @@ from peft_regress.overlay.commits import Commit, earlier_checkouts, is_commit
 from peft_regress.overlay.folder import Overlay
 from peft_regress.overlay.overlay import opened_overlay
 from peft_regress.own_code import was_edited
+from peft_regress.runner.keeper import Keeper
+from peft_regress.runner.measuring import MeasuringSetup, measure_cases, save_run
 from peft_regress.runs.environment import (
     changed_packages,
     installed_packages,
@@ -38,9 +39,7 @@ from peft_regress.runs.environment import (
 )
 from peft_regress.runs.schema import Record, Run
 from peft_regress.text import count_of
-from peft_regress.upgrades.measuring import MeasuringSetup, measure_cases, save_run
 from peft_regress.upgrades.responsible import ResponsiblePackages, find_responsible
-from peft_regress.workers.keeper import Keeper
 
 RecordPrinter = Callable[[str, int], Callable[[Record], None]]
 
@@ -315,7 +314,6 @@ class _Measurer:
     ) -> Run:
         """Measure in an overlay or the running environment; what is known need not train again."""
         cases, pattern = cases or self.cases, self.settings.pattern
-        save = self.settings.save if side == "candidate" else None
         return measure_cases(
             cases,
             python=Path(sys.executable) if overlay is None else overlay.python,
@@ -323,11 +321,10 @@ class _Measurer:
             setup=setup or self.settings.setup,
             narrowed_by=[] if pattern is None else [f"--cases {pattern}"],
             matrix=self.settings.matrix,
-            keep_adapters=None if save is None else adapters_of_run(save),
+            save=self.settings.save if side == "candidate" else None,
             known=known,
             loaded=self.loaded,
             on_record=self.record_printer(side, len(cases)),
-            on_interrupt=lambda run: None if save is None else save_run(save, run),
         )
 
 

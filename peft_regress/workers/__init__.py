@@ -2,5 +2,4 @@
 
 `process` starts a worker and asks it, `serve` is the worker's own side. `pool` gives futures for
 what is asked in an environment; `cluster` does so by nodes of Dask, `node` is the part there.
-`keeper` keeps records and takes those of an earlier run.
 """

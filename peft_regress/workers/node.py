@@ -24,7 +24,7 @@ from typing import Final
 import msgspec
 from distributed import Worker, WorkerPlugin, get_worker
 
-from peft_regress.catalogue.own_cases import own_fine_tunes, use_settings
+from peft_regress.catalogue.own_cases import own_fine_tunes
 from peft_regress.errors import AbsentError, InputError, PeftRegressError, SourceError
 from peft_regress.files import read_bytes
 from peft_regress.imports import INSTALLED
@@ -32,7 +32,7 @@ from peft_regress.overlay.overlay import opened_part
 from peft_regress.overlay.pip import Planned
 from peft_regress.own_code import digest_of, own_modules
 from peft_regress.runs.environment import installed_packages
-from peft_regress.settings import Settings, read_settings
+from peft_regress.settings import Settings
 from peft_regress.text import clean, printable
 from peft_regress.workers.pool import Environment, NodeError, Seat, UnusableEnvironmentError
 from peft_regress.workers.process import RequestRefusedError, WorkerError
@@ -213,10 +213,6 @@ class Node(WorkerPlugin):
 
     def _environment(self, task: Task) -> Environment:
         """Return the environment of a task, built if it is not there; it stays open."""
-        if self.own is None:
-            use_settings(Settings(folder=self._folder, baselines=Path(self.baselines)))
-        else:
-            use_settings(read_settings(Path(self.own.folder)))
         if self._planned != task.planned:
             self._let_go()
             self._planned, self._python = task.planned, Path(sys.executable)

@@ -18,7 +18,7 @@ import msgspec
 from peft_regress.runs.environment import describe_machine, installed_packages
 from peft_regress.runs.schema import Failure, Machine
 
-PROTOCOL: Final = 6
+PROTOCOL: Final = 7
 """Raised when a message or the way of timing changes: both sides must have the same."""
 
 

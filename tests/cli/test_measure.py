@@ -86,7 +86,7 @@ def test_a_run_that_cannot_be_written_is_said_and_its_journal_stays(
     worker, measure, tmp_path, monkeypatch
 ):
     from peft_regress.errors import InputError
-    from peft_regress.upgrades import measuring
+    from peft_regress.runner import measuring
 
     def full(*_):
         raise InputError("run.json: cannot be written (No space left on device)")

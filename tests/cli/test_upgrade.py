@@ -443,7 +443,7 @@ def test_the_saved_run_is_one_that_other_commands_take(world, storage, upgrade, 
     code, out, _ = upgrade("--save", str(save))
     assert code == 1
     assert f"`peft-regress accept '{save}' --reason" in " ".join(out.split())
-    assert world.kept == [save.with_name("run.adapters")]
+    assert world.saved == [save]
     run = read_run_file(save).run
     assert run.environment["peft"] == "0.20.0"
     assert run.selection.narrowed_by == [f"--cases {GLOB}"]

@@ -27,8 +27,8 @@ from peft_regress.catalogue.built_in import STEPS
 from peft_regress.catalogue.matrix import parse_case_id
 from peft_regress.errors import InputError
 from peft_regress.measure import Recipe, define
+from peft_regress.runner.measurer import CaseRequest, Measurer
 from peft_regress.upgrades.timing import BLOCK_STEPS, LAUNCH_PAIRS, time_cases
-from peft_regress.upgrades.worker import CaseRequest, Measurer
 from peft_regress.workers import process as process_module
 from peft_regress.workers.process import InterpreterError, WorkerProcess
 

@@ -20,11 +20,11 @@ from fake_interpreters import logged, wait_until, write_worker
 
 from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.cli import options
+from peft_regress.runner.measurer import CaseAnswer
 from peft_regress.runs.journal import Header, KeptRecord, Line, header_of, journal_of, run_of
 from peft_regress.runs.run_file import read_run_file
 from peft_regress.runs.schema import Selection
 from peft_regress.settings import Settings, read_settings
-from peft_regress.upgrades.measuring import DefinedCase, MeasuredCase
 from peft_regress.workers import cluster as cluster_module
 from peft_regress.workers.cluster import ClusterLostError, DaskPool
 from peft_regress.workers.node import facts_here, own_code
@@ -213,10 +213,11 @@ def test_a_case_that_no_worker_survives_is_incomplete_and_no_error(own_cluster, 
 # --- bad input -----------------------------------------------------------------------------------
 
 
-MEASURED = MeasuredCase(
-    defined=DefinedCase(definition="d", where="n", machine=MACHINE, environment={"peft": "1"}),
+ANSWER = CaseAnswer(
+    definition="d",
+    where="n",
+    header=Header(environment={"peft": "1"}, machine=MACHINE, metrics_known=[]),
     kept=KeptRecord(record=make_record(FIRST)),
-    adapter={},
 )
 
 
@@ -224,7 +225,7 @@ def taken(result):
     """Return what comes of a task that Dask has done."""
     client = SimpleNamespace(status="running", who_has=lambda _: {"key": ["tcp://b:2"]})
     pool = DaskPool("tcp://a:1", client, say=print)
-    work = cluster_module._Work("", FIRST, "key", MeasuredCase)
+    work = cluster_module._Work("", FIRST, "key", CaseAnswer)
     pool._take(work, SimpleNamespace(result=result))
     return work.future.result(timeout=0)
 
@@ -235,8 +236,8 @@ ODD_NAMES = [
 
 
 def test_an_answer_that_is_no_result_names_the_node():
-    answer = msgspec.json.encode(MEASURED).decode()
-    assert taken(lambda timeout: answer) == MEASURED
+    answer = msgspec.json.encode(ANSWER).decode()
+    assert taken(lambda timeout: answer) == ANSWER
     wrong = answer.replace('{"peft":"1"}', '{"../x":"1"}')
     deep = answer.replace('"times":null', f'"times":{{"a":{"[" * 100_000}')
     placed = [answer.replace('"adapter":{}', f'"adapter":{{"{name}":""}}') for name in ODD_NAMES]
@@ -422,7 +423,6 @@ def test_nodes_look_up_own_cases_where_they_lie(
     code, _, err = command("measure", "--on", shared.address, "--save", "run.json")
     assert code == 0, err
     ((_, request),) = logged(python, "prepare")
-    assert request["own_cases"] == ["gates.cases:GATES"]
     assert request["folder"] == str(tmp_path)
 
 

@@ -13,8 +13,8 @@ from peft_fuzz.search.fuzz import FuzzSettings
 from peft_fuzz.search.worker import START_SECONDS
 from peft_regress.cli.options import examples, jobs_option, on_option, opened_pool
 from peft_regress.interrupts import ending_signals_interrupt
+from peft_regress.runner.measuring import MeasuringSetup
 from peft_regress.runs.environment import usable_cores
-from peft_regress.upgrades.measuring import MeasuringSetup
 from peft_regress.workers.pool import default_jobs
 
 _NO_STORAGE: Final = Path("baselines")

@@ -30,18 +30,12 @@ from peft_regress.gate.repeats import KnownCurve
 from peft_regress.measure import Recipe, measure
 from peft_regress.measure.costs import ProfileCache
 from peft_regress.metrics import COST_METRICS, INFERENCE_METRICS
-from peft_regress.runs.journal import KeptRecord
+from peft_regress.runner import measuring
+from peft_regress.runner.measurer import CaseAnswer, CaseRequest, Measurer
+from peft_regress.runner.measuring import MeasuringSetup, measure_cases, save_run
+from peft_regress.runs.journal import Header, KeptRecord
 from peft_regress.runs.run_file import read_run_file
 from peft_regress.runs.schema import Record, with_budget
-from peft_regress.upgrades import measuring
-from peft_regress.upgrades.measuring import (
-    DefinedCase,
-    MeasuredCase,
-    MeasuringSetup,
-    measure_cases,
-    save_run,
-)
-from peft_regress.upgrades.worker import CaseRequest, Measurer
 from peft_regress.workers import process as process_module
 from peft_regress.workers.pool import NodeError, UnusableEnvironmentError
 
@@ -173,19 +167,19 @@ def test_a_folder_that_is_not_utf_8_is_named(worker):
         )
 
 
-@pytest.mark.parametrize(("wrong", "problem"), WRONG)
+def answered(record, *, definition="sha256:definition", loaded=()):
+    """Return what node 7 says of a case."""
+    header = Header(environment={"peft": "0.18.1"}, machine=MACHINE, metrics_known=[])
+    kept = None if record is None else KeptRecord(record=record, loaded=list(loaded))
+    return CaseAnswer(where="node 7", header=header, definition=definition, kept=kept)
+
+
+@pytest.mark.parametrize(("wrong", "problem"), [*WRONG, (None, f"{BAD}: no record")])
 def test_such_a_record_of_another_machine_is_refused_with_its_name(wrong, problem):
-    sent = {**msgspec.to_builtins(make_record(BAD)), **wrong}
-    where = DefinedCase(
-        definition=make_record(BAD).definition,
-        where="node 7",
-        machine=MACHINE,
-        environment={"peft": "0.18.1"},
-    )
-    kept = KeptRecord(record=msgspec.convert(sent, Record))
-    future: Future[MeasuredCase] = Future()
-    future.set_result(MeasuredCase(defined=where, kept=kept, adapter={}))
-    pool = SimpleNamespace(is_remote=True, submit=lambda *_: [future])
+    sent = {**msgspec.to_builtins(make_record(BAD)), **(wrong or {})}
+    future: Future[CaseAnswer] = Future()
+    future.set_result(answered(None if wrong is None else msgspec.convert(sent, Record)))
+    pool = SimpleNamespace(is_remote=True, submit=lambda *of: [future] * len(of[2]))
     setup = dataclasses.replace(SETUP, pool=pool)
     with pytest.raises(NodeError, match=f"^node 7: {re.escape(problem)}"):
         measure_cases(CASES[:1], python=Path(sys.executable), setup=setup)
@@ -268,17 +262,16 @@ def test_a_package_that_is_not_the_installed_one_is_refused(tmp_path):
         measured(str(tmp_path / "bin" / "python"))
 
 
-def test_an_interrupt_here_ends_every_worker_and_hands_over_the_records(worker):
-    python = worker(how={SECOND: "hang"})
-    rescued = []
+def test_an_interrupt_here_ends_every_worker_and_saves_the_records(worker, tmp_path):
+    python, save = worker(how={SECOND: "hang"}), tmp_path / "run.json"
 
     def interrupt(record):
         if record.case.id == BAD:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        measured(python, on_record=interrupt, on_interrupt=rescued.append, cases=CASES[:2])
-    (run,) = rescued
+        measured(python, on_record=interrupt, save=save, cases=CASES[:2])
+    run = read_run_file(save).run
     assert (list(run.cases), run.selection.narrowed_by) == ([BAD], ["interrupted"])
     assert fake_interpreters.all_gone(fake_interpreters.processes_of(python))
 
@@ -294,7 +287,7 @@ def interruptible():
 @pytest.mark.parametrize("at", [SECOND, "greeting", "import_modules"])
 def test_an_interrupt_ends_every_process(tmp_path, interruptible, at):
     python = fake_interpreters.write_worker(tmp_path / "python", how={at: "hang"})
-    rescued = []
+    save = tmp_path / "run.json"
 
     def interrupt():
         fake_interpreters.wait_until(lambda: fake_interpreters.logged(python, "child"))
@@ -303,9 +296,9 @@ def test_an_interrupt_ends_every_process(tmp_path, interruptible, at):
     thread = threading.Thread(target=interrupt)
     thread.start()
     with pytest.raises(KeyboardInterrupt):
-        measured(python, jobs=2, on_interrupt=rescued.append, cases=CASES[:2])
+        measured(python, jobs=2, save=save, cases=CASES[:2])
     thread.join()
-    assert [list(run.cases) for run in rescued] == ([[BAD]] if at == SECOND else [])
+    assert save.exists() == (at == SECOND)
     assert fake_interpreters.all_gone(fake_interpreters.processes_of(python))
 
 
@@ -402,17 +395,12 @@ def test_a_real_worker_measures_what_this_process_does():
 
 
 def test_the_packages_that_cases_load_are_known_unless_a_case_fails(monkeypatch):
-    def measure_case(_, __, request):
+    def ask_case(_, __, request):
         case = Case.parse(request.case)
-        status = "error" if case.id == BAD else "ok"
-        defined = DefinedCase(definition="d", where="here", machine=MACHINE, environment={})
-        record, loaded = make_record(case.id, status=status), ["torch", case.method]
-        defined = msgspec.structs.replace(defined, definition=record.definition)
-        return MeasuredCase(
-            defined=defined, kept=KeptRecord(record=record, loaded=loaded), adapter={}
-        )
+        record = make_record(case.id, status="error" if case.id == BAD else "ok")
+        return answered(record, definition=record.definition, loaded=["torch", case.method])
 
-    monkeypatch.setattr(measuring, "measure_case", measure_case)
+    monkeypatch.setattr(measuring, "ask_case", ask_case)
     loaded = {}
     measure_cases(CASES, python=Path("python"), setup=SETUP, trains=False, loaded=loaded)
     ran = [case for case in CASES if case.id != BAD]

@@ -24,7 +24,7 @@ from peft_regress.baselines.run_adapters import (
     place_adapter,
     prune_adapters,
 )
-from peft_regress.cases import Case, DataFile, Name, Version
+from peft_regress.cases import Case
 from peft_regress.catalogue.budget_file import BudgetFile, stated_budgets
 from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.errors import InputError
@@ -32,21 +32,13 @@ from peft_regress.gate.repeats import KnownCurve
 from peft_regress.interrupts import held_signals
 from peft_regress.invariants import KNOWN
 from peft_regress.overlay.pip import Planned, direct_sources
+from peft_regress.runner.keeper import Keeper, version_in
+from peft_regress.runner.measurer import MEASURER, CaseAnswer, CaseRequest, project_folder
 from peft_regress.runs.environment import changed_packages, commit_here
 from peft_regress.runs.journal import Header, KeptRecord, Line, check_kept, header_of, run_of
 from peft_regress.runs.run_file import write_run_file
-from peft_regress.runs.schema import (
-    Failure,
-    Machine,
-    Record,
-    Run,
-    Selection,
-    error_record,
-    with_budget,
-)
+from peft_regress.runs.schema import Failure, Record, Run, Selection, error_record
 from peft_regress.text import redacted
-from peft_regress.upgrades.worker import MEASURER, CaseRequest, prepare
-from peft_regress.workers.keeper import Keeper, version_in
 from peft_regress.workers.pool import (
     Environment,
     GivenUpError,
@@ -81,54 +73,37 @@ class MeasuringSetup:
     """How many cases are measured at once."""
     time_limit: float = CASE_SECONDS
     """Seconds that one case may take."""
-    keeper: Keeper | None = None
-    """Takes and keeps records; None if each is measured and only the result is kept."""
+    keeper: Keeper = field(default_factory=Keeper)
+    """Keeps records, and takes those of an earlier run."""
     pool: Pool | None = None
     """What measures instead of workers of this machine."""
     commit: str | None = None
     """What kept records were measured of; None for the commit of the working folder."""
 
 
-class DefinedCase(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What defines a case, as its environment knows it, and which environment that is."""
+def ask_case(seat: Seat, environment: Environment, request: CaseRequest) -> CaseAnswer:
+    """Look up a case and measure it; a worker that is lost meanwhile makes a record in error.
 
-    definition: str
-    where: str
-    """The interpreter, or the machine as people find it."""
-    machine: Machine
-    environment: dict[Name, Version]
-    """The packages of every case."""
-
-
-class MeasuredCase(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A record, and what lies beside it."""
-
-    defined: DefinedCase
-    kept: KeptRecord
-    adapter: dict[DataFile, bytes]
-    """The files of the kept adapter, by name."""
-
-
-def define_case(seat: Seat, environment: Environment, request: CaseRequest) -> DefinedCase:
-    """Look up a case. Raises `UnusableEnvironmentError` if that cannot be done there."""
-    worker = seat.worker(environment)
-    try:
-        return _defined(seat, worker, request)
-    except WorkerError as error:
-        worker.kill()
-        raise UnusableEnvironmentError(f"{request.case}: {error}") from None
-
-
-def measure_case(seat: Seat, environment: Environment, request: CaseRequest) -> MeasuredCase:
-    """Measure a case; a worker that is lost meanwhile makes a record in error.
-
-    Raises `UnusableEnvironmentError` if nothing can be measured there.
+    Raises `UnusableEnvironmentError` if nothing can be done there.
     """
     while True:
         is_fresh = seat.is_fresh(environment)
         worker = seat.worker(environment)
         try:
-            return _measured(seat, worker, request, _defined(seat, worker, request))
+            definition = worker.ask(f"{MEASURER}.prepare", request, str)
+            assert seat.machine is not None  # noqa: S101  (it has a worker)
+            answer = CaseAnswer(
+                where=seat.name or worker.interpreter,
+                definition=definition,
+                header=Header(
+                    environment=worker.packages,
+                    direct=direct_sources(environment.planned),
+                    machine=seat.machine,
+                    metrics_known=sorted(KNOWN),
+                    commit=request.commit,
+                ),
+            )
+            return _measured(seat, worker, request, answer) if request.measures else answer
         except WorkerError as error:
             worker.kill()
             # An earlier case may have left the worker unusable.
@@ -136,26 +111,16 @@ def measure_case(seat: Seat, environment: Environment, request: CaseRequest) -> 
                 raise UnusableEnvironmentError(f"{request.case}: {error}") from None
 
 
-def _defined(seat: Seat, worker: WorkerProcess, request: CaseRequest) -> DefinedCase:
-    definition = prepare(worker, request)
-    assert seat.machine is not None  # noqa: S101  (it has a worker)
-    return DefinedCase(
-        definition=definition,
-        where=seat.name or worker.interpreter,
-        machine=seat.machine,
-        environment=worker.packages,
-    )
-
-
 def _measured(
-    seat: Seat, worker: WorkerProcess, request: CaseRequest, defined: DefinedCase
-) -> MeasuredCase:
+    seat: Seat, worker: WorkerProcess, request: CaseRequest, answer: CaseAnswer
+) -> CaseAnswer:
+    """Return an answer with the record."""
     case, files = Case.parse(request.case), dict[str, bytes]()
     with tempfile.TemporaryDirectory(dir=seat.folder, ignore_cleanup_errors=True) as scratch:
         asked = msgspec.structs.replace(request, scratch=scratch)
         try:
             kept = worker.ask(f"{MEASURER}.measure", asked, KeptRecord)
-            check_kept(case.id, kept, defined.definition)
+            check_kept(case.id, kept, answer.definition)
             files = adapter_files(Path(scratch), case)
         except RequestRefusedError:
             raise
@@ -169,9 +134,9 @@ def _measured(
             else:
                 problem = str(error).removeprefix(f"{worker.interpreter}: ")
                 failure = Failure(type="WorkerLost", message=redacted(_FOLDERS.sub("", problem)))
-            record = error_record(case, defined.definition, failure)
+            record = error_record(case, answer.definition, failure)
             kept = KeptRecord(record=record, trains=request.trains)
-    return MeasuredCase(defined=defined, kept=kept, adapter=files)
+    return msgspec.structs.replace(answer, kept=kept, adapter=files)
 
 
 def measure_cases(  # noqa: PLR0913  (each is one setting)
@@ -183,21 +148,21 @@ def measure_cases(  # noqa: PLR0913  (each is one setting)
     narrowed_by: Sequence[str] = (),
     matrix: str = "default",
     trains: bool = True,
-    keep_adapters: Path | None = None,
+    save: Path | None = None,
     known: Mapping[str, list[KnownCurve]] | None = None,
     loaded: dict[str, Collection[str]] | None = None,
     on_record: Callable[[Record], None] = lambda _: None,
-    on_interrupt: Callable[[Run], None] = lambda _: None,
 ) -> Run:
     """Measure cases in an interpreter that has this peft_regress, and return the run.
 
     `planned` is what the interpreter's environment has over the running one. `narrowed_by` states
     how the cases were selected from the matrix. Without `trains` a record has only the costs of a
-    step. `known` is what need not be trained again, by case. `loaded` gets the packages of which
-    a case that ran has loaded a module, by case. `on_record` gets each record when it
-    is made; `on_interrupt` gets the run so far if an error or Ctrl-C ends it. A case that was lost
-    with the nodes that measured it has no record. Raises `UnusableEnvironmentError` if nothing can
-    be measured there, `InputError` if there are no cases, `NodeError` for a node that differs.
+    step. `save` is the run file to come: adapters are kept beside it, and it gets the run so far if
+    an error or Ctrl-C ends it. `known` is what need not be trained again, by case. `loaded` gets
+    the packages of which a case that ran has loaded a module, by case. `on_record` gets each record
+    when it is made. A case that was lost with the nodes that measured it has no record. Raises
+    `UnusableEnvironmentError` if nothing can be measured there, `InputError` if there are no cases,
+    `NodeError` for a node that differs.
     """
     if not cases:
         raise InputError("there is no case to measure")
@@ -208,7 +173,7 @@ def measure_cases(  # noqa: PLR0913  (each is one setting)
         pool=setup.pool or own,
         budgets=stated_budgets(),
         trains=trains,
-        keep_adapters=keep_adapters,
+        adapters=None if save is None else adapters_of_run(save),
         known=known or {},
         loaded={} if loaded is None else loaded,
         on_record=on_record,
@@ -217,8 +182,8 @@ def measure_cases(  # noqa: PLR0913  (each is one setting)
         with contextlib.nullcontext() if setup.pool else own:
             work.measure(cases)
     except BaseException:
-        if work.lines:
-            on_interrupt(work.run(matrix, ["interrupted"]))
+        if work.lines and save is not None:
+            save_run(save, work.run(matrix, ["interrupted"]))
         raise
     if not work.lines:
         raise UnusableEnvironmentError(f"{python}: no case was measured")
@@ -235,7 +200,8 @@ class _Work:
     budgets: BudgetFile
     """Those of cases that state none themselves."""
     trains: bool
-    keep_adapters: Path | None
+    adapters: Path | None
+    """The folder to keep adapters in."""
     known: Mapping[str, list[KnownCurve]]
     loaded: dict[str, Collection[str]]
     on_record: Callable[[Record], None]
@@ -244,14 +210,11 @@ class _Work:
 
     def measure(self, cases: Sequence[Case]) -> None:
         """Take what an earlier run measured, and let the pool measure the rest."""
-        taken = self._taken(cases)
-        function = f"{__name__}:{measure_case.__name__}"
-        case_of: dict[Future[MeasuredCase], Case] = {}
+        self._take([case for case in cases if self.setup.keeper.has(case.id)])
+        case_of: dict[Future[CaseAnswer], Case] = {}
         try:
-            for group in groups_of([case for case in cases if case.id not in taken]):
-                requests = [self._request(case) for case in group]
-                futures = self.pool.submit(self.environment, function, requests, MeasuredCase)
-                case_of |= zip(futures, group, strict=True)
+            for group in groups_of([case for case in cases if case.id not in self.lines]):
+                case_of |= self._asked(group)
             for future in as_completed(case_of):
                 with held_signals(), contextlib.suppress(GivenUpError):  # the pool has said so
                     self._keep(case_of[future], future.result())
@@ -268,95 +231,89 @@ class _Work:
             not_selected=sorted(left_out),
         )
         lines = [*self.lines.values()]
-        run = run_of(lines, header_of(lines), selection)
-        budget_of = self.budgets.budget_of
-        cases = {name: with_budget(record, budget_of) for name, record in run.cases.items()}
-        return msgspec.structs.replace(run, cases=cases)
+        return run_of(lines, header_of(lines), selection, self.budgets.budget_of)
 
-    def _request(self, case: Case) -> CaseRequest:
-        return CaseRequest(
-            case=case.id,
-            baselines=str(self.setup.baselines.absolute()),
-            trains=self.trains,
-            keeps_adapter=self.keep_adapters is not None,
-            known=list(self.known.get(case.id, ())) if self.trains else [],
-        )
-
-    def _taken(self, cases: Sequence[Case]) -> set[str]:
-        """Take what an earlier run measured in an equal environment; return the cases."""
-        keeper, taken = self.setup.keeper, set[str]()
-        if keeper is None:
-            return taken
-        chosen = [case for case in cases if keeper.has(case.id)]
-        requests = [self._request(case) for case in chosen]
-        function = f"{__name__}:{define_case.__name__}"
-        futures = self.pool.submit(self.environment, function, requests, DefinedCase)
-        for case, future in zip(chosen, futures, strict=True):
-            defined = future.result()
-            header = self._header(defined)
-            kept = keeper.take(
-                case.id,
-                header,
-                defined.definition,
+    def _asked(
+        self, cases: Sequence[Case], *, measures: bool = True
+    ) -> dict[Future[CaseAnswer], Case]:
+        """Let one seat look up cases and, if it `measures`, measure them."""
+        commit = self.setup.commit
+        requests = [
+            CaseRequest(
+                case=case.id,
+                baselines=str(self.setup.baselines.absolute()),
+                folder=project_folder(),
+                commit=commit_here() if commit is None else commit,
+                measures=measures,
                 trains=self.trains,
-                known=self.known.get(case.id, ()),
+                keeps_adapter=self.adapters is not None,
+                known=list(self._known(case)) if self.trains else [],
+            )
+            for case in cases
+        ]
+        function = f"{__name__}:{ask_case.__name__}"
+        futures = self.pool.submit(self.environment, function, requests, CaseAnswer)
+        return dict(zip(futures, cases, strict=True))
+
+    def _known(self, case: Case) -> Sequence[KnownCurve]:
+        return self.known.get(case.id, ())
+
+    def _take(self, cases: Sequence[Case]) -> None:
+        """Take what an earlier run measured in an equal environment."""
+        for future, case in self._asked(cases, measures=False).items():
+            answer = future.result()
+            kept = self.setup.keeper.take(
+                case.id,
+                answer.header,
+                answer.definition,
+                trains=self.trains,
+                known=self._known(case),
                 version_of=version_in(self.environment.python),
                 any_machine=self.pool.is_remote,
             )
             if kept is not None:
-                taken.add(case.id)
-                self._add(header, kept)
-        return taken
+                self._add(answer.header, kept)
 
-    def _header(self, defined: DefinedCase) -> Header:
-        commit = self.setup.commit
-        return Header(
-            environment=defined.environment,
-            direct=direct_sources(self.environment.planned),
-            machine=defined.machine,
-            metrics_known=sorted(KNOWN),
-            commit=commit_here() if commit is None else commit,
-        )
-
-    def _keep(self, case: Case, measured: MeasuredCase) -> None:
+    def _keep(self, case: Case, answer: CaseAnswer) -> None:
         """Put a record on disk and among the results, before anybody is told."""
-        kept = measured.kept
-        self._check(case, measured)
-        if self.keep_adapters is not None:
-            place_adapter(self.keep_adapters, kept.record.case, measured.adapter)
-        self._add(self._header(measured.defined), kept)
+        kept = self._checked(case, answer)
+        if self.adapters is not None:
+            place_adapter(self.adapters, kept.record.case, answer.adapter)
+        self._add(answer.header, kept)
 
     def _add(self, header: Header, kept: KeptRecord) -> None:
         record = kept.record
-        if self.setup.keeper is not None:
-            self.setup.keeper.keep(header, kept)
+        self.setup.keeper.keep(header, kept)
         if record.status == "ok" and kept.loaded:
             self.loaded[record.case.id] = kept.loaded
         self.lines[record.case.id] = Line(header=header, kept=kept)
         self.on_record(record)
 
-    def _check(self, case: Case, measured: MeasuredCase) -> None:
-        """Raise an error if a record is not of the case and environment that was asked for."""
-        source = measured.defined
+    def _checked(self, case: Case, answer: CaseAnswer) -> KeptRecord:
+        """Return a record; raise an error if it is not of the case and environment asked for."""
+        kept, packages, where = answer.kept, answer.header.environment, answer.where
+        if kept is None:
+            raise NodeError(f"{where}: {case.id}: no record")
         try:
-            check_kept(case.id, measured.kept, source.definition)
+            check_kept(case.id, kept, answer.definition)
         except InputError as error:
-            raise NodeError(f"{source.where}: {error}") from None
+            raise NodeError(f"{where}: {error}") from None
         earlier = next(iter(self.lines.values()), None)
-        known = source.environment if earlier is None else earlier.header.environment
-        for name, (one, other) in changed_packages(known, source.environment).items():
+        known = packages if earlier is None else earlier.header.environment
+        for name, (one, other) in changed_packages(known, packages).items():
             there = ", after `peft-regress upgrade --clean` there" if self.pool.is_remote else ""
             raise UnusableEnvironmentError(
-                f"{source.where}: its packages changed during the run ({name} "
+                f"{where}: its packages changed during the run ({name} "
                 f"{one or 'not installed'}, then {other or 'not installed'}); run it again{there}"
             )
         find = version_in(self.environment.python)
-        for name, version in measured.kept.imported.items() if self.pool.is_remote else ():
+        for name, version in kept.imported.items() if self.pool.is_remote else ():
             if find(name) != version:
                 raise NodeError(
-                    f"{source.where}: {case.id} uses {name} {version} there, and "
+                    f"{where}: {case.id} uses {name} {version} there, and "
                     f"{find(name) or 'none'} here; install the same on both"
                 )
+        return kept
 
 
 def groups_of(cases: Sequence[Case]) -> list[list[Case]]:

@@ -38,8 +38,8 @@ class Keeper:
 
     def __init__(
         self,
-        save: Path | None,
-        resume: Path | None,
+        save: Path | None = None,
+        resume: Path | None = None,
         *,
         option: str = _OF_SEARCH,
         shown: Callable[[Path], str] = str,
@@ -196,15 +196,12 @@ def version_in(python: Path) -> Callable[[str], str | None]:
 @contextlib.contextmanager
 def kept_records(
     save: Path | None, resume: Path | None, say: Callable[[str], None]
-) -> Iterator[Keeper | None]:
-    """Keep what is measured in the context until it ends well; None if nobody named a file.
+) -> Iterator[Keeper]:
+    """Keep what is measured in the context until it ends well; nothing if nobody named a file.
 
     save: the run file to come; the journal stands beside it. resume: the journal or run file of an
     earlier try, which need not exist. Raises `InputError` for one that cannot be read.
     """
-    if save is None and resume is None:
-        yield None
-        return
     keeper = Keeper(save, resume)
     for line in keeper.prepare():
         say(line)

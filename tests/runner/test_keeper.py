@@ -15,10 +15,10 @@ from peft_regress.errors import InputError
 from peft_regress.gate.repeats import KnownCurve
 from peft_regress.interrupts import EndingSignal, ending_signals_interrupt
 from peft_regress.overlay.pip import Planned
+from peft_regress.runner import keeper
+from peft_regress.runner.keeper import kept_records
+from peft_regress.runner.measuring import MeasuringSetup, measure_cases, save_run
 from peft_regress.runs.journal import journal_of, read_journal
-from peft_regress.upgrades.measuring import MeasuringSetup, measure_cases, save_run
-from peft_regress.workers import keeper
-from peft_regress.workers.keeper import kept_records
 
 ROOT = Path(__file__).parents[2]
 SETUP = MeasuringSetup(baselines=ROOT / "baselines", jobs=1, time_limit=120)

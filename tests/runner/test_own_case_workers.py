@@ -8,8 +8,8 @@ import pytest
 from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.cli.main import cli
 from peft_regress.own_code import code_of, was_edited
-from peft_regress.upgrades.measuring import MeasuringSetup, measure_cases
-from peft_regress.upgrades.worker import CaseRequest, Measurer
+from peft_regress.runner.measurer import CaseRequest, Measurer
+from peft_regress.runner.measuring import MeasuringSetup, measure_cases
 from peft_regress.workers.pool import UnusableEnvironmentError
 
 
@@ -57,10 +57,7 @@ def test_a_worker_that_cannot_import_the_cases_says_where_and_why(project):
 
 def test_the_worker_that_times_takes_own_cases(project):
     request = CaseRequest(
-        case="digits/lora-r4/small",
-        baselines=str(project / "baselines"),
-        folder=str(project),
-        own_cases=["gates.cases:GATES"],
+        case="digits/lora-r4/small", baselines=str(project / "baselines"), folder=str(project)
     )
     stepper = Measurer()
     assert stepper.prepare(request).startswith("sha256:")

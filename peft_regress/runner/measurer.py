@@ -1,22 +1,25 @@
-"""A worker's own side of a case: it looks one up, and then measures it or takes training steps."""
+"""What measures in a process, of pytest or of a worker; a worker's requests and answers."""
 
 from __future__ import annotations
 
-import dataclasses
 import gc
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
-from peft_regress.catalogue.own_cases import settings_in_use
+from peft_regress.cases import Case, DataFile
+from peft_regress.catalogue.matrix import parse_case_id
+from peft_regress.catalogue.own_cases import settings_in_use, use_settings
 from peft_regress.errors import InputError, PeftRegressError
 from peft_regress.gate.repeats import KnownCurve
-from peft_regress.runs.journal import KeptRecord
-from peft_regress.runs.schema import Failure, error_record
-from peft_regress.workers.process import WorkerProcess
+from peft_regress.interrupts import held_signals
+from peft_regress.runs.journal import Header, KeptRecord
+from peft_regress.runs.schema import Failure, Record, error_record
+from peft_regress.settings import Settings, read_settings
 
 if TYPE_CHECKING:
     from peft_regress.measure.costs import ProfileCache
@@ -40,28 +43,37 @@ class CaseRequest(msgspec.Struct, frozen=True, kw_only=True):
     keeps_adapter: bool = False
     known: list[KnownCurve] = []
     """What need not be trained again."""
-    # Of the machine that measures.
+    measures: bool = True
+    """Without, it is only looked up."""
+    commit: str | UnsetType = UNSET
+    """Of the run, see `Header`."""
     folder: str | None = None
-    """That of pyproject.toml, if there are settings; it comes first on `sys.path`."""
-    own_cases: list[str] = []
-    """Import paths `pkg.mod:NAME` of the project's own: no object can travel."""
+    """That of pyproject.toml, at the same path on every machine; None without settings."""
     scratch: str = ""
-    """The folder to keep the adapter in."""
+    """The folder to keep the adapter in, of the machine that measures."""
 
 
-def prepare(worker: WorkerProcess, request: CaseRequest) -> str:
-    """Let the `Measurer` look up a case; return its definition or raise `WorkerError`."""
+class CaseAnswer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A case as its environment knows it, and what was measured of it."""
+
+    where: str
+    """The interpreter, or the machine as people find it."""
+    header: Header
+    definition: str
+    kept: KeptRecord | None = None
+    """The record; None if the case was only looked up."""
+    adapter: dict[DataFile, bytes] = {}
+    """The files of the kept adapter, by name."""
+
+
+def project_folder() -> str | None:
+    """Return the folder of the settings in use, for a request; None without settings."""
     settings = settings_in_use()
-    request = msgspec.structs.replace(
-        request,
-        folder=None if settings.file is None else str(settings.folder.absolute()),
-        own_cases=list(settings.cases),
-    )
-    return worker.ask(f"{MEASURER}.prepare", request, str)
+    return None if settings.file is None else str(settings.folder.resolve())
 
 
 class Measurer:
-    """Measures the case that `prepare` looked up, or times its steps; that imports torch."""
+    """Measures the case that it looked up, or times its steps; that imports torch."""
 
     def __init__(self) -> None:
         self._recipe: Recipe | ScriptRecipe
@@ -71,35 +83,30 @@ class Measurer:
         self._steps: Iterator[tuple[float, float]] = iter(())
 
     def prepare(self, request: CaseRequest) -> str:
-        """Look up a case; return the digest that defines it.
+        """Look up a case of a project; return the digest that defines it.
 
         Raises `UnknownNameError`, and `InputError` for own cases that cannot be imported here.
         """
-        from peft_regress.catalogue.matrix import parse_case_id
-        from peft_regress.catalogue.own_cases import use_settings
-        from peft_regress.measure import define, recipe_of
-        from peft_regress.settings import Settings, read_settings
-
         if request.folder is None:
             use_settings(Settings(folder=Path.cwd(), baselines=Path(request.baselines)))
         else:
-            settings = read_settings(Path(request.folder))
-            use_settings(dataclasses.replace(settings, cases=tuple(request.own_cases)))
-        self._recipe = recipe_of(parse_case_id(request.case), Path(request.baselines))
+            use_settings(read_settings(Path(request.folder)))
+        return self.define(parse_case_id(request.case), Path(request.baselines))
+
+    def define(self, case: Case, baselines: Path) -> str:
+        """Look up a case; return the digest that defines it."""
+        with held_signals():
+            from peft_regress.measure import define, recipe_of
+
+        self._recipe = recipe_of(case, baselines)
         self._definition = define(self._recipe)
         self._data = None
         return self._definition
 
     def measure(self, request: CaseRequest) -> KeptRecord:
         """Measure the case that was looked up; what its code raises is the record's error."""
-        from peft_regress.measure import ProfileCache, measure
-
-        # Both tasks of a pairing share its profile, as in a run of pytest.
-        self._profiles = self._profiles or ProfileCache()
         try:
-            measurement = measure(
-                self._recipe,
-                profiles=self._profiles,
+            kept = self.measured(
                 timed=False,
                 trains=request.trains,
                 keep_adapters=Path(request.scratch) if request.keeps_adapter else None,
@@ -109,12 +116,20 @@ class Measurer:
             # A bad source or stored adapter: no case can be measured, in any environment.
             raise
         except Exception as error:  # noqa: BLE001  (a release may break the code that measures)
-            failure = Failure.of(error)
-            record = error_record(self._recipe.case, self._definition, failure)
-        else:
-            record = measurement.record
-        imported, loaded = self._recipe.packages(), sorted(self._recipe.loaded())
-        return KeptRecord(record=record, trains=request.trains, imported=imported, loaded=loaded)
+            kept = self._kept(error_record(self._recipe.case, self._definition, Failure.of(error)))
+        loaded = sorted(self._recipe.loaded())
+        return msgspec.structs.replace(kept, trains=request.trains, loaded=loaded)
+
+    def measured(self, **options: Any) -> KeptRecord:
+        """Measure the case that was looked up; options and errors are those of `measure`."""
+        from peft_regress.measure import ProfileCache, measure
+
+        # Both tasks of a pairing share its profile.
+        self._profiles = self._profiles or ProfileCache()
+        return self._kept(measure(self._recipe, profiles=self._profiles, **options).record)
+
+    def _kept(self, record: Record) -> KeptRecord:
+        return KeptRecord(record=record, imported=self._recipe.packages())
 
     def restart(self, seed: int) -> None:
         """Begin a seed again with a fresh model: training changes step times, as rates fall."""
