@@ -90,7 +90,7 @@ def mnist() -> Labelled:
 def _of_each(images: Labelled, first: int, last: int) -> Labelled:
     """Return from the first to the last image of each class."""
     levels, labels = images
-    rows = [torch.nonzero(labels == one).flatten()[first:last] for one in labels.unique()]
+    rows = [torch.nonzero(labels == one).flatten()[first:last] for one in range(10)]
     chosen = torch.cat(rows)
     chosen = chosen[torch.randperm(len(chosen), generator=torch.Generator().manual_seed(0))]
     return levels[chosen], labels[chosen]
@@ -176,6 +176,7 @@ class Task:
         if self.has_new_head:
             head = registry.get("architecture", network).head
             old = model.get_submodule(head)
+            assert isinstance(old, torch.nn.Linear)  # noqa: S101  (as of every network here)
             model.set_submodule(head, torch.nn.Linear(old.in_features, self.classes))
         return model
 
@@ -251,7 +252,8 @@ def trained_digits(network: str, *, last: int) -> nn.Module:
             down, right = torch.randint(-2, 3, (2,), generator=draw).tolist()
             optimizer.zero_grad()
             moved = images[rows].roll((down, right), (2, 3))
-            functional.cross_entropy(model(moved), labels[rows]).backward()
+            loss = functional.cross_entropy(model(moved), labels[rows])
+            loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
             optimizer.step()
             schedule.step()
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -312,7 +314,8 @@ def of_cifar10_c(kind: str, folder: Path, network: str, *, side: int) -> Task:
 
     def levels(pixels: Any) -> Tensor:
         found = torch.from_numpy(np.array(pixels)).permute(0, 3, 1, 2)
-        return resize(found, [side, side], antialias=True) / 255
+        resized: Tensor = resize(found, [side, side], antialias=True) / 255
+        return resized
 
     def read() -> tuple[Labelled, Labelled]:
         pixels = np.load(folder / f"{kind}.npy", mmap_mode="r").reshape(5, 10_000, 32, 32, 3)
@@ -336,7 +339,8 @@ def normalisation_of(network: str) -> Callable[[Tensor], Tensor]:
     """Return how the network's ImageNet weights want levels of photographs."""
     if network == "efficientnet_lite0":
         return normalised_photographs
-    return Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    normalise: Callable[[Tensor], Tensor] = Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    return normalise
 
 
 def unseen_digits() -> tuple[Labelled, Labelled]:
