@@ -16,6 +16,8 @@ import msgspec
 
 EVIDENCE_FILE: Final = Path(__file__).with_name("evidence.json")
 FULL: Final = "full"
+POINTS: Final = 3.0
+"""The usual margin within which two scores are equal."""
 
 
 class Trained(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -68,13 +70,13 @@ def margin_of(study: Study, points: float) -> float:
     return points / 100 * abs(score)
 
 
-def why_not_learned(study: Study, *, points: float = 3.0) -> str:
+def why_not_learned(study: Study) -> str:
     """Return why the study's networks have not learned, so that their order says nothing.
 
-    Full fine-tuning must be a margin above chance, or above the untrained model where scores are no
-    accuracies, and gain no more than a third of the margin by twice the steps. Empty if it does.
+    Full fine-tuning must be 3 points above chance, or above the untrained model where scores are no
+    accuracies, and gain at most one point by twice the steps. Empty if it does.
     """
-    margin, curve = margin_of(study, points), sorted(study.curve.items())
+    margin, curve = margin_of(study, POINTS), sorted(study.curve.items())
     floor = study.untrained if study.chance is None else study.chance
     if not curve:
         return "full fine-tuning could not be trained in time"

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from peft_regress import registry
-from peft_regress.catalogue.evidence import FULL, Study, margin_of, why_not_learned
+from peft_regress.catalogue.evidence import FULL, POINTS, Study, margin_of, why_not_learned
 from peft_regress.catalogue.methods.method import Method
 from peft_regress.choosing.ranking import Candidate, Costs, Ranking
 from peft_regress.cost.batches import RandomTensor, map_batch
@@ -113,7 +113,7 @@ class Answer:
     """Methods for which there was no time."""
     study: Study | None = None
     """The evidence of accuracy, if there is any."""
-    points: float = 3.0
+    points: float = POINTS
     """The margin within which two scores are equal, in points."""
     code: str = ""
     """The recommended case, to paste."""
@@ -130,7 +130,7 @@ class Answer:
         """Why there is no advice on accuracy; empty if there is."""
         if self.study is None:
             return "there is no study of this network and task"
-        return why_not_learned(self.study, points=self.points)
+        return why_not_learned(self.study)
 
     @functools.cached_property
     def ranking(self) -> Ranking:

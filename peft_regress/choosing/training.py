@@ -17,7 +17,7 @@ import msgspec
 import torch
 
 from peft_regress.cases import split_adapter_name
-from peft_regress.catalogue.evidence import FULL, Study, Trained, margin_of, why_not_learned
+from peft_regress.catalogue.evidence import FULL, POINTS, Study, Trained, margin_of, why_not_learned
 from peft_regress.catalogue.matrix import method_at
 from peft_regress.choosing.candidates import adapted_by
 from peft_regress.choosing.ranking import difference
@@ -150,7 +150,7 @@ class Plan:
     steps: int | None = None
     """Train for so many, whether full fine-tuning still learns or not."""
     seeds: int = 5
-    points: float = 3.0
+    points: float = POINTS
     """The margin within which two scores are equal, in points."""
     ends: float = math.inf
     """When no further training begins, as `time.monotonic` counts."""
@@ -163,7 +163,7 @@ def begin(trainer: Trainer, plan: Plan, *, images: str, batch: int) -> Study:
     """Return a study without methods: how the untrained model does, and how long to train.
 
     Full fine-tuning is trained for `start` steps, twice as many, and so on, until twice the steps
-    gain no more than a third of the margin and it is above chance. With `steps` it is trained for
+    gain no more than a point and it is above chance. With `steps` it is trained for
     half of them and for all.
     """
     untrained, chance = trainer.before()
@@ -187,7 +187,7 @@ def begin(trainer: Trainer, plan: Plan, *, images: str, batch: int) -> Study:
         )
         plan.say(f"full after {steps:,} steps: {reached:.4g}")
         study = msgspec.structs.replace(study, curve={**study.curve, steps: reached}, steps=steps)
-        if plan.steps is None and not why_not_learned(study, points=plan.points):
+        if plan.steps is None and not why_not_learned(study):
             return msgspec.structs.replace(study, steps=steps // 2)
         seconds = time.monotonic() - began
     return study
@@ -243,7 +243,7 @@ def study_of(
     study = begin(trainer, plan, images=images, batch=batch)
     failed: dict[str, str] = {}
     names = [FULL, *(name for name in plan.names if name != FULL)]
-    if why_not_learned(study, points=plan.points):
+    if why_not_learned(study):
         return study, failed, []
     for at, name in enumerate(names):
         if time.monotonic() > plan.ends:

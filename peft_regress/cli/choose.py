@@ -14,7 +14,7 @@ import click
 from peft_regress import registry
 from peft_regress.budgets import Quantity, parse_amount
 from peft_regress.cases import Case
-from peft_regress.catalogue.evidence import Study, read_evidence
+from peft_regress.catalogue.evidence import POINTS, Study, read_evidence
 from peft_regress.catalogue.own_cases import (
     device_classes,
     own_fine_tune,
@@ -115,7 +115,7 @@ def _limit(name: str, example: str, text: str) -> Callable[[Any], Any]:
     "--margin",
     metavar="POINTS",
     type=click.FloatRange(min=0, min_open=True),
-    default=3.0,
+    default=POINTS,
     show_default=True,
     help="Scores are equal if the interval of their difference is within so many points; of a "
     "score of your own, in percent of that of full fine-tuning.",

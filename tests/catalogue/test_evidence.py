@@ -17,7 +17,7 @@ each_study = pytest.mark.parametrize("study", STUDIES.values(), ids=STUDIES)
 
 @each_study
 def test_each_study_has_learned_and_each_method_every_seed(study):
-    assert why_not_learned(study, points=3) == ""
+    assert why_not_learned(study) == ""
     assert "full" in study.methods
     assert study.untrained < study.curve[study.steps]
     for name, found in study.methods.items():

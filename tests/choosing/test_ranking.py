@@ -155,7 +155,7 @@ def study(curve, *, chance=0.1, untrained=0.12, full=()):
 )
 def test_only_networks_that_have_learned_order_methods(curve, chance, problem):
     untrained = 0.12 if chance else -2.0
-    found = why_not_learned(study(curve, chance=chance, untrained=untrained), points=3)
+    found = why_not_learned(study(curve, chance=chance, untrained=untrained))
     assert problem in found
     assert bool(found) is bool(problem)
 

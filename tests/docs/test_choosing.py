@@ -26,7 +26,7 @@ STUDIES = [
 def test_each_number_of_the_prose_is_one_that_is_made():
     listed = set(re.findall(r"^(\d+)\. ", PROSE, flags=re.MULTILINE))
     known = set(re.findall(r"\d+(?:\.\d+)?", MADE)) | OF_OTHERS | listed
-    used = set(re.findall(r"(?<![\w.])\d+(?:\.\d+)?", PROSE))
+    used = set(re.findall(r"(?<![\w.-])\d+(?:\.\d+)?", PROSE))
     assert len(used) > 5
     assert used - known == set()
 

@@ -165,7 +165,7 @@ def test_cifar_10_c_trains_at_severity_3_and_tests_the_last_images_of_each(tmp_p
     (images, labels), (tests, test_labels) = task.data()
     assert images.shape == (8_000, 3, 8, 8)
     assert images.unique().item() == pytest.approx(100 / 255)
-    assert tests.view(5, -1)[:, 0].tolist() == pytest.approx(
+    assert tests.reshape(5, -1)[:, 0].tolist() == pytest.approx(
         [0, 50 / 255, 100 / 255, 150 / 255, 200 / 255]
     )
     assert (len(labels), len(test_labels)) == (8_000, 10_000)

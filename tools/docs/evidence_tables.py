@@ -16,11 +16,10 @@ from typing import Final
 
 from page_tables import ROOT, finish, option_parser, table
 
-from peft_regress.catalogue.evidence import FULL, Study, Trained, read_evidence
+from peft_regress.catalogue.evidence import FULL, Study, read_evidence
 from peft_regress.choosing.ranking import difference
 
 PAGE: Final = ROOT / "docs" / "evidence.md"
-HORIZONS: Final = {"early": "a tenth", "final": "the end", "longer": "three times as long"}
 
 
 def percent(score: float) -> str:
@@ -76,21 +75,7 @@ def accuracy(task: str, horizon: str) -> str:
 
 def steps_of(study: Study, horizon: str) -> int:
     """Return after how many steps a horizon is."""
-    return {"early": study.steps // 10, "final": study.steps, "longer": 3 * study.steps}[horizon]
-
-
-def rates(task: str) -> str:
-    """Return the best multiple of each method's usual rate."""
-    studies = columns(task)
-    methods = sorted({name for one in studies.values() for name in one.methods}, key=order)
-
-    def shown(found: Trained | None) -> str:
-        return "-" if found is None else f"{found.rate:g}"
-
-    rows = [
-        [f"`{one}`", *(shown(of.methods.get(one)) for of in studies.values())] for one in methods
-    ]
-    return table(["method", *studies], rows)
+    return study.steps if horizon == "final" else study.steps // 10
 
 
 def severities() -> str:
@@ -105,7 +90,7 @@ def severities() -> str:
                 for one in sorted(full)
             ]
             rows.append([network, f"`{name}`", *shown])
-    return table(["network", "method", "1", "2", "3", "4", "5"], rows, names=2)
+    return table(["network", "method", *map(str, range(1, 6))], rows, names=2)
 
 
 def learning() -> str:
@@ -125,10 +110,7 @@ TABLES: Final[dict[str, Callable[[], str]]] = {
         for task in ("unseen", "shift")
         for horizon in ("final", "early")
     },
-    "unseen-longer": functools.partial(accuracy, "unseen", "longer"),
     "severities": severities,
-    "unseen-rates": functools.partial(rates, "unseen"),
-    "shift-rates": functools.partial(rates, "shift"),
 }
 
 if __name__ == "__main__":

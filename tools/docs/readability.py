@@ -25,7 +25,7 @@ FOLDERS: Final = (".", ".github", "docs", "examples", "fuzz/**", "peft_regress/*
 AVERAGE: Final = 25
 LONGEST: Final = 45
 ALL_WORDS: Final = 45_000
-WORDS: Final = {"docs/choosing.md": 900, "docs/own-script.md": 800}
+WORDS: Final = {"docs/choosing.md": 1_200, "docs/own-script.md": 800}
 README_LINES: Final = 150
 
 
