@@ -76,9 +76,6 @@ ELSEWHERE = {
     ".github/workflows/bench.yml": rf"{TOX} bench-extended",
     ".github/workflows/release.yml": r"git (?:tag|push) .*",
     ".github/actions/gate/action.yml": r"gh pr comment .*",
-    "tests/tools/test_accuracy_study.py": (
-        r"python -m pip download --no-deps .* animal_mnist==0\.4|python tools/studies/regret\.py .*"
-    ),
     "tests/tools/test_evidence_tables.py": r"python tools/docs/evidence_tables\.py --write",
     "tests/tools/test_choices.py": r"python tools/docs/choices\.py --check",
     "tests/tools/test_faults.py": rf"{TOX} faults -- (?:--only 'dora-\*'|--write)",
