@@ -72,5 +72,5 @@ def test_what_the_rules_say_of_memory_holds_on_every_network():
 
 
 def test_the_studied_networks_are_those_that_the_page_names():
-    (named,) = re.findall(r"first two are of one network so far, (\w+);", PAGE)
+    (named,) = re.findall(r"first two are of one network so far, (\w+)\.", PAGE)
     assert {one for of in read_evidence().studies.values() for one in of} == {named}
