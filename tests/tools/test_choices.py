@@ -44,7 +44,7 @@ def test_each_cell_is_the_answer_under_its_limit():
     assert cells == ["net", "full", *["head (-31.0)"] * 2, *["lora-r4 (-5.0)"] * 2]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("name", tool.TABLES)
 def test_each_table_is_on_the_page_as_it_is_made_now(name, monkeypatch):
     """Of the smallest network alone, which stands for the others."""
