@@ -141,13 +141,9 @@ def _fitting(shown: Sequence[Candidate], answer: Answer) -> Table:
     def standing(one: Candidate) -> str:
         if one is ranking.best:
             return "best"
-        return (
-            "equal"
-            if ranking.is_equal(one)
-            else "cannot tell"
-            if ranking.is_unclear(one)
-            else "below"
-        )
+        if ranking.is_equal(one):
+            return "equal"
+        return "cannot tell" if ranking.is_unclear(one) else "below"
 
     rows = tuple(
         Row(

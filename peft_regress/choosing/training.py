@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import statistics
@@ -21,7 +22,7 @@ from peft_regress.catalogue.evidence import FULL, POINTS, Study, Trained, margin
 from peft_regress.catalogue.matrix import method_at
 from peft_regress.choosing.candidates import adapted_by
 from peft_regress.choosing.ranking import difference
-from peft_regress.errors import NonFiniteLossError
+from peft_regress.errors import InputError, NonFiniteLossError
 from peft_regress.fine_tune import FineTune
 from peft_regress.imports import told
 from peft_regress.measure.data import Data, Items
@@ -68,15 +69,9 @@ class Trainer:
         return cls(case=case, storage=storage)
 
     def chosen_by(self, name: str, *, seed: int, steps: int, rate: float = 1.0) -> float:
-        """Return the score that chooses steps and rates: of other seeds and test data.
-
-        Minus infinity if a loss is not finite.
-        """
-        try:
-            at = (steps,)
-            return self.points(name, seed=_CHOOSING + seed, at=at, rate=rate, half=1)[-1].score
-        except NonFiniteLossError:
-            return -math.inf
+        """Return the score that chooses steps and rates: of other seeds and test data."""
+        at = (steps,)
+        return self.points(name, seed=_CHOOSING + seed, at=at, rate=rate, half=1)[-1].score
 
     @single_thread()
     @undisturbed()
@@ -106,6 +101,7 @@ class Trainer:
             recipe.train(model, optimizer, batches, seed=seed, on_step=on_step)
         return found
 
+    @single_thread()
     @undisturbed()
     def before(self) -> tuple[float, float | None]:
         """Return the score of the untrained model, and that of naming the commonest class."""
@@ -163,8 +159,8 @@ def begin(trainer: Trainer, plan: Plan, *, images: str, batch: int) -> Study:
     """Return a study without methods: how the untrained model does, and how long to train.
 
     Full fine-tuning is trained for `start` steps, twice as many, and so on, until twice the steps
-    gain no more than a point and it is above chance. With `steps` it is trained for
-    half of them and for all.
+    gain no more than a point and it is above chance. With `steps` it is trained for half of them
+    and for all. Raises what a library raises.
     """
     untrained, chance = trainer.before()
     study = Study(
@@ -204,8 +200,13 @@ def add_method(trainer: Trainer, plan: Plan, study: Study, name: str) -> Study:
     rates: Sequence[float] = RATES
     for share, kept in ((8, 2), (2, 1)):
         steps = max(1, study.steps // share)
-        scores = {rate: trainer.chosen_by(name, seed=0, steps=steps, rate=rate) for rate in rates}
-        rates = sorted(rates, key=lambda rate: -scores[rate])[:kept]
+        scores = {}
+        for rate in rates:
+            with contextlib.suppress(NonFiniteLossError):
+                scores[rate] = trainer.chosen_by(name, seed=0, steps=steps, rate=rate)
+        if not scores:
+            raise InputError("its loss is not finite at any rate")
+        rates = sorted(scores, key=lambda rate: -scores[rate])[:kept]
     reached = scores[rates[0]]
     plan.say(f"{name}: {reached:.4g} at {rates[0]:g} times its rate")
     is_behind = best is not None and reached < statistics.fmean(best.final) - _CLEARLY * margin
@@ -235,13 +236,16 @@ def add_method(trainer: Trainer, plan: Plan, study: Study, name: str) -> Study:
 
 def study_of(
     trainer: Trainer, plan: Plan, *, images: str, batch: int
-) -> tuple[Study, dict[str, str], list[str]]:
+) -> tuple[Study | None, dict[str, str], list[str]]:
     """Return a study of a plan's methods, why some cannot be trained, and those not tried in time.
 
-    Where full fine-tuning has not learned, no other method is trained.
+    Where full fine-tuning has not learned, or cannot be trained, no other method is trained.
     """
-    study = begin(trainer, plan, images=images, batch=batch)
     failed: dict[str, str] = {}
+    try:
+        study = begin(trainer, plan, images=images, batch=batch)
+    except Exception as error:  # noqa: BLE001  (whatever the case or a library raises)
+        return None, {FULL: told(error)}, []
     names = [FULL, *(name for name in plan.names if name != FULL)]
     if why_not_learned(study):
         return study, failed, []

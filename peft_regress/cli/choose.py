@@ -202,7 +202,10 @@ def _study(architecture: str | None, task: str) -> Study | None:
     if architecture is None:
         return None
     registry.get("architecture", architecture)
-    return read_evidence().of(architecture).get(task)
+    evidence = read_evidence()
+    if task not in evidence.studies:
+        raise UnknownNameError("task of a study", task, evidence.studies)
+    return evidence.of(architecture).get(task)
 
 
 def _trained(answer: Answer, case: FineTune, *, steps: int | None, ends: float) -> Answer:
@@ -226,10 +229,10 @@ def _trained(answer: Answer, case: FineTune, *, steps: int | None, ends: float) 
     trained = dataclasses.replace(
         answer, study=study, untrained=failed, untried=[*answer.untried, *untried]
     )
-    if trained.problem:
+    if trained.problem and not failed:
         trained = dataclasses.replace(trained, untrained={"every method": trained.problem})
     best = next((one.name for one in trained.order if one.scores), "")
-    return dataclasses.replace(trained, code=as_code(case, study, best) if best else "")
+    return dataclasses.replace(trained, code=as_code(case, study, best) if study and best else "")
 
 
 def _device_of(name: str | None) -> DeviceClass | None:

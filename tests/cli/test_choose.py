@@ -12,9 +12,11 @@ from tiny_architecture import TinyArchitecture
 
 from peft_regress import registry
 from peft_regress.catalogue.evidence import Evidence, Study, Trained
+from peft_regress.choosing.training import Trainer
 from peft_regress.cli import choose
 from peft_regress.cost.profile import loss_of_images
 from peft_regress.devices import load_devices, room
+from peft_regress.errors import NonFiniteLossError
 from peft_regress.measure.edge.package import INSTALL
 from peft_regress.measure.edge.program import training_program
 
@@ -289,6 +291,36 @@ def test_a_training_that_stays_at_chance_is_refused(command):
 
 
 @pytest.mark.usefixtures("project")
+def test_what_a_training_raises_is_a_reason_and_no_traceback(command, monkeypatch):
+    def points(*_, **__):
+        raise RuntimeError("out of luck")
+
+    monkeypatch.setattr(Trainer, "points", points)
+    case = ["--case", "toy/lora-r2/net", "--method", "head", "--memory", "1GiB", "--train"]
+    found = chosen(command, *case)
+    assert found["exit_code"] == 3
+    assert list(found["not_trained"]) == ["full"]
+    assert found["not_trained"]["full"].startswith("RuntimeError: out of luck")
+    assert found["code"] is None
+
+
+@pytest.mark.usefixtures("project")
+def test_a_rate_at_which_the_loss_is_not_finite_is_not_taken(command, monkeypatch):
+    of_package = Trainer.points
+
+    def points(self, name, *, rate=1.0, **options):
+        if name == "head" or rate > 1:
+            raise NonFiniteLossError(step=1, loss=float("nan"), seed=0)
+        return of_package(self, name, rate=rate, **options)
+
+    monkeypatch.setattr(Trainer, "points", points)
+    case = ["--case", "toy/lora-r2/net", "--method", "head", "--memory", "1GiB", "--train"]
+    found = chosen(command, *case)
+    assert found["study"]["methods"]["full"]["rate"] <= 1
+    assert found["not_trained"] == {"head": "its loss is not finite at any rate"}
+
+
+@pytest.mark.usefixtures("project")
 def test_a_model_of_ones_own_has_its_last_linear_layer_as_its_head(command):
     model = ["--model", "toy_gates:Labelled", "--input", "6", "--memory", "1GiB"]
     found = chosen(command, *model, "--method", "head")
@@ -325,6 +357,7 @@ def test_a_model_of_ones_own_has_its_last_linear_layer_as_its_head(command):
         (["--memory", "1B", "--architecture", "x", "--head", "y"], "go with --architecture"),
         (["--memory", "1GiB", "--architecture", "resnet18", "--method", "x"], "method 'x'"),
         (["--memory", "1GiB", "--model", "toy_gates:Net", "--head", "9"], "no module '9'"),
+        (["--memory", "1GiB", "--architecture", "resnet18", "--task", "x"], "unknown task of a st"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(command, arguments, message):

@@ -74,6 +74,7 @@ def main() -> None:
         images=held_out(5).images,
         batch=BATCH,
     )
+    assert trained is not None  # noqa: S101  (it learned on the other test set)
     print(", ".join(f"{name} {score:.1f}" for name, score in scores.items()))
     print(f"best: {best}")
     for how, study in (
