@@ -89,6 +89,7 @@ def file(tmp_path, monkeypatch):
     path = tmp_path / "evidence.json"
     path.write_text('{"packages": {}, "studies": {}}')
     monkeypatch.setattr(accuracy_study, "EVIDENCE_FILE", path)
+    monkeypatch.setattr(accuracy_study, "SOURCES", tmp_path / "runs" / "sources")
     return path
 
 

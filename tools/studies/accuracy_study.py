@@ -48,7 +48,8 @@ def stored(task: str, network: str) -> Study | None:
 
 def store(task: str, network: str, study: Study) -> None:
     """Put a study into evidence.json, which other processes write too."""
-    with opened_lock(SOURCES.with_suffix(".lock")) as lock:
+    SOURCES.mkdir(parents=True, exist_ok=True)
+    with opened_lock(SOURCES / "evidence.lock") as lock:
         lock.own()
         found = msgspec.json.decode(EVIDENCE_FILE.read_bytes(), type=Evidence)
         found.studies.setdefault(task, {})[network] = study
