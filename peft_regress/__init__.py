@@ -10,14 +10,14 @@ Importing this package imports no torch.
 """
 
 from peft_regress import registry
-from peft_regress.budgets import Bound, Budget
 from peft_regress.cases import Case
 from peft_regress.catalogue.matrix import case_params, matrix_cases
 from peft_regress.catalogue.tasks.digits import load_digits
 from peft_regress.errors import PeftRegressError
-from peft_regress.fine_tune import FineTune, OwnMetric
 from peft_regress.imports import drop_noise
-from peft_regress.script import Script
+from peft_regress.project.budgets import Bound, Budget
+from peft_regress.project.fine_tune import FineTune, OwnMetric
+from peft_regress.project.script import Script
 
 __all__ = [
     "Bound",

@@ -14,12 +14,12 @@ from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
-from peft_regress.budgets import SHARES, Budget
 from peft_regress.cases import Case
 from peft_regress.catalogue.matrix import all_cases
-from peft_regress.catalogue.own_cases import settings_in_use
 from peft_regress.errors import InputError
 from peft_regress.files import read_table, read_toml
+from peft_regress.project.budgets import SHARES, Budget
+from peft_regress.project.own_cases import settings_in_use
 
 _FULL: Final = "_full"
 _Limit = Literal[

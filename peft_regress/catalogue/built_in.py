@@ -16,8 +16,8 @@ from peft_regress.catalogue.methods.method import Method
 from peft_regress.catalogue.sources import build_source, source_digest
 from peft_regress.catalogue.tasks.digits import NUM_CLASSES, Task
 from peft_regress.catalogue.tasks.edge import EDGE_STEPS, EdgeTask
-from peft_regress.fine_tune import FineTune
-from peft_regress.settings import DEFAULT_MATRIX
+from peft_regress.project.fine_tune import FineTune
+from peft_regress.project.settings import DEFAULT_MATRIX
 
 if TYPE_CHECKING:
     from torch import nn

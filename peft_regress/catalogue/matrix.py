@@ -16,19 +16,19 @@ from fnmatch import fnmatchcase
 from typing import Any, get_args
 
 from peft_regress import registry
-from peft_regress.budgets import OWN_MATRIX
 from peft_regress.cases import Adaptation, Case
 from peft_regress.catalogue.methods.method import Method
-from peft_regress.catalogue.own_cases import (
+from peft_regress.errors import InputError, UnknownNameError
+from peft_regress.project.budgets import OWN_MATRIX
+from peft_regress.project.own_cases import (
     add_own_cases,
     own_fine_tune,
     own_fine_tunes,
     usual_matrix,
 )
-from peft_regress.errors import InputError, UnknownNameError
+from peft_regress.project.script import OwnCase
+from peft_regress.project.settings import DEFAULT_MATRIX
 from peft_regress.registry import RegistryName
-from peft_regress.script import OwnCase
-from peft_regress.settings import DEFAULT_MATRIX
 from peft_regress.text import count_of
 
 

@@ -18,10 +18,10 @@ import msgspec
 
 from peft_regress.cases import Case
 from peft_regress.catalogue.architectures import Architecture
-from peft_regress.catalogue.own_cases import own_fine_tune
 from peft_regress.catalogue.tasks.digits import NUM_CLASSES, SOURCE_CLASSES
 from peft_regress.errors import SourceError
 from peft_regress.files import is_folder, read_bytes, resolved
+from peft_regress.project.own_cases import own_fine_tune
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

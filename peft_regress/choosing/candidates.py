@@ -28,15 +28,15 @@ from peft_regress.cost.pricing import load_model, loss_of_output, parse_inputs
 from peft_regress.cost.profile import loss_of_images, random_images, record_training_step
 from peft_regress.cost.stand_ins import on_fake_or_real
 from peft_regress.cost.step_cost import MANY, StepCost, StepLog
-from peft_regress.devices import RUNTIME_BYTES, DeviceClass, Runtime, room, runtime_of
 from peft_regress.errors import InputError, UnknownNameError, UnsupportedCaseError
-from peft_regress.fine_tune import FineTune
 from peft_regress.imports import current_folder_first, told
 from peft_regress.measure.costs import CostSettings, adapted_model
 from peft_regress.measure.edge.program import training_program
 from peft_regress.measure.recipe import Recipe
 from peft_regress.metrics import Unit, format_value
-from peft_regress.settings import DEFAULT_MATRIX
+from peft_regress.project.devices import RUNTIME_BYTES, DeviceClass, Runtime, room, runtime_of
+from peft_regress.project.fine_tune import FineTune
+from peft_regress.project.settings import DEFAULT_MATRIX
 
 _RANKS: Final = tuple(2**power for power in range(13))
 _KNOWN: Final = 16

@@ -23,12 +23,12 @@ from peft_regress.catalogue.matrix import method_at
 from peft_regress.choosing.candidates import adapted_by
 from peft_regress.choosing.ranking import difference
 from peft_regress.errors import InputError, NonFiniteLossError
-from peft_regress.fine_tune import FineTune
 from peft_regress.imports import told
 from peft_regress.measure.data import Data, Items
 from peft_regress.measure.objective import is_pair
 from peft_regress.measure.recipe import Recipe
 from peft_regress.measure.training import device_of, on_device, single_thread, undisturbed
+from peft_regress.project.fine_tune import FineTune
 
 RATES: Final = (0.1, 0.3, 1.0, 3.0, 10.0)
 """Multiples of a method's usual learning rate."""

@@ -10,9 +10,9 @@ import click
 
 from peft_regress.cli import options
 from peft_regress.overlay.overlay import opened_overlay
+from peft_regress.report import upgrades as reports
 from peft_regress.report.terminal import print_progress, write_markdown
 from peft_regress.runner.measuring import MeasuringSetup
-from peft_regress.upgrades import reports
 from peft_regress.upgrades.bisect import Bisection, BisectSettings, bisect
 from peft_regress.upgrades.reproduction import Reproduction, reproduce
 

@@ -12,19 +12,19 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from peft_regress import registry
-from peft_regress.budgets import Quantity, parse_amount
 from peft_regress.cases import Case
 from peft_regress.catalogue.evidence import POINTS, Study, read_evidence
-from peft_regress.catalogue.own_cases import (
+from peft_regress.cli import options
+from peft_regress.errors import InputError, UnknownNameError
+from peft_regress.project.budgets import Quantity, parse_amount
+from peft_regress.project.devices import DeviceClass
+from peft_regress.project.fine_tune import FineTune
+from peft_regress.project.own_cases import (
     device_classes,
     own_fine_tune,
     own_fine_tunes,
     usual_storage,
 )
-from peft_regress.cli import options
-from peft_regress.devices import DeviceClass
-from peft_regress.errors import InputError, UnknownNameError
-from peft_regress.fine_tune import FineTune
 from peft_regress.report.terminal import say
 
 if TYPE_CHECKING:
@@ -159,7 +159,8 @@ def command(context: click.Context, /, *, output: str, **typed: Any) -> None:
     if typed["steps"] is not None and not typed["train"]:
         raise click.UsageError("--steps is of --train.")
 
-    from peft_regress.choosing import candidates, sections  # torch
+    from peft_regress.choosing import candidates  # torch
+    from peft_regress.report import choice
 
     limits = candidates.Limits(device=device, runtime=typed["runtime"], **amounts)
     if typed["runtime"] == "executorch":
@@ -183,7 +184,7 @@ def command(context: click.Context, /, *, output: str, **typed: Any) -> None:
     answer = dataclasses.replace(answer, points=typed["margin"])
     if typed["train"] and case is not None:
         answer = _trained(answer, case, steps=typed["steps"], ends=ends)
-    options.print_result(output, sections.answer_json(answer), sections.answer_sections(answer))
+    options.print_result(output, choice.answer_json(answer), choice.answer_sections(answer))
     context.exit(answer.exit_code)
 
 

@@ -14,11 +14,11 @@ from peft_regress.baselines.references import expected_cases, is_complete, read_
 from peft_regress.baselines.run_adapters import gathered_adapters
 from peft_regress.cases import matching_ids
 from peft_regress.catalogue.matrix import matrix_cases
-from peft_regress.catalogue.own_cases import device_classes
 from peft_regress.cli import options
 from peft_regress.errors import InputError
 from peft_regress.gate.judge import judge
 from peft_regress.gate.verdicts import observations_of
+from peft_regress.project.own_cases import device_classes
 from peft_regress.report.sentences import narrowing_words
 from peft_regress.report.terminal import echo, stdout_layout
 from peft_regress.runs.run_file import RunFile, write_run_file

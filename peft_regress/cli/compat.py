@@ -8,10 +8,10 @@ from typing import Any
 import click
 
 from peft_regress import registry
-from peft_regress.catalogue.own_cases import settings_in_use
 from peft_regress.cli import options
 from peft_regress.interrupts import ending_signals_interrupt
-from peft_regress.upgrades.compat import compat_report
+from peft_regress.project.own_cases import settings_in_use
+from peft_regress.report import compat as compat_report
 from peft_regress.upgrades.compat.adapter import read_adapter
 from peft_regress.upgrades.compat.compat import CompatSettings, compat
 from peft_regress.upgrades.compat.releases import BaseModel

@@ -15,10 +15,10 @@ from click.core import ParameterSource
 from peft_regress import registry
 from peft_regress.cases import Adaptation
 from peft_regress.catalogue.matrix import method_at, select_cases
-from peft_regress.catalogue.own_cases import usual_storage
 from peft_regress.cli import options
 from peft_regress.errors import InputError
 from peft_regress.imports import current_folder_first
+from peft_regress.project.own_cases import usual_storage
 from peft_regress.report.results import cost_section
 from peft_regress.report.terminal import say
 

@@ -19,8 +19,8 @@ from peft_regress.cli.options import examples
 from peft_regress.errors import InputError
 from peft_regress.files import write_atomic
 from peft_regress.overlay.pip import PipError, plan
+from peft_regress.project.settings import read_settings
 from peft_regress.report.terminal import echo, say
-from peft_regress.settings import read_settings
 
 _SUITE: Final = {
     "gates/__init__.py": "__init__.py.txt",

@@ -17,11 +17,11 @@ import click
 from click.core import ParameterSource
 
 from peft_regress.baselines.named_runs import check_output
-from peft_regress.catalogue.own_cases import usual_matrix, usual_storage, usual_suite
 from peft_regress.errors import InputError
 from peft_regress.files import resolved
 from peft_regress.gate.comparison import Invocation
 from peft_regress.interrupts import ending_signals_interrupt
+from peft_regress.project.own_cases import usual_matrix, usual_storage, usual_suite
 from peft_regress.report.document import Document
 from peft_regress.report.sentences import REPEATED
 from peft_regress.report.terminal import echo, print_progress, show
@@ -193,7 +193,7 @@ def opened_pool(
             "--on needs Dask, which is not installed: pip install 'distributed>=2025.3'"
         )
     # `--help` does not wait for Dask.
-    from peft_regress.catalogue.own_cases import settings_in_use
+    from peft_regress.project.own_cases import settings_in_use
     from peft_regress.workers.cluster import opened_cluster
 
     with opened_cluster(

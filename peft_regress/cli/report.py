@@ -21,13 +21,13 @@ from peft_regress.baselines.history import (
 from peft_regress.baselines.named_runs import check_output
 from peft_regress.baselines.references import expected_cases, is_complete
 from peft_regress.catalogue.matrix import built_in_matrices
-from peft_regress.catalogue.own_cases import device_classes, usual_matrix
 from peft_regress.cli import options
 from peft_regress.files import write_atomic
 from peft_regress.gate.comparison import Comparison, Invocation
 from peft_regress.gate.judge import judge
 from peft_regress.gate.verdicts import observations_of
 from peft_regress.gc_pause import paused_gc
+from peft_regress.project.own_cases import device_classes, usual_matrix
 from peft_regress.report.page.content import Content
 from peft_regress.report.page.data import page_data
 from peft_regress.report.page.render import render_page

@@ -16,9 +16,9 @@ from peft_regress.errors import InputError
 from peft_regress.files import cache_folder
 from peft_regress.overlay.folder import Overlay
 from peft_regress.overlay.overlay import clean_overlays
+from peft_regress.report import upgrades as reports
 from peft_regress.report.terminal import echo, print_progress, say, show, write_markdown
 from peft_regress.runner.measuring import MeasuringSetup
-from peft_regress.upgrades import reports
 from peft_regress.upgrades.reproduction import Reproduction, reproduce
 from peft_regress.upgrades.upgrade import Upgrade, UpgradeSettings, is_installed_here, upgrade
 

@@ -14,11 +14,11 @@ from typing import Final, NamedTuple
 import msgspec
 from msgspec import UNSET
 
-from peft_regress.budgets import SHARES, Budget
-from peft_regress.devices import DeviceClass, Runtime, room, runtime_of
 from peft_regress.gate.changes import is_absolute, relative
 from peft_regress.gate.verdicts import BudgetUse, Observation, Reason, Remark
 from peft_regress.metrics import BATCH_SUFFIX, METRICS, MetricSpec
+from peft_regress.project.budgets import SHARES, Budget
+from peft_regress.project.devices import DeviceClass, Runtime, room, runtime_of
 from peft_regress.runs.schema import Record
 
 UPDATE: Final = ("forward_flops", "backward_flops", "optimizer_flops")

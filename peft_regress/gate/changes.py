@@ -17,7 +17,6 @@ from typing import Final, Literal, NamedTuple
 import msgspec
 from msgspec import UNSET
 
-from peft_regress.budgets import Bound
 from peft_regress.gate.inputs import OF_INPUTS, telling_difference
 from peft_regress.gate.policy import bounds_on, floor_of, rounding_of
 from peft_regress.gate.repeats import lacks_seeds
@@ -33,6 +32,7 @@ from peft_regress.metrics import (
     Unit,
     metric_order,
 )
+from peft_regress.project.budgets import Bound
 from peft_regress.runs.schema import Record
 
 # --- how far --------------------------------------------------------------------------------------

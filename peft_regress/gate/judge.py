@@ -11,7 +11,6 @@ from typing import Final
 
 from msgspec import UNSET
 
-from peft_regress.devices import DeviceClass
 from peft_regress.gate import budgets
 from peft_regress.gate.budgets import Others
 from peft_regress.gate.changes import OPERATORS, metric_findings, with_share
@@ -22,6 +21,7 @@ from peft_regress.gate.invariants import false_at_first, invariant_findings
 from peft_regress.gate.repeats import curve_findings, whole
 from peft_regress.gate.training import script_remarks, training_findings
 from peft_regress.gate.verdicts import CaseVerdict, Observation, Reason, Remark, Verdict, gravest
+from peft_regress.project.devices import DeviceClass
 from peft_regress.runs.environment import changed_packages
 from peft_regress.runs.schema import Failure, Record
 

@@ -17,7 +17,6 @@ from msgspec import UNSET
 from torch import nn
 
 from peft_regress.cases import Case
-from peft_regress.catalogue.own_cases import own_fine_tune
 from peft_regress.cost import NothingToTrainError, UncountedOperatorError, UnprofilableModelError
 from peft_regress.errors import AbsentError, InputError, UnsupportedCaseError
 from peft_regress.gate.repeats import KnownCurve
@@ -32,11 +31,12 @@ from peft_regress.measure.rounds import RoundRunner, Rounds, plain_rounds
 from peft_regress.measure.scripts.script_case import ScriptRecipe
 from peft_regress.measure.training import single_thread, undisturbed
 from peft_regress.metrics import METRICS
-from peft_regress.own_code import stated_by
+from peft_regress.project.own_cases import own_fine_tune
+from peft_regress.project.script import Script
 from peft_regress.runs import schema
 from peft_regress.runs.ledger import with_plans
+from peft_regress.runs.own_code import stated_by
 from peft_regress.runs.schema import Measurement
-from peft_regress.script import Script
 
 _NO_STEP: Final = (NothingToTrainError, UncountedOperatorError, UnprofilableModelError)
 

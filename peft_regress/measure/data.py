@@ -10,8 +10,8 @@ from torch.utils.data import default_collate
 
 from peft_regress.cost.batches import leaves_of, map_batch
 from peft_regress.errors import InputError
-from peft_regress.fine_tune import FineTune
 from peft_regress.imports import calling
+from peft_regress.project.fine_tune import FineTune
 
 
 @dataclass(frozen=True)

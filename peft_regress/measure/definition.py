@@ -3,9 +3,9 @@
 from typing import Any, Final
 
 from peft_regress.catalogue.built_in import BuiltIn
-from peft_regress.fine_tune import FineTune
 from peft_regress.measure.recipe import Recipe
 from peft_regress.measure.scripts.script_case import ScriptRecipe
+from peft_regress.project.fine_tune import FineTune
 from peft_regress.runs.schema import canonical_digest, canonical_json
 from peft_regress.text import model_name, redacted
 

@@ -25,8 +25,8 @@ from peft_regress.catalogue.methods.method import Method
 from peft_regress.catalogue.methods.peft_adapter import PeftAdapter, SavedByPeft
 from peft_regress.catalogue.methods.targets import find_heads
 from peft_regress.errors import InputError
-from peft_regress.fine_tune import FineTune
 from peft_regress.measure.training import seed_all
+from peft_regress.project.fine_tune import FineTune
 
 # Written by peft itself, or of no consequence for what is computed.
 _UNSAID: Final = {

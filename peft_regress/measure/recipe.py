@@ -21,9 +21,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from peft_regress.cases import Case
 from peft_regress.catalogue.built_in import TEST_BATCH, BuiltIn, built_in
 from peft_regress.catalogue.methods.method import Method
-from peft_regress.catalogue.own_cases import own_fine_tune
 from peft_regress.errors import InputError
-from peft_regress.fine_tune import FineTune
 from peft_regress.imports import CaseError, calling
 from peft_regress.measure.data import Data
 from peft_regress.measure.objective import Objective
@@ -37,8 +35,10 @@ from peft_regress.measure.training import (
     seed_all,
     training_steps,
 )
+from peft_regress.project.fine_tune import FineTune
+from peft_regress.project.own_cases import own_fine_tune
+from peft_regress.project.script import OwnCase, Script
 from peft_regress.runs.environment import imported_packages, loaded_packages, packages_with
-from peft_regress.script import OwnCase, Script
 
 _Made = TypeVar("_Made")
 

@@ -14,10 +14,10 @@ from peft_regress.baselines.named_runs import check_output
 from peft_regress.baselines.storage import baseline_files
 from peft_regress.cases import Case
 from peft_regress.catalogue.matrix import matrices_of
-from peft_regress.catalogue.own_cases import use_settings, usual_matrix
 from peft_regress.errors import InputError
 from peft_regress.files import is_folder, resolved
-from peft_regress.settings import Settings, read_settings
+from peft_regress.project.own_cases import use_settings, usual_matrix
+from peft_regress.project.settings import Settings, read_settings
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,6 @@ from peft_regress.baselines.run_adapters import adapters_of_run, prune_adapters
 from peft_regress.cases import Case
 from peft_regress.catalogue.budget_file import stated_budgets
 from peft_regress.catalogue.matrix import matrix_cases
-from peft_regress.catalogue.own_cases import device_classes, usual_matrix
 from peft_regress.errors import InputError
 from peft_regress.gate.comparison import Comparison, Invocation
 from peft_regress.gate.judge import judge
@@ -31,6 +30,8 @@ from peft_regress.metrics import make_metric
 from peft_regress.plugin.closing_text import RunOutcome
 from peft_regress.plugin.options import RegressOptions
 from peft_regress.plugin.selection import Coverage, should_have_cases
+from peft_regress.project.own_cases import device_classes, usual_matrix
+from peft_regress.project.settings import read_settings
 from peft_regress.report.terminal import layout_of, write_summary
 from peft_regress.runner.keeper import Keeper
 from peft_regress.runner.measurer import Measurer
@@ -38,7 +39,6 @@ from peft_regress.runs.environment import commit_of, describe_machine, installed
 from peft_regress.runs.journal import Header, KeptRecord, Line, run_of
 from peft_regress.runs.run_file import write_run_file
 from peft_regress.runs.schema import SCHEMA_VERSION, Record, Run, Selection, with_budget
-from peft_regress.settings import read_settings
 
 if TYPE_CHECKING:
     from peft_regress.measure.rounds import RoundRunner

@@ -17,10 +17,10 @@ from msgspec import UNSET
 
 from peft_regress.baselines.run_adapters import adapters_of_run, gathered_adapters
 from peft_regress.gate.repeats import KnownCurve
-from peft_regress.own_code import was_edited
 from peft_regress.runs import journal
 from peft_regress.runs.environment import installed_version
 from peft_regress.runs.journal import Header, JournalWriter, KeptRecord, Line
+from peft_regress.runs.own_code import was_edited
 from peft_regress.text import count_of
 
 _OF_SEARCH: Final = "--resume"

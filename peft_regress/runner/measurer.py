@@ -13,13 +13,13 @@ from msgspec import UNSET, UnsetType
 
 from peft_regress.cases import Case, DataFile
 from peft_regress.catalogue.matrix import parse_case_id
-from peft_regress.catalogue.own_cases import settings_in_use, use_settings
 from peft_regress.errors import InputError, PeftRegressError
 from peft_regress.gate.repeats import KnownCurve
 from peft_regress.interrupts import held_signals
+from peft_regress.project.own_cases import settings_in_use, use_settings
+from peft_regress.project.settings import Settings, read_settings
 from peft_regress.runs.journal import Header, KeptRecord
 from peft_regress.runs.schema import Failure, Record, error_record
-from peft_regress.settings import Settings, read_settings
 
 if TYPE_CHECKING:
     from peft_regress.measure.costs import ProfileCache

@@ -17,11 +17,11 @@ from typing import IO, Annotated, Any, Final
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from peft_regress.budgets import Budget
 from peft_regress.cases import Case, Digest, Name, Version
 from peft_regress.errors import InputError, RunFileError
 from peft_regress.files import read_bytes, write_atomic
 from peft_regress.invariants import KNOWN
+from peft_regress.project.budgets import Budget
 from peft_regress.runs.environment import commit_of, installed_version
 from peft_regress.runs.run_file import RunFile, check_record, read_run
 from peft_regress.runs.schema import SCHEMA_VERSION, Machine, Record, Run, Selection, with_budget

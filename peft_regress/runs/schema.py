@@ -15,10 +15,10 @@ from typing import Annotated, Any, Literal, Self
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from peft_regress.budgets import Bound, Budget
 from peft_regress.cases import Address, Case, CaseId, Digest, Moment, Name, Version
 from peft_regress.errors import AbsentError, InputError
 from peft_regress.metrics import Metric, Numerics
+from peft_regress.project.budgets import Bound, Budget
 from peft_regress.text import clean, count_of, pattern_of, redacted
 
 SCHEMA_VERSION = 2

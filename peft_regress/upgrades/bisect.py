@@ -11,7 +11,6 @@ from packaging.version import Version
 
 from peft_regress.cases import Case
 from peft_regress.catalogue.matrix import matrix_cases, parse_case_id, select_cases
-from peft_regress.catalogue.own_cases import own_fine_tune
 from peft_regress.catalogue.sources import require_sources
 from peft_regress.errors import AbsentError, InputError, UnknownNameError
 from peft_regress.gate.attribution import COSTS
@@ -23,9 +22,10 @@ from peft_regress.invariants import INVARIANTS
 from peft_regress.metrics import METRICS
 from peft_regress.overlay.overlay import opened_overlay
 from peft_regress.overlay.pip import Planned, parse_version, released_versions
+from peft_regress.project.own_cases import own_fine_tune
+from peft_regress.project.script import Script
 from peft_regress.runner.measuring import MeasuringSetup, measure_cases
 from peft_regress.runs.environment import changed_packages
-from peft_regress.script import Script
 from peft_regress.text import count_of
 from peft_regress.upgrades.responsible import ResponsiblePackages, find_responsible
 

@@ -21,13 +21,13 @@ from peft_regress import registry
 from peft_regress.cases import BFLOAT16_SUFFIX, Case
 from peft_regress.catalogue.architectures.torchvision_models import TorchvisionModel
 from peft_regress.catalogue.methods import GaLore, Method, PeftAdapter, Selective
-from peft_regress.catalogue.own_cases import own_fine_tune
 from peft_regress.errors import UnsupportedCaseError
 from peft_regress.gate.findings import Finding
 from peft_regress.gate.verdicts import Observation
 from peft_regress.invariants import INVARIANTS
 from peft_regress.metrics import BATCH_SUFFIX
 from peft_regress.processes import variables
+from peft_regress.project.own_cases import own_fine_tune
 from peft_regress.text import clean
 
 FACTS: Final = (

@@ -16,7 +16,6 @@ from peft_regress.baselines.named_runs import find_named
 from peft_regress.baselines.references import read_references
 from peft_regress.cases import Case
 from peft_regress.catalogue.matrix import select_cases
-from peft_regress.catalogue.own_cases import device_classes, own_fine_tune, settings_in_use
 from peft_regress.catalogue.sources import require_sources
 from peft_regress.errors import InputError
 from peft_regress.files import cache_folder
@@ -28,7 +27,7 @@ from peft_regress.gate.verdicts import Observation, observations_of
 from peft_regress.overlay.commits import Commit, earlier_checkouts, is_commit
 from peft_regress.overlay.folder import Overlay
 from peft_regress.overlay.overlay import opened_overlay
-from peft_regress.own_code import was_edited
+from peft_regress.project.own_cases import device_classes, own_fine_tune, settings_in_use
 from peft_regress.runner.keeper import Keeper
 from peft_regress.runner.measuring import MeasuringSetup, measure_cases, save_run
 from peft_regress.runs.environment import (
@@ -37,6 +36,7 @@ from peft_regress.runs.environment import (
     installed_version,
     is_from_folder,
 )
+from peft_regress.runs.own_code import was_edited
 from peft_regress.runs.schema import Record, Run
 from peft_regress.text import count_of
 from peft_regress.upgrades.responsible import ResponsiblePackages, find_responsible

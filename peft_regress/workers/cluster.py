@@ -29,7 +29,7 @@ from distributed.versions import VersionMismatchWarning
 
 from peft_regress.errors import AbsentError, InputError, PeftRegressError
 from peft_regress.files import encoded
-from peft_regress.settings import Settings
+from peft_regress.project.settings import Settings
 from peft_regress.text import clean, count_of
 from peft_regress.workers.node import Node, Task, check, do, facts_here, own_code
 from peft_regress.workers.pool import Environment, GivenUpError, NodeError

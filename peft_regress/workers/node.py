@@ -24,15 +24,15 @@ from typing import Final
 import msgspec
 from distributed import Worker, WorkerPlugin, get_worker
 
-from peft_regress.catalogue.own_cases import own_fine_tunes
 from peft_regress.errors import AbsentError, InputError, PeftRegressError, SourceError
 from peft_regress.files import read_bytes
 from peft_regress.imports import INSTALLED
 from peft_regress.overlay.overlay import opened_part
 from peft_regress.overlay.pip import Planned
-from peft_regress.own_code import digest_of, own_modules
+from peft_regress.project.own_cases import own_fine_tunes
+from peft_regress.project.settings import Settings
 from peft_regress.runs.environment import installed_packages
-from peft_regress.settings import Settings
+from peft_regress.runs.own_code import digest_of, own_modules
 from peft_regress.text import clean, printable
 from peft_regress.workers.pool import Environment, NodeError, Seat, UnusableEnvironmentError
 from peft_regress.workers.process import RequestRefusedError, WorkerError

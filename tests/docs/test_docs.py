@@ -1,12 +1,12 @@
 """The claims of the documents against the code."""
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from peft_regress import registry
-from peft_regress.devices import load_devices
 from peft_regress.gate.policy import DEFAULT_POLICY, numerics_of_method
 from peft_regress.invariants import INVARIANTS
 from peft_regress.measure.invariants.outputs import (
@@ -16,6 +16,7 @@ from peft_regress.measure.invariants.outputs import (
 )
 from peft_regress.metrics import BATCH_SUFFIX, METRICS, format_value
 from peft_regress.plugin.options import OPTIONS
+from peft_regress.project.devices import load_devices
 from peft_regress.runs.schema import Run
 
 ROOT = Path(__file__).parents[2]
@@ -132,12 +133,18 @@ def test_every_variable_of_the_commands_is_read_by_the_package():
         assert f'"{name}"' in sources, name
 
 
-def test_every_module_is_in_the_picture():
-    package = ROOT / "peft_regress"
-    names = {path.stem for path in package.glob("*.py") if not path.stem.startswith("__")}
-    names |= {f"{path.parent.name}/" for path in package.glob("*/__init__.py")}
-    for name in names:
-        assert f"`{name}`" in ARCHITECTURE_PAGE, name
+def test_the_rows_of_the_packages_are_the_layers_that_are_checked():
+    """import-linter wants every module in a layer."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    (layers,) = (
+        contract["layers"]
+        for contract in project["tool"]["importlinter"]["contracts"]
+        if contract["type"] == "layers"
+    )
+    table = ARCHITECTURE_PAGE.partition("| package |")[2].partition("\n\n")[0]
+    rows = [line.split("|")[1] for line in table.splitlines()[2:]]
+    names = [" | ".join(re.findall(r"`(\w+)/?`", row)) for row in rows]
+    assert ["__main__", *names] == layers
 
 
 def test_every_key_of_the_run_file_is_explained():

@@ -17,15 +17,15 @@ from typing import TYPE_CHECKING, Final
 from page_tables import ROOT, finish, option_parser, recorded, require, state_table, table
 
 from peft_regress.catalogue.matrix import matrix_cases
-from peft_regress.devices import RUNTIME_BYTES, load_devices, room
 from peft_regress.gate.budgets import fits
 from peft_regress.metrics import format_value
+from peft_regress.project.devices import RUNTIME_BYTES, load_devices, room
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from peft_regress.cases import Case
-    from peft_regress.devices import DeviceClass
+    from peft_regress.project.devices import DeviceClass
     from peft_regress.runs.schema import Record
 
     Records = Mapping[str, Record]

@@ -33,8 +33,8 @@ from peft_regress.cases import split_adapter_name
 from peft_regress.catalogue.architectures import BringsWeights
 from peft_regress.catalogue.built_in import cosine_to_zero
 from peft_regress.catalogue.matrix import method_at
-from peft_regress.fine_tune import FineTune, OwnMetric
 from peft_regress.measure.training import seed_all, single_thread
+from peft_regress.project.fine_tune import FineTune, OwnMetric
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from peft_regress.cases import Adaptation, split_adapter_name
-from peft_regress.devices import ALLOCATOR, process_bytes, runtime_of
+from peft_regress.project.devices import ALLOCATOR, process_bytes, runtime_of
 
 NETWORKS: Final = (
     "shufflenet_v2_x0_5",

@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 
 from peft_regress.measure.scripts.observation import Step
-from peft_regress.script import Event
+from peft_regress.project.script import Event
 
 STEPS_BESIDE: Final = 2
 """How many steps are recorded before an event, and how many after it."""

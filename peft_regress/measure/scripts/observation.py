@@ -7,8 +7,8 @@ import math
 from msgspec import Struct
 
 from peft_regress.cost.step_cost import ByteSite, StepCost
+from peft_regress.project.script import Event
 from peft_regress.runs.schema import Failure, TensorSummary
-from peft_regress.script import Event
 
 
 class WatchRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -19,8 +19,8 @@ from peft_regress.errors import InputError
 from peft_regress.files import encoded
 from peft_regress.measure.scripts.observation import WatchedScript, WatchRequest
 from peft_regress.processes import Process, variables
+from peft_regress.project.script import Event
 from peft_regress.runs.schema import Failure
-from peft_regress.script import Event
 from peft_regress.text import clean, count_of, redacted
 
 OFFLINE: Final = {

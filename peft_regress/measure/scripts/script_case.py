@@ -13,12 +13,13 @@ import msgspec
 from msgspec import UNSET
 
 from peft_regress.cases import Case, Json
-from peft_regress.catalogue.own_cases import settings_in_use
 from peft_regress.measure.costs import CostReport, step_ledger
 from peft_regress.measure.scripts.observation import WatchedScript
 from peft_regress.measure.scripts.process import ScriptError, watch_script
 from peft_regress.metrics import COST_METRICS, METRICS, Metric, make_metric
-from peft_regress.own_code import stated_by
+from peft_regress.project.own_cases import settings_in_use
+from peft_regress.project.script import Event, Script
+from peft_regress.runs.own_code import stated_by
 from peft_regress.runs.schema import (
     Failure,
     Inputs,
@@ -30,7 +31,6 @@ from peft_regress.runs.schema import (
     digest_of,
     error_record,
 )
-from peft_regress.script import Event, Script
 from peft_regress.text import few, redacted
 
 NUDGE: Final = 1e-4

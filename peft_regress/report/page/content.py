@@ -23,7 +23,6 @@ from peft_regress.cases import Case
 from peft_regress.catalogue.built_in import STEPS
 from peft_regress.catalogue.evidence import Evidence, Study, read_evidence, why_not_learned
 from peft_regress.catalogue.matrix import built_in_matrices
-from peft_regress.devices import DeviceClass
 from peft_regress.gate.budgets import budget_of
 from peft_regress.gate.changes import value_of
 from peft_regress.gate.comparison import Comparison, Invocation
@@ -38,6 +37,7 @@ from peft_regress.metrics import (
     make_metric,
     metric_order,
 )
+from peft_regress.project.devices import DeviceClass
 from peft_regress.report.document import Badge, Number
 from peft_regress.report.sentences import shown_change, version_changes
 from peft_regress.runs.schema import Record

@@ -9,10 +9,10 @@ from typing import Any, Final
 
 import msgspec
 
-from peft_regress.budgets import UNITS
-from peft_regress.devices import RUNTIME_BYTES, DeviceClass, room
 from peft_regress.gate.budgets import step_runtime
 from peft_regress.metrics import BATCH_SUFFIX, format_value, unit_steps
+from peft_regress.project.budgets import UNITS
+from peft_regress.project.devices import RUNTIME_BYTES, DeviceClass, room
 from peft_regress.report.page.content import (
     Content,
     hold,

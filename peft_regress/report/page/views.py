@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from peft_regress.baselines.history import select_moves
-from peft_regress.devices import RUNTIME_BYTES, DeviceClass, room
 from peft_regress.gate.changes import value_of
 from peft_regress.gate.comparison import Comparison
 from peft_regress.metrics import BATCH_SUFFIX, format_value
+from peft_regress.project.devices import RUNTIME_BYTES, DeviceClass, room
 from peft_regress.report.document import CaseId, Code, Number, Section
 from peft_regress.report.history import history_document
 from peft_regress.report.html import HtmlWriter

@@ -1,4 +1,4 @@
-// Amounts as budgets have them: "64MiB", "0.5 GB", "2 GFLOP". See peft_regress/budgets.py.
+// Amounts as budgets have them: "64MiB", "0.5 GB", "2 GFLOP". See peft_regress/project/budgets.py.
 
 const AMOUNT = /^\s*(\d{1,15}(?:\.\d{1,15})?(?:[eE]\d{1,3})?)\s*([A-Za-z]+)\s*$/;
 const BARE_NUMBER = /^\s*\d{1,15}(\.\d{1,15})?\s*$/;

@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from peft_regress import registry
-from peft_regress.budgets import OWN_MATRIX, Bound
 from peft_regress.cases import Case
-from peft_regress.devices import DeviceClass, load_devices
 from peft_regress.errors import InputError, UnknownNameError
 from peft_regress.imports import import_object
 from peft_regress.metrics import METRICS
-from peft_regress.script import OWN_CASES, OwnCase
-from peft_regress.settings import DEFAULT_MATRIX, Settings, read_settings
+from peft_regress.project.budgets import OWN_MATRIX, Bound
+from peft_regress.project.devices import DeviceClass, load_devices
+from peft_regress.project.script import OWN_CASES, OwnCase
+from peft_regress.project.settings import DEFAULT_MATRIX, Settings, read_settings
 
 GIVEN: Final = "case_params"
 """Where cases come from that a suite gives itself."""

@@ -10,10 +10,10 @@ from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Final, Literal, get_args
 
-from peft_regress.budgets import OWN_MATRIX, Bound, Budget
 from peft_regress.cases import Case
 from peft_regress.errors import InputError
-from peft_regress.fine_tune import FineTune, wrong_limits
+from peft_regress.project.budgets import OWN_MATRIX, Bound, Budget
+from peft_regress.project.fine_tune import FineTune, wrong_limits
 
 Event = Literal["epoch", "evaluation"]
 

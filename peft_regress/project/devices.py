@@ -17,10 +17,10 @@ from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
-from peft_regress.budgets import parse_amount
 from peft_regress.cases import NAME_RULE, is_name
 from peft_regress.errors import InputError
 from peft_regress.files import read_table, read_toml
+from peft_regress.project.budgets import parse_amount
 
 _TABLE: Final = "devices.toml"
 _Text = Annotated[str, msgspec.Meta(min_length=1)]
@@ -110,7 +110,7 @@ def load_devices(more: Path | Mapping[str, Any] | None = None) -> tuple[DeviceCl
     one of the package. Raises `InputError` for a file that cannot be read, and for a table with an
     unknown or a missing key, or an amount without a unit.
     """
-    own = resources.files("peft_regress").joinpath(_TABLE).read_text(encoding="utf-8")
+    own = resources.files("peft_regress.project").joinpath(_TABLE).read_text(encoding="utf-8")
     tables: dict[str, Any] = {f"{_TABLE}: ": tomllib.loads(own)}
     if isinstance(more, Path):
         tables[f"{more}: "] = read_toml(more, remedy="check the path of the device table")

@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
-from peft_regress.budgets import OWN_MATRIX, Bound, Budget
 from peft_regress.cases import Case, is_word
 from peft_regress.errors import InputError, UnknownNameError
 from peft_regress.invariants import INVARIANTS
 from peft_regress.metrics import METRICS, Direction, Kind, Unit
+from peft_regress.project.budgets import OWN_MATRIX, Bound, Budget
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -20,11 +20,11 @@ from msgspec import UNSET
 from packaging.utils import canonicalize_name
 
 from peft_regress.cases import Case
-from peft_regress.catalogue.own_cases import bounds_of, own_fine_tune, settings_in_use, source_of
 from peft_regress.imports import INSTALLED
+from peft_regress.project.own_cases import bounds_of, own_fine_tune, settings_in_use, source_of
+from peft_regress.project.script import OwnCase, Script
 from peft_regress.runs.environment import files_from_here, installed_packages
 from peft_regress.runs.schema import Record, canonical_digest
-from peft_regress.script import OwnCase, Script
 
 _THIS_PROJECT: Final = "peft_regress"
 

@@ -10,8 +10,8 @@ import msgspec
 from peft_regress.catalogue.evidence import FULL
 from peft_regress.choosing.candidates import Answer
 from peft_regress.choosing.ranking import Candidate, difference
-from peft_regress.devices import ALLOCATOR
 from peft_regress.metrics import Unit, format_value
+from peft_regress.project.devices import ALLOCATOR
 from peft_regress.report.document import Block, Line, Listing, Section
 from peft_regress.report.layout import Row, Table
 from peft_regress.text import clean

@@ -10,9 +10,9 @@ from typing import Annotated, Any, Final
 
 import msgspec
 
-from peft_regress.budgets import OWN_MATRIX, Bound
 from peft_regress.errors import InputError
 from peft_regress.files import read_table, read_toml
+from peft_regress.project.budgets import OWN_MATRIX, Bound
 
 DEFAULT_MATRIX: Final = "default"
 """The built-in matrix of a project without cases of its own."""
