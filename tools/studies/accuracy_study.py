@@ -33,6 +33,7 @@ from peft_regress.locks import opened_lock
 SEEDS: Final = 5
 START: Final = 75
 LONGER: Final = 3
+LONGER_SEEDS: Final = 3
 # The most useful first, since a study may be cut short.
 METHODS: Final = (
     *(FULL, "head", "lora-r4", "lora-r16", "galore-r4"),
@@ -116,7 +117,7 @@ def train_longer(task: Task, network: str, names: list[str], plan: Plan) -> None
         steps = LONGER * study.steps
         scores = tuple(
             trainer.points(name, seed=seed, at=(steps,), rate=found.rate)[-1].score
-            for seed in range(SEEDS)
+            for seed in range(LONGER_SEEDS)
         )
         print(f"{task.name}/{name}/{network}: {scores}", flush=True)
         methods = {**study.methods, name: msgspec.structs.replace(found, longer=scores)}
