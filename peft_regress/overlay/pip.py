@@ -22,11 +22,9 @@ from packaging.version import InvalidVersion, Version
 
 from peft_regress.errors import InputError
 from peft_regress.processes import Process, variables
+from peft_regress.project.own_cases import settings_in_use
 from peft_regress.runs.schema import digest_of
 from peft_regress.text import clean
-
-_SECONDS: Final = 1800.0
-"""How long one call of pip may take: an index that does not answer must not block for ever."""
 
 _QUIET: Final = ("--disable-pip-version-check", "--no-input", "--no-color")
 # Variables of the user's shell that are ignored: this module decides what is installed and where.
@@ -201,7 +199,8 @@ def _run(
     # -P: a pip.py in the working directory must not be imported.
     interpreter = str(python or sys.executable)
     command = [interpreter, "-P", "-m", "pip", arguments[0], *_QUIET, *arguments[1:]]
-    deadline = time.monotonic() + _SECONDS
+    seconds = settings_in_use().pip_time_limit
+    deadline = time.monotonic() + seconds
     with Process(
         command,
         stdin=subprocess.DEVNULL,
@@ -213,8 +212,9 @@ def _run(
         output = b"".join(process.printed(deadline)).decode(errors="replace")
         code = process.ended(deadline)
     if code is None:
-        problem = f"pip gave no answer within {_SECONDS:g} s"
-        raise PipError(what, problem, remedy="Is the index reachable?")
+        problem = f"pip gave no answer within {seconds:g} s"
+        remedy = "Is the index reachable? [tool.peft_regress] pip_time_limit = SECONDS allows more"
+        raise PipError(what, problem, remedy=remedy)
     if code:
         raise PipError(what, _problem_in(output), remedy=_remedy_for(output))
     return output

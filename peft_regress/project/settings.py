@@ -20,6 +20,7 @@ DEFAULT_MATRIX: Final = "default"
 _FILE: Final = "pyproject.toml"
 _TABLE: Final = "peft_regress"
 _STORAGE: Final = "baselines"
+_PIP_SECONDS: Final = 1800.0
 _Text = Annotated[str, msgspec.Meta(min_length=1)]
 
 
@@ -41,6 +42,7 @@ class _Table(msgspec.Struct, frozen=True, kw_only=True):
     bounds: tuple[BoundRule, ...] = ()
     devices: _Text | None = None
     budgets: _Text | None = None
+    pip_time_limit: Annotated[float, msgspec.Meta(gt=0)] = _PIP_SECONDS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +64,8 @@ class Settings:
     """A TOML table of device classes of one's own."""
     budgets: Path | None = None
     """A TOML file with the budgets of cases that state none themselves."""
+    pip_time_limit: float = _PIP_SECONDS
+    """How many seconds one call of pip may take."""
 
     def bounds_of(self, case_id: str) -> dict[str, Bound]:
         """Return the bounds of a case by metric; a later rule wins."""
@@ -107,4 +111,5 @@ def _parsed(file: Path, table: Any) -> Settings:
         bounds=found.bounds,
         devices=None if found.devices is None else folder / found.devices,
         budgets=None if found.budgets is None else folder / found.budgets,
+        pip_time_limit=found.pip_time_limit,
     )
