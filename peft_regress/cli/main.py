@@ -6,7 +6,7 @@ from typing import Final
 
 import click
 
-from peft_regress.cli.program import CONTEXT, LazyGroup, end_with
+from peft_regress.cli.group import CONTEXT, LazyGroup, end_with
 
 SECTIONS: Final = {
     "Measure": {

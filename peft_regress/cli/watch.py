@@ -57,7 +57,7 @@ def command(
     unless --env says otherwise, and ends after its steps: losses, gradient norms, learning rates,
     what trains, FLOPs, and memory by category and module.
     """
-    from peft_regress.measure.scripts.process import watch_script  # torch
+    from peft_regress.measure.scripts.watching import watch_script  # torch
 
     found = watch_script(
         script, args=arguments, env=dict(map(_variable, env)), shows=sys.stderr, **settings

@@ -11,15 +11,15 @@ from typing import Final
 
 from msgspec import UNSET
 
-from peft_regress.gate import budgets
-from peft_regress.gate.budgets import Others
+from peft_regress.gate import budget_use as budgets
+from peft_regress.gate.budget_use import Others
 from peft_regress.gate.changes import OPERATORS, metric_findings, with_share
 from peft_regress.gate.comparison import Comparison, Invocation
 from peft_regress.gate.findings import find_causes
 from peft_regress.gate.inputs import definition_reasons
 from peft_regress.gate.invariants import false_at_first, invariant_findings
 from peft_regress.gate.repeats import curve_findings, whole
-from peft_regress.gate.training import script_remarks, training_findings
+from peft_regress.gate.trained import script_remarks, training_findings
 from peft_regress.gate.verdicts import CaseVerdict, Observation, Reason, Remark, Verdict, gravest
 from peft_regress.project.devices import DeviceClass
 from peft_regress.runs.environment import changed_packages

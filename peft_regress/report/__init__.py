@@ -8,7 +8,7 @@ from peft_regress.report.results import results_table
 from peft_regress.report.sentences import contents_line
 from peft_regress.report.times import encode_times, times_document
 from peft_regress.report.verdict.cases import case_text
-from peft_regress.report.verdict.document import verdict_markdown, verdict_text
+from peft_regress.report.verdict.sections import verdict_markdown, verdict_text
 from peft_regress.report.verdict.to_json import encode_explanation, encode_verdict
 
 __all__ = [

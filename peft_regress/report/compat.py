@@ -14,7 +14,7 @@ from peft_regress.runs.schema import OUTPUT_SCHEMA_VERSION
 from peft_regress.text import clean, count_of, few
 from peft_regress.upgrades.compat.adapter import CONFIGURATION
 from peft_regress.upgrades.compat.compat import Compat, ReleaseResult
-from peft_regress.upgrades.compat.verdicts import WORDS, effect_of
+from peft_regress.upgrades.compat.judging import WORDS, effect_of
 
 _STYLES: Final[dict[int, Style]] = {0: "good", 1: "bad", 3: "open"}
 _LONGEST_DETAIL: Final = 300

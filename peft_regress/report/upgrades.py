@@ -11,7 +11,7 @@ from peft_regress.gate.findings import Finding
 from peft_regress.report import document as documents
 from peft_regress.report.document import Code, Line, Listing, Section
 from peft_regress.report.sentences import outcome_line, short_verdict, version_changes
-from peft_regress.report.verdict import document as verdicts
+from peft_regress.report.verdict import sections as verdicts
 from peft_regress.report.verdict.finding import (
     example_lines,
     finding_details,

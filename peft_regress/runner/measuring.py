@@ -48,7 +48,7 @@ from peft_regress.workers.pool import (
     Seat,
     UnusableEnvironmentError,
 )
-from peft_regress.workers.process import (
+from peft_regress.workers.worker import (
     RequestRefusedError,
     WorkerError,
     WorkerProcess,

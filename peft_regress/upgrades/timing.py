@@ -27,7 +27,7 @@ from peft_regress.gate.paired_times import (
 from peft_regress.gate.policy import DEFAULT_POLICY
 from peft_regress.runner.measurer import MEASURER, CaseRequest, project_folder
 from peft_regress.workers.pool import Environment, Seat
-from peft_regress.workers.process import WorkerError, WorkerProcess
+from peft_regress.workers.worker import WorkerError, WorkerProcess
 
 _SEEDS: Final = (0, 1)  # a fine-tuning each, of two blocks
 

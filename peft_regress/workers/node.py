@@ -35,8 +35,8 @@ from peft_regress.runs.environment import installed_packages
 from peft_regress.runs.own_code import digest_of, own_modules
 from peft_regress.text import clean, printable
 from peft_regress.workers.pool import Environment, NodeError, Seat, UnusableEnvironmentError
-from peft_regress.workers.process import RequestRefusedError, WorkerError
 from peft_regress.workers.serve import Functions
+from peft_regress.workers.worker import RequestRefusedError, WorkerError
 
 _IDLE_SECONDS: Final = 120.0
 """After so long without a task the process ends: whoever asked may be gone."""

@@ -16,8 +16,8 @@ from peft_regress.errors import InputError, PeftRegressError
 from peft_regress.overlay.pip import Planned
 from peft_regress.runs.environment import usable_cores
 from peft_regress.runs.schema import Machine
-from peft_regress.workers.process import InterpreterError, WorkerError, WorkerProcess
 from peft_regress.workers.serve import Functions, Import, Imported
+from peft_regress.workers.worker import InterpreterError, WorkerError, WorkerProcess
 
 _Answer = TypeVar("_Answer", bound=msgspec.Struct)
 _MOST_JOBS: Final = 8

@@ -12,7 +12,7 @@ from tiny_architecture import TinyArchitecture
 
 from peft_regress import registry
 from peft_regress.catalogue.evidence import Evidence, Study, Trained
-from peft_regress.choosing.training import Trainer
+from peft_regress.choosing.study import Trainer
 from peft_regress.cli import choose
 from peft_regress.cost.profile import loss_of_images
 from peft_regress.errors import NonFiniteLossError

@@ -36,7 +36,7 @@ from strategies import (
 )
 
 from peft_regress.errors import InputError
-from peft_regress.gate.budgets import Others
+from peft_regress.gate.budget_use import Others
 from peft_regress.gate.judge import judge, judge_case
 from peft_regress.gate.verdicts import FAILING, INCOMPLETE, VERDICTS, observations_of
 from peft_regress.metrics import METRICS, OF_ALL_SEEDS

@@ -36,7 +36,7 @@ from peft_regress.runner.measuring import MeasuringSetup, measure_cases, save_ru
 from peft_regress.runs.journal import Header, KeptRecord
 from peft_regress.runs.run_file import read_run_file
 from peft_regress.runs.schema import Record, with_budget
-from peft_regress.workers import process as process_module
+from peft_regress.workers import worker as process_module
 from peft_regress.workers.pool import NodeError, UnusableEnvironmentError
 
 ROOT = Path(__file__).parents[2]

@@ -19,8 +19,8 @@ import msgspec
 
 from peft_regress.overlay.overlay import opened_overlay
 from peft_regress.processes import variables
+from peft_regress.upgrades.compat.judging import WORDS, judge
 from peft_regress.upgrades.compat.releases import BaseMade, BaseModel, Loaded, Seen, try_adapters
-from peft_regress.upgrades.compat.verdicts import WORDS, judge
 from peft_regress.workers.pool import LocalPool
 
 HERE: Final = Path(__file__).resolve().parent

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 from page_tables import ROOT, finish, option_parser, recorded, require, state_table, table
 
 from peft_regress.catalogue.matrix import matrix_cases
-from peft_regress.gate.budgets import fits
+from peft_regress.gate.budget_use import fits
 from peft_regress.metrics import format_value
 from peft_regress.project.devices import RUNTIME_BYTES, load_devices, room
 

@@ -26,7 +26,7 @@ import msgspec
 from accuracy_tasks import BATCH, SOURCES, TASKS, Task, of_cifar10_c, of_folder
 
 from peft_regress.catalogue.evidence import EVIDENCE_FILE, FULL, Evidence, Study
-from peft_regress.choosing.training import Plan, Trainer, add_method, begin
+from peft_regress.choosing.study import Plan, Trainer, add_method, begin
 from peft_regress.files import write_atomic
 from peft_regress.locks import opened_lock
 

@@ -23,7 +23,7 @@ from accuracy_tasks import BATCH, ROOT, held_out
 
 from peft_regress.catalogue.evidence import Study, read_evidence
 from peft_regress.choosing.candidates import Answer, Limits, of_architecture, try_all
-from peft_regress.choosing.training import Trainer, add_method, begin, study_of
+from peft_regress.choosing.study import Trainer, add_method, begin, study_of
 
 _MONTH: Final = 30 * 24 * 3600.0
 

@@ -21,7 +21,7 @@ from peft_regress.measure.training import single_thread
 from peft_regress.runs.environment import installed_packages
 from peft_regress.runs.schema import Failure
 from peft_regress.workers.pool import Environment, Seat
-from peft_regress.workers.process import WorkerError
+from peft_regress.workers.worker import WorkerError
 
 _ADAPTER_FILE: Final = "adapter_model.safetensors"
 _FOLDER: Final = {True: "adapter", False: "adapter-of-branch"}

@@ -17,7 +17,7 @@ from peft_fuzz.checklist import situations
 from peft_fuzz.checklist.situations import Examine, Examined, Inspected, Situation
 from peft_regress.errors import InputError
 from peft_regress.workers.pool import Environment, Pool, UnusableEnvironmentError
-from peft_regress.workers.process import WorkerError
+from peft_regress.workers.worker import WorkerError
 
 _WORKER: Final = "peft_fuzz.checklist.examining"
 _EACH: Final = 20

@@ -16,7 +16,7 @@ from peft_fuzz.search.sought import Counts, Found, Sought
 from peft_fuzz.search.worker import Begin, Begun, Seek
 from peft_regress.text import clean, count_of
 from peft_regress.workers.pool import Environment, GivenUpError, Pool
-from peft_regress.workers.process import RequestRefusedError
+from peft_regress.workers.worker import RequestRefusedError
 
 SLICE_SECONDS: Final = 15.0
 """How long a worker searches before it answers and hears what others have found."""

@@ -13,7 +13,7 @@ from peft_fuzz.search.findings import Finding
 from peft_fuzz.search.worker import LIFE_SECONDS, START_SECONDS, Begin, Begun, Live
 from peft_regress.text import clean
 from peft_regress.workers.pool import Environment, LocalPool
-from peft_regress.workers.process import WorkerError
+from peft_regress.workers.worker import WorkerError
 
 State: TypeAlias = Literal["mended", "still there", "new", "absent", "not replayed"]
 

@@ -23,7 +23,7 @@ from peft_fuzz.search.causes import Cause, cause_of, is_known
 from peft_fuzz.search.sought import Counts, Found, Sought
 from peft_regress.text import clean
 from peft_regress.workers.pool import Environment, Seat
-from peft_regress.workers.process import RequestRefusedError, WorkerError, WorkerTimeoutError
+from peft_regress.workers.worker import RequestRefusedError, WorkerError, WorkerTimeoutError
 
 LIFE_SECONDS: Final = 60.0
 """How long one life may take: a thousand times a usual one."""

@@ -32,7 +32,7 @@ from peft_regress.measure.edge.package import (
 )
 from peft_regress.measure.edge.program import Program
 from peft_regress.text import clean
-from peft_regress.workers.process import WorkerProcess
+from peft_regress.workers.worker import WorkerProcess
 
 _RUN_SECONDS: Final = 900.0
 _NO_KERNEL: Final = ("Missing operator", "not found", "0x14")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from peft_regress.measure.scripts.recorder import unrecorded
+from peft_regress.measure.scripts.script_recorder import unrecorded
 
 
 class Loss(NamedTuple):

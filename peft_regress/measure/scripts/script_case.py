@@ -15,7 +15,7 @@ from msgspec import UNSET
 from peft_regress.cases import Case, Json
 from peft_regress.measure.costs import CostReport, step_ledger
 from peft_regress.measure.scripts.observation import WatchedScript
-from peft_regress.measure.scripts.process import ScriptError, watch_script
+from peft_regress.measure.scripts.watching import ScriptError, watch_script
 from peft_regress.metrics import COST_METRICS, METRICS, Metric, make_metric
 from peft_regress.project.own_cases import settings_in_use
 from peft_regress.project.script import Event, Script

@@ -39,7 +39,7 @@ from peft_regress.measure.inputs import BatchSums, numbers_of, summaries_of
 from peft_regress.measure.scripts import observation as seen
 from peft_regress.measure.scripts.horizon import STEPS_BESIDE, Horizon
 from peft_regress.measure.scripts.losses import Losses
-from peft_regress.measure.scripts.recorder import ScriptRecorder, has_one_storage, unrecorded
+from peft_regress.measure.scripts.script_recorder import ScriptRecorder, has_one_storage, unrecorded
 from peft_regress.runs.environment import imported_packages, loaded_packages
 from peft_regress.runs.schema import Failure
 

@@ -23,7 +23,7 @@ from peft_regress.cases import Case
 from peft_regress.catalogue.built_in import STEPS
 from peft_regress.catalogue.evidence import Evidence, Study, read_evidence, why_not_learned
 from peft_regress.catalogue.matrix import built_in_matrices
-from peft_regress.gate.budgets import budget_of
+from peft_regress.gate.budget_use import budget_of
 from peft_regress.gate.changes import value_of
 from peft_regress.gate.comparison import Comparison, Invocation
 from peft_regress.gate.policy import bounds_on

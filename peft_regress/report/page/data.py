@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
-from peft_regress.gate.budgets import step_runtime
+from peft_regress.gate.budget_use import step_runtime
 from peft_regress.metrics import BATCH_SUFFIX, format_value, unit_steps
 from peft_regress.project.budgets import UNITS
 from peft_regress.project.devices import RUNTIME_BYTES, DeviceClass, room
@@ -22,8 +22,8 @@ from peft_regress.report.page.content import (
 )
 from peft_regress.report.page.plots import costs_of
 from peft_regress.report.sentences import outcome_line
-from peft_regress.report.verdict.document import style_of
 from peft_regress.report.verdict.next_steps import compare_command, quoted, storage_words
+from peft_regress.report.verdict.sections import style_of
 from peft_regress.report.verdict.to_json import encode_verdict
 from peft_regress.runs.schema import OUTPUT_SCHEMA_VERSION
 from peft_regress.text import clean

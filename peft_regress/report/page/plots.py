@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
-from peft_regress.gate.budgets import UPDATE, needs_of
+from peft_regress.gate.budget_use import UPDATE, needs_of
 from peft_regress.metrics import BATCH_SUFFIX, METRICS, Unit, format_value, unit_steps
 from peft_regress.report.document import CaseId, Line, Section
 from peft_regress.report.html import HtmlWriter

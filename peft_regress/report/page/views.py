@@ -30,8 +30,8 @@ from peft_regress.report.page.sheets import (
 from peft_regress.report.results import results
 from peft_regress.report.sentences import REPEATED, narrowing_words
 from peft_regress.report.verdict.cases import budgets_of
-from peft_regress.report.verdict.document import Extent, outcome_section, verdict_sections
 from peft_regress.report.verdict.next_steps import compare_command
+from peft_regress.report.verdict.sections import Extent, outcome_section, verdict_sections
 from peft_regress.text import clean, count_of
 
 _CATEGORIES: Final = {

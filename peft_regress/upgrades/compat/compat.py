@@ -14,18 +14,18 @@ from peft_regress.errors import AbsentError, InputError
 from peft_regress.overlay.overlay import ReplacesTorchError, opened_overlay
 from peft_regress.overlay.pip import PipError, parse_version, released_versions
 from peft_regress.upgrades.compat.adapter import CONFIGURATION, SavedAdapter
+from peft_regress.upgrades.compat.judging import (
+    WORDS,
+    Judgement,
+    judge,
+    problem_of_reference,
+)
 from peft_regress.upgrades.compat.releases import (
     LOADING_SECONDS,
     BaseModel,
     BaseModelError,
     Seen,
     try_adapters,
-)
-from peft_regress.upgrades.compat.verdicts import (
-    WORDS,
-    Judgement,
-    judge,
-    problem_of_reference,
 )
 from peft_regress.workers.pool import LocalPool, UnusableEnvironmentError, default_jobs
 

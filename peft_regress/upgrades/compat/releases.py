@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from peft_regress.errors import InputError, PeftRegressError
-from peft_regress.workers import process
+from peft_regress.workers import worker as process
 from peft_regress.workers.pool import Environment, Pool, Seat, UnusableEnvironmentError
 
 LOADING_SECONDS: Final = 600.0
