@@ -4,7 +4,6 @@ from builders import FULL, LORA, UNSEEN_LORA, VALUES, compare, make_record, make
 
 from peft_regress import report
 from peft_regress.budgets import Bound, Budget
-from peft_regress.gate import Invocation
 from peft_regress.metrics import Metric
 
 
@@ -30,18 +29,6 @@ def test_a_new_metric_of_many_cases_is_one_line_and_no_verdict():
     assert [one for one in encoded["remarks"] if one["subject"] != "training"] == [
         {"kind": "new metric", "subject": "inference_flops", "old": None, "new": 9, "text": ""}
     ]
-
-
-def test_what_fails_by_strictness_alone_is_named_with_the_command_that_accepts_it():
-    old = make_record(LORA, VALUES, budget=Budget(peak=2 * 10**8))
-    new = make_record(LORA, VALUES, budget=Budget(peak=3 * 10**8))
-    for strict in (False, True):
-        comparison = compare([old], [new], invocation=Invocation(strict=strict))
-        text, markdown = report.verdict_text(comparison), report.verdict_markdown(comparison)
-        assert "budget peak is looser than the baseline's: 190.7 MiB -> 286.1 MiB" in text
-        for shown in (text, markdown):
-            assert ("peft-regress accept" in shown) == strict
-            assert ("FAILED by strictness: 1 case with a looser bound or budget" in shown) == strict
 
 
 def test_nobody_is_told_to_accept_what_is_over_budget():
