@@ -76,9 +76,8 @@ def test_a_curve_is_equal_departs_like_rounding_or_is_of_another_computation(old
 
 
 def test_no_margin_allows_a_late_departure_or_another_evaluation():
-    bounds = {
-        name: Bound(bound=9.0, reason="noise") for name in ("loss", "first_losses", "accuracy")
-    }
+    names = ("loss", "first_losses", "accuracy")
+    bounds = dict.fromkeys(names, Bound(bound=9.0, reason="noise"))
     for other in (curve(11), curve(accuracy=0.901)):
         sides = observe(trained(bounds=bounds)), observe(trained(bounds=bounds, curve=other))
         assert judge_case(LORA, *sides).verdict == "regressed"
@@ -156,11 +155,8 @@ def test_a_metric_of_one_s_own_is_of_all_seeds():
 
 def test_findings_are_those_of_a_run_in_full():
     rival = "shift/lora-r16/resnet18"
-    old = [
-        trained(name, {**VALUES, "accuracy": [share] * 3, "peak_bytes": peak})
-        for name, share, peak in ((LORA, 0.8, 100), (rival, 0.9, 200))
-    ]
-    new = [trained(LORA, {**VALUES, "accuracy": [0.8] * 3, "peak_bytes": 201}), old[1]]
+    old = [trained(name, {**VALUES, "peak_bytes": 100}) for name in (LORA, rival)]
+    new = [trained(LORA, {**VALUES, "peak_bytes": 201}), old[1]]
     full, repeats = (compare(old, records) for records in (new, map(repeating, new)))
     assert len(full.findings) == 1
     assert repeats.findings == full.findings
@@ -171,7 +167,7 @@ def test_cases_that_compute_something_else_are_one_finding():
     ids = (LORA, "unseen/lora-r4/resnet18")
     comparison = compare(map(trained, ids), [trained(name, curve=curve(10)) for name in ids])
     (finding,) = comparison.findings
-    assert (finding.cause.strand, len(finding.members), comparison.exit_code) == ("function", 2, 1)
+    assert (finding.cause.strand, len(finding.cases), comparison.exit_code) == ("function", 2, 1)
     for text in (verdict_text(comparison), verdict_markdown(comparison)):
         assert "computes something else from step 11 on: loss" in text
 
