@@ -5,11 +5,19 @@ import io
 import shutil
 
 import pytest
-from builders import LEDGER, LORA, make_case, make_record, make_run, read_runs, split_by, write_run
+from builders import (
+    LEDGER,
+    LORA,
+    keep_weights,
+    make_record,
+    make_run,
+    read_runs,
+    split_by,
+    write_run,
+)
 from interruptions import FULL, FULL_ONCE, KILLED, changing_calls, in_processes, interrupted
 
 from peft_regress.baselines.references import read_references
-from peft_regress.baselines.run_adapters import adapters_of_run, keep_adapter
 from peft_regress.baselines.storage import acceptance_of
 from peft_regress.baselines.stored_adapters import stored_adapter
 from peft_regress.cli.main import main
@@ -24,15 +32,7 @@ def write_world(folder, *, storage):
     for name, size in (("older.json", 10), ("run.json", 20)):
         lora = make_record(LORA, {**split_by(LEDGER), "aten_ops": size}, ledger=LEDGER)
         run = make_run(lora, head)
-        keep_adapter(
-            adapters_of_run(write_run(folder / name, run)),
-            make_case(HEAD),
-            definition=head.definition,
-            output=[[0.5]],
-            save=lambda place, size=size: (
-                (place / "a.safetensors").write_bytes(b"x" * size) and None
-            ),
-        )
+        keep_weights(write_run(folder / name, run), head, b"x" * size)
     if storage == "one entry":
         assert accept(folder, run="older.json") == 0
     return folder
@@ -60,7 +60,8 @@ def check_whole(root):
     read_references(root)
     for entry in entries:
         for case in acceptance_of(entry).adapters:
-            assert stored_adapter(root, make_case(case), entry.run.cases[case].definition)
+            record = entry.run.cases[case]
+            assert stored_adapter(root, record.case, record.definition)
     return len(entries)
 
 

@@ -6,8 +6,8 @@ from collections import Counter
 import msgspec
 import pytest
 from builders import LEDGER, LORA, make_record
-from hypothesis import given, settings
 from ledger_rows import CATEGORIES, all_rows
+from strategies import fuzz
 
 from peft_regress.errors import InputError
 from peft_regress.metrics import BATCH_SUFFIX, EDGE_METRICS, INFERENCE_METRICS, METRICS
@@ -35,8 +35,7 @@ def summed(rows, *, by, other):
     return nonzero(totals)
 
 
-@settings(deadline=None, derandomize=True, max_examples=40)
-@given(all_rows())
+@fuzz(all_rows(), examples=200)
 def test_what_is_packed_comes_back_exactly(rows):
     ledger = pack(rows, peak_phase={"peak_bytes": "backward"})
     ledger = msgspec.convert(json.loads(json.dumps(msgspec.to_builtins(ledger))), Ledger)

@@ -5,8 +5,8 @@ import json
 import msgspec
 import pytest
 from builders import LORA, make_case, make_record, make_run, repeating, trained
-from hypothesis import given, settings
 from hypothesis import strategies as st
+from strategies import fuzz
 
 from peft_regress.budgets import Budget
 from peft_regress.cases import Adaptation, Case
@@ -117,8 +117,11 @@ json_values = st.recursive(
 )  # fmt: skip
 
 
-@settings(deadline=None, derandomize=True, max_examples=60)
-@given(json_values, st.dictionaries(st.integers(), st.text(min_size=60), min_size=3, max_size=5))
+@fuzz(
+    json_values,
+    st.dictionaries(st.integers(), st.text(min_size=60), min_size=3, max_size=5),
+    examples=300,
+)
 def test_formatted_json_is_the_same_json(value, numbered):
     """pytest-benchmark's part may hold a user's `extra_info` with whole numbers as keys."""
     assert json.loads(dump_json(value)) == value
