@@ -24,7 +24,7 @@ from peft_regress.cases import Case
 from peft_regress.catalogue.matrix import matrix_cases, shard_of
 from peft_regress.devices import RESERVE_BYTES, DeviceClass, process_bytes
 from peft_regress.gate.changes import next_origins
-from peft_regress.gate.judge import judge
+from peft_regress.gate.judge import judge, judge_case
 from peft_regress.gate.verdicts import Observation, observations_of
 from peft_regress.invariants import EDGE_INVARIANTS, INVARIANTS
 from peft_regress.metrics import BATCH_SUFFIX, COST_METRICS, METRICS, OF_ALL_SEEDS, Metric
@@ -373,6 +373,12 @@ def compare(old, new, *, environment=None, **how):
     run = new if isinstance(new, schema.Run) else make_run(*new, environment=environment)
     observed = observations_of(run, "this run")
     return judge(references, observed, complete=run.selection.complete, **how)
+
+
+def judged(old, new, **how):
+    """Judge one case by its records; None is a side without one."""
+    sides = (None if record is None else observe(record) for record in (old, new))
+    return judge_case(LORA, *sides, **how)
 
 
 def forward_ledger(rows):

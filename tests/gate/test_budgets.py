@@ -4,10 +4,10 @@ import json
 from typing import Any
 
 import pytest
-from builders import FULL, LORA, compare, make_device, make_record, observe, observe_all
+from builders import FULL, LORA, compare, judged, make_device, make_record, observe_all
 
 from peft_regress.budgets import Bound, Budget
-from peft_regress.gate import FAILING, Invocation, judge, judge_case
+from peft_regress.gate import FAILING, Invocation, judge
 from peft_regress.gate.budgets import fits, step_runtime
 from peft_regress.report import case_text, encode_verdict, verdict_markdown, verdict_text
 
@@ -30,10 +30,6 @@ def record(limits=None, **more):
     return make_record(LORA, metrics, **({} if limits is None else {"budget": limits}), **more)
 
 
-def verdict(new, old=None, **how):
-    return judge_case(LORA, None if old is None else observe(old), observe(new), **how)
-
-
 @pytest.mark.parametrize(
     ("fits", "over", "value"),
     [
@@ -46,8 +42,8 @@ def verdict(new, old=None, **how):
 @pytest.mark.parametrize("has_reference", [False, True])
 def test_a_case_over_budget_fails_with_or_without_a_reference(fits, over, value, *, has_reference):
     old = record() if has_reference else None
-    assert verdict(record(fits), old).verdict == ("unchanged" if has_reference else "new")
-    case = verdict(record(over), old)
+    assert judged(old, record(fits)).verdict == ("unchanged" if has_reference else "new")
+    case = judged(old, record(over))
     assert case.verdict == "over_budget" in FAILING
     (reason,), (use,) = case.reasons, case.budgets
     assert (reason.name, reason.verdict) == (f"budget {use.name}", "over_budget")
@@ -77,7 +73,7 @@ SCORE = {**COSTS, "score": [-2.0, -4.0]}
     ],
 )
 def test_the_verdict_on_a_case_with_a_budget(new, old, expected):
-    assert verdict(new, old).verdict == expected
+    assert judged(old, new).verdict == expected
 
 
 FULL_COSTS = {
@@ -127,7 +123,7 @@ def test_a_budget_that_cannot_be_judged_is_told(limits, missing, others, text):
 
 def test_a_budget_of_a_case_that_fails_is_not_judged():
     broken = record(Budget(peak=1), status="error", metrics={})
-    case = verdict(broken, broken)
+    case = judged(broken, broken)
     assert case.verdict == "known_defect"
     assert [remark.kind for remark in case.remarks] == ["not judged"]
 
@@ -183,14 +179,14 @@ def test_a_built_in_case_for_which_nothing_states_a_budget_has_that_of_its_refer
 def test_a_budget_can_name_a_device_of_which_memory_and_storage_count():
     limits = Budget(device="board")
     fits = record(limits, metrics={**COSTS, **WEIGHTS})
-    case = verdict(fits, devices=(BOARD,))
+    case = judged(None, fits, devices=(BOARD,))
     assert case.verdict == "new"
     assert [(use.name, use.value, use.limit) for use in case.budgets] == [
         ("memory of board at batch 1 of 224x224", 1000, 2000),
         ("storage of board", 90, 100),
     ]
     heavy = record(limits, metrics={**COSTS, **WEIGHTS, "peak_param_bytes": 91})
-    (reason,) = verdict(heavy, devices=(BOARD,)).reasons
+    (reason,) = judged(None, heavy, devices=(BOARD,)).reasons
     assert (reason.name, reason.new, reason.limit) == ("budget storage of board", 101, 100)
 
 
@@ -335,12 +331,12 @@ def test_a_case_fits_by_its_peak_and_by_its_weights_as_far_as_they_are_known(
     ],
 )
 def test_a_fit_that_is_lost_is_a_regression_and_no_other_is_a_reason(old, new, board, numbers):
-    sides = [observe(make_record(LORA, SIZES | side, bounds=LOOSE)) for side in (old, new)]
-    case = judge_case(LORA, *sides, devices=(make_device("board", *board),))
+    sides = [make_record(LORA, SIZES | side, bounds=LOOSE) for side in (old, new)]
+    case = judged(*sides, devices=(make_device("board", *board),))
     assert case.verdict == ("unchanged" if numbers is None else "regressed")
     expected = [] if numbers is None else [("fits board", *numbers)]
     assert [(one.name, one.old, one.new, one.limit) for one in case.reasons] == expected
-    assert judge_case(LORA, *sides).verdict == "unchanged"
+    assert judged(*sides).verdict == "unchanged"
 
 
 def test_the_fits_that_many_cases_lose_are_one_finding_with_device_value_and_limit():

@@ -9,13 +9,14 @@ from builders import (
     compare,
     curve,
     find_origins,
+    judged,
     make_record,
     observe,
     trained,
 )
 
 from peft_regress.gate.inputs import telling_difference
-from peft_regress.gate.judge import judge, judge_case
+from peft_regress.gate.judge import judge
 from peft_regress.report import case_text, verdict_markdown, verdict_text
 from peft_regress.report.verdict.finding import finding_details, finding_title
 from peft_regress.runs.schema import Inputs, Ledger, ModuleCosts, ScriptFacts, TensorSummary
@@ -39,10 +40,6 @@ def changed(**parts):
 
 def record(inputs=INPUTS, metrics=VALUES, **more):
     return make_record(LORA, metrics, **({} if inputs is None else {"inputs": inputs}), **more)
-
-
-def judged(old, new, **how):
-    return judge_case(LORA, observe(old), observe(new), **how)
 
 
 def weights(**others):

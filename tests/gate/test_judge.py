@@ -12,6 +12,7 @@ from builders import (
     FULL,
     LORA,
     VALUES,
+    judged,
     make_metric,
     make_record,
     make_run,
@@ -33,10 +34,6 @@ def compare(old, new, environments=(None, None)):
     """Judge one case whose sides differ only in their metrics."""
     sides = zip((old, new), environments, strict=True)
     return judge_case(LORA, *(observe(make_record(LORA, m), environment=e) for m, e in sides))
-
-
-def judged(old, new):
-    return judge_case(LORA, *(None if one is None else observe(one) for one in (old, new)))
 
 
 def of_verdicts(verdicts, **more):

@@ -13,6 +13,7 @@ from builders import (
     VALUES,
     compare,
     curve,
+    judged,
     make_metric,
     make_record,
     observe,
@@ -72,15 +73,15 @@ CURVE_DEPARTS = ("regressed", ["curve"], [])
     ],
 )
 def test_a_curve_is_equal_departs_like_rounding_or_is_of_another_computation(old, new, expected):
-    assert said(judge_case(LORA, observe(old), observe(new))) == expected
+    assert said(judged(old, new)) == expected
 
 
 def test_no_margin_allows_a_late_departure_or_another_evaluation():
     names = ("loss", "first_losses", "accuracy")
     bounds = dict.fromkeys(names, Bound(bound=9.0, reason="noise"))
     for other in (curve(11), curve(accuracy=0.901)):
-        sides = observe(trained(bounds=bounds)), observe(trained(bounds=bounds, curve=other))
-        assert judge_case(LORA, *sides).verdict == "regressed"
+        case = judged(trained(bounds=bounds), trained(bounds=bounds, curve=other))
+        assert case.verdict == "regressed"
 
 
 @pytest.mark.parametrize(
@@ -109,11 +110,11 @@ def test_the_curve_of_the_newest_entry_judges_if_an_older_one_has_other_packages
 def test_a_case_that_starts_from_other_inputs_is_judged_by_no_curve():
     def own(norm, **more):
         weight = TensorSummary(shape=[1], dtype="float32", mean=0.0, norm=norm)
-        return observe(trained(inputs=Inputs(weights={"w": weight}), **more))
+        return trained(inputs=Inputs(weights={"w": weight}), **more)
 
-    verdict, reasons, remarks = said(judge_case(LORA, own(1.0), own(2.0, curve=curve(9))))
-    assert (verdict, reasons, remarks) == ("incomparable", ["inputs"], ["by bounds"])
-    assert said(judge_case(LORA, own(1.0), own(1.0, curve=curve(9)))) == CURVE_DEPARTS
+    other = said(judged(own(1.0), own(2.0, curve=curve(9))))
+    assert other == ("incomparable", ["inputs"], ["by bounds"])
+    assert said(judged(own(1.0), own(1.0, curve=curve(9)))) == CURVE_DEPARTS
 
 
 @pytest.mark.parametrize(
@@ -131,7 +132,7 @@ def test_a_case_that_starts_from_other_inputs_is_judged_by_no_curve():
     ],
 )
 def test_a_case_that_repeats_what_the_other_side_does_not_know_is_incomparable(old, new, expected):
-    assert said(judge_case(LORA, observe(old), observe(new))) == expected
+    assert said(judged(old, new)) == expected
 
 
 def test_a_repeating_case_is_judged_with_the_scores_of_what_it_repeats():
@@ -142,7 +143,7 @@ def test_a_repeating_case_is_judged_with_the_scores_of_what_it_repeats():
     budget = Budget(score=0.8)
     for old, verdict in ((trained(), "unchanged"), (lower, "over_budget")):
         new = msgspec.structs.replace(repeating(old), budget=budget)
-        found = judge_case(LORA, observe(old), observe(new))
+        found = judged(old, new)
         assert found.verdict == verdict
         assert not any(one.kind == "not judged" for one in found.remarks)
 
@@ -150,7 +151,7 @@ def test_a_repeating_case_is_judged_with_the_scores_of_what_it_repeats():
 def test_a_metric_of_one_s_own_is_of_all_seeds():
     iou = msgspec.structs.replace(make_metric("forward_flops", 3), direction="higher")
     old = trained(metrics={**VALUES, "mean_iou": iou})
-    assert said(judge_case(LORA, observe(old), observe(repeating(old)))) == SAME
+    assert said(judged(old, repeating(old))) == SAME
 
 
 def test_findings_are_those_of_a_run_in_full():
