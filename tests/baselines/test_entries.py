@@ -86,11 +86,7 @@ WAS = Acceptance(reason="theirs", date=DATE, role="baseline", entry="x/0001_y")
         ({"retired": [GALORE]}, {"retire": ["*/head/*"]}, ("baseline", "theirs", [HEAD, GALORE])),
         ({"retired": [GALORE]}, {"history": True, "reason": "r"}, ("history", "r", [])),
         ({"role": "history"}, {"reason": "r"}, ("history", "r", [])),
-        (
-            {"role": "history"},
-            {"history": False, "allow_errors": ["*"]},
-            ("baseline", "theirs", []),
-        ),
+        ({"role": "history"}, {"history": False, "allow_errors": "*"}, ("baseline", "theirs", [])),
     ],
 )
 def test_an_entry_keeps_its_reason_role_and_retired_cases(tmp_path, was, typed, expected):

@@ -119,7 +119,9 @@ def test_the_commands_need_nothing_of_the_tests_though_they_import_their_conftes
     assert listed == [str(path) for path in baseline_files(BASELINES)]
 
 
-@pytest.mark.parametrize("more", ["-q", "--benchmark-storage=file://baselines"])
+@pytest.mark.parametrize(
+    "more", ["-q", pytest.param("--benchmark-storage=file://baselines", marks=pytest.mark.nightly)]
+)
 def test_a_run_is_compared_with_the_entry_that_is_named(project, more):
     before = sorted((project.root / "baselines").rglob("*"))
     code, out = project.run("--benchmark-compare=0001", more, "-k", "head")
