@@ -1,7 +1,5 @@
 """`accept` is a transaction: killed, without space or beside others, the storage reads whole."""
 
-import contextlib
-import io
 import shutil
 
 import pytest
@@ -15,12 +13,12 @@ from builders import (
     split_by,
     write_run,
 )
+from command_words import call_command
 from interruptions import FULL, FULL_ONCE, KILLED, changing_calls, in_processes, interrupted
 
 from peft_regress.baselines.references import read_references
 from peft_regress.baselines.storage import acceptance_of
 from peft_regress.baselines.stored_adapters import stored_adapter
-from peft_regress.cli.main import main
 
 HEAD = "shift/head/resnet18"
 STORAGES = ("none", "one entry")
@@ -40,18 +38,8 @@ def write_world(folder, *, storage):
 
 def accept(folder, *, run="run.json", reason="why"):
     """Type the command in this process; return its exit code."""
-    command = ["accept", str(folder / run), "--reason", reason]
-    with (
-        contextlib.redirect_stdout(io.StringIO()),
-        contextlib.redirect_stderr(io.StringIO()) as err,
-    ):
-        try:
-            main([*command, "--baselines", str(folder / "baselines")])
-            code = 0
-        except SystemExit as done:
-            code = done.code if isinstance(done.code, int) else int(done.code is not None)
-    assert "Traceback" not in err.getvalue()
-    return code
+    command = ("accept", folder / run, "--reason", reason, "--baselines", folder / "baselines")
+    return call_command(*command)[0]
 
 
 def check_whole(root):

@@ -1,18 +1,16 @@
 """Any damage to a run file: refused in one line that names the file, or judged like any other."""
 
 import contextlib
-import io
 import json
 import tempfile
 from pathlib import Path
 
 import msgspec
-import pytest
 from builders import LORA, accept, make_document, rich_run, run_document, write_run
+from command_words import call_command
 from hypothesis import strategies as st
 from strategies import fuzz, runs
 
-from peft_regress.cli.main import main
 from peft_regress.errors import InputError, RunFileError
 from peft_regress.runs.run_file import dump_json, read_run, read_run_file
 from peft_regress.runs.schema import canonical_digest
@@ -30,18 +28,6 @@ def read_or_refused(path):
     assert str(refusal).startswith(f"{path}: ")
     assert any(remedy in refusal.remedy for remedy in REMEDIES)
     return None
-
-
-def command(*arguments):
-    """Call the command in this process and return (exit code, stdout, stderr)."""
-    out, err = io.StringIO(), io.StringIO()
-    with (
-        contextlib.redirect_stdout(out),
-        contextlib.redirect_stderr(err),
-        pytest.raises(SystemExit) as stopped,
-    ):
-        main([str(argument) for argument in arguments])
-    return int(stopped.value.code or 0), out.getvalue(), err.getvalue()
 
 
 WRITTEN = dump_json(run_document(rich_run(), make_document(rich_run())))
@@ -110,14 +96,15 @@ def test_whatever_is_signed_is_refused_or_judged(data):
         read = read_or_refused(path)
         output = data.draw(st.sampled_from(["text", "json", "markdown"]))
         for sides in ((path, whole), (whole, path)):
-            code, out, err = command("compare", *sides, "--format", output)
+            code, out, err = call_command("compare", *sides, "--format", output)
             if read is None:
                 assert (code, out, err.count("\n")) == (2, "", 1)
             else:
                 assert code in (1, 3)  # the run is a partial one, which is never a pass
                 assert out
                 assert not err
-        code, _, err = command("accept", path, "--reason", "r", "--baselines", path.parent / "b")
+        words = ("accept", path, "--reason", "r", "--baselines", path.parent / "b")
+        code, _, err = call_command(*words)
         assert code == (2 if read is None or not read.cases else 0), err
 
 
