@@ -317,7 +317,7 @@ def write_entry(
     root,
     number,
     *records,
-    date="2026-01-01T00:00:00+00:00",
+    date=DATE,
     role="baseline",
     folder="Linux-CPython-3.11-64bit",
     title="peft-0.18.1",

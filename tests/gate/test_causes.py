@@ -3,7 +3,7 @@
 import random
 
 import pytest
-from builders import LORA, VALUES, make_record, observe_all
+from builders import LORA, VALUES, forward_ledger, make_record, observe_all
 from hypothesis import strategies as st
 from strategies import IDS, fuzz, observations
 
@@ -33,15 +33,14 @@ def dora(name, *, runs, **values):
     """Return a record in which each layer runs its base convolution `runs` times in `forward`."""
     rank = int(name.split("/")[1].rpartition("r")[2])
     layers = {"resnet18": 20, "mobilenet_v2": 52}[name.rpartition("/")[2]]
-    modules = {}
+    rows = {}
     for layer in range(layers):
-        base = 1000 * (layer + 1)
-        modules[f"l{layer}"] = ModuleCosts(forward_flops={"aten.mul": 8})
-        modules[f"l{layer}.base_layer"] = ModuleCosts(forward_flops={CONVOLUTION: runs * base})
-        modules[f"l{layer}.lora_A.default"] = ModuleCosts(forward_flops={CONVOLUTION: rank})
-    flops = sum(sum(costs.forward_flops.values()) for costs in modules.values())
+        rows[f"l{layer}"] = {"aten.mul": 8}
+        rows[f"l{layer}.base_layer"] = {CONVOLUTION: runs * 1000 * (layer + 1)}
+        rows[f"l{layer}.lora_A.default"] = {CONVOLUTION: rank}
+    flops = sum(sum(costs.values()) for costs in rows.values())
     metrics = {"forward_flops": flops, "trainable_params": 10 * rank, **values}
-    return make_record(name, metrics, ledger=Ledger(modules=modules))
+    return make_record(name, metrics, ledger=forward_ledger(rows))
 
 
 def valued(name, **values):

@@ -9,6 +9,7 @@ from builders import (
     compare,
     curve,
     find_origins,
+    forward_ledger,
     judged,
     make_record,
     observe,
@@ -19,7 +20,7 @@ from peft_regress.gate.inputs import telling_difference
 from peft_regress.gate.judge import judge
 from peft_regress.report import case_text, verdict_markdown, verdict_text
 from peft_regress.report.verdict.finding import finding_details, finding_title
-from peft_regress.runs.schema import Inputs, Ledger, ModuleCosts, ScriptFacts, TensorSummary
+from peft_regress.runs.schema import Inputs, ScriptFacts, TensorSummary
 
 
 def summary(*shape, mean=0.1, norm=4.0, dtype="float32", **rows):
@@ -241,8 +242,8 @@ def test_of_the_same_files_other_inputs_are_the_work_of_the_packages():
     comparison = judge({LORA: observe(old)}, {LORA: observe(new)}, same_files=True)
     (case,), (finding,) = comparison.cases, comparison.findings
     (reason,) = case.reasons
-    assert (case.verdict, reason.kind, reason.verdict) == ("regressed", "inputs", "regressed")
-    assert (reason.obstacle, finding.cause.strand) == (None, "inputs")
+    assert (reason.kind, reason.verdict, reason.obstacle) == ("inputs", "regressed", None)
+    assert (case.verdict, finding.cause.strand) == ("regressed", "inputs")
     assert finding_title(finding).startswith("the inputs changed: weights neck.weight: norm")
     assert finding_details(finding, comparison) == [
         "losses and scores, which depend on the inputs, could not be judged"
@@ -394,24 +395,20 @@ def test_cases_that_train_other_parameters_alike_are_one_finding():
     assert "no longer a.lora\\_B" in verdict_markdown(comparison)
 
 
-def ledger(flops):
-    return Ledger(modules={"neck": ModuleCosts(forward_flops={"aten.convolution": flops})})
-
-
 def test_a_wider_neck_is_told_as_costs_with_their_layers_and_what_changed_in_the_model():
     wider = changed(weights=weights(neck_weight=summary(8, 32)))
     holds = {"stored_adapter_loads": True, "merge_equals_unmerged": True}
     old = record(
         INPUTS,
         {"forward_flops": 1000, "loss": [1.0], "trainable_params": 144},
-        ledger=ledger(1000),
+        ledger=forward_ledger({"neck": {"aten.convolution": 1000}}),
         trained={"neck.lora_A": [4, 16]},
         invariants=holds,
     )
     new = record(
         wider,
         {"forward_flops": 2000, "loss": [0.9], "trainable_params": 208},
-        ledger=ledger(2000),
+        ledger=forward_ledger({"neck": {"aten.convolution": 2000}}),
         trained={"neck.lora_A": [4, 32]},
         invariants={**holds, "stored_adapter_loads": None},
     )

@@ -4,7 +4,7 @@ import json
 
 import msgspec
 import pytest
-from builders import LORA, make_case, make_record, make_run, repeating, trained
+from builders import DATE, LORA, make_case, make_record, make_run, repeating, trained
 from hypothesis import strategies as st
 from strategies import fuzz
 
@@ -13,8 +13,6 @@ from peft_regress.cases import Adaptation, Case
 from peft_regress.errors import InputError
 from peft_regress.runs import schema
 from peft_regress.runs.run_file import dump_json
-
-DATE = "2026-01-01T00:00:00+00:00"
 
 
 def accepted(**keys):
