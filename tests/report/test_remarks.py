@@ -3,8 +3,8 @@
 from builders import FULL, LORA, UNSEEN_LORA, VALUES, compare, make_record, make_run
 
 from peft_regress import report
-from peft_regress.budgets import Bound
 from peft_regress.metrics import Metric
+from peft_regress.project.budgets import Bound
 
 
 def reports(comparison):
