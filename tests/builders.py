@@ -23,7 +23,7 @@ from peft_regress.baselines.storage import (
 from peft_regress.cases import Case
 from peft_regress.catalogue.matrix import matrix_cases, shard_of
 from peft_regress.gate.changes import next_origins
-from peft_regress.gate.judge import judge
+from peft_regress.gate.judge import judge, judge_case
 from peft_regress.gate.verdicts import Observation, observations_of
 from peft_regress.invariants import EDGE_INVARIANTS, INVARIANTS
 from peft_regress.metrics import BATCH_SUFFIX, COST_METRICS, METRICS, OF_ALL_SEEDS, Metric
@@ -297,16 +297,27 @@ def keep_weights(run_file, record, content=b"x"):
     )
 
 
+DATE = "2026-01-01T00:00:00+00:00"
+
+
 def accept(source, **how):
     """Accept a run, cases in error included, and return the entry."""
-    return accept_run(source, **{"allow_errors": ["*"], **how}).path
+    return accept_run(source, **{"allow_errors": ["*"], "reason": "r", "date": DATE, **how}).path
+
+
+def store(root, *records, **how):
+    """Accept a run of these records beside the storage; return the entry."""
+    where = {name: how.pop(name) for name in ("environment", "machine") if name in how}
+    return accept(
+        write_run(root.parent / "run.json", make_run(*records, **where)), root=root, **how
+    )
 
 
 def write_entry(
     root,
     number,
     *records,
-    date="2026-01-01T00:00:00+00:00",
+    date=DATE,
     role="baseline",
     folder="Linux-CPython-3.11-64bit",
     title="peft-0.18.1",
@@ -362,6 +373,12 @@ def compare(old, new, *, environment=None, **how):
     run = new if isinstance(new, schema.Run) else make_run(*new, environment=environment)
     observed = observations_of(run, "this run")
     return judge(references, observed, complete=run.selection.complete, **how)
+
+
+def judged(old, new, **how):
+    """Judge one case by its records; None is a side without one."""
+    sides = (None if record is None else observe(record) for record in (old, new))
+    return judge_case(LORA, *sides, **how)
 
 
 def forward_ledger(rows):

@@ -1,8 +1,25 @@
-"""Parse the words of a command of peft-regress by its own parser."""
+"""Parse the words of a command of peft-regress by its own parser, or call it in this process."""
+
+import contextlib
+import io
 
 import click
+import pytest
 
-from peft_regress.cli.main import cli
+from peft_regress.cli.main import cli, main
+
+
+def call_command(*arguments):
+    """Call a command where no fixture is at hand; return (exit code, stdout, stderr)."""
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        pytest.raises(SystemExit) as stopped,
+    ):
+        main([str(argument) for argument in arguments])
+    assert "Traceback" not in err.getvalue()
+    return int(stopped.value.code or 0), out.getvalue(), err.getvalue()
 
 
 def check_command(words):

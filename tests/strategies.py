@@ -196,7 +196,7 @@ def runs(draw, *, ids=IDS):
     chosen = draw(st.lists(st.sampled_from(ids), min_size=1, unique=True))
     narrowed = draw(st.lists(_text, max_size=2))
     accepted = schema.Acceptance(
-        reason=draw(_text), date="2026-01-01T00:00:00+00:00", role="baseline", entry="Linux/0001_x"
+        reason=draw(_text), date=builders.DATE, role="baseline", entry="Linux/0001_x"
     )
     return builders.make_run(
         *(draw(records(name)) for name in sorted(chosen)),

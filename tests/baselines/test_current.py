@@ -15,12 +15,14 @@ from builders import (
     VALUES,
     accept,
     curve,
+    keep_weights,
     make_document,
     make_metric,
     make_record,
     make_run,
     read_runs,
     repeating,
+    store,
     trained,
     write_run,
 )
@@ -32,7 +34,6 @@ from peft_regress.baselines.current import read_contents
 from peft_regress.baselines.history import read_entries
 from peft_regress.baselines.named_runs import load_references
 from peft_regress.baselines.references import read_references
-from peft_regress.baselines.run_adapters import adapters_of_run, keep_adapter
 from peft_regress.baselines.storage import baseline_files, newest_file
 from peft_regress.errors import InputError
 from peft_regress.gate.verdicts import observations_of
@@ -44,11 +45,6 @@ from peft_regress.runs.run_file import write_run_file
 REPOSITORY = Path(__file__).parents[2]
 LINUX = "Linux-CPython-3.11-64bit"
 HEAD = "shift/head/resnet18"
-
-
-def store(root, *records, **how):
-    path = write_run(root.parent / "run.json", make_run(*records))
-    return accept(path, root=root, **{"reason": "r", "date": "2026-01-01T00:00:00+00:00", **how})
 
 
 def lines_of(root, folder=LINUX):
@@ -65,7 +61,7 @@ def root(tmp_path):
     return root
 
 
-def test_it_has_what_judges_a_line_each(tmp_path):
+def test_it_has_what_judges_a_line_each(tmp_path, snapshot):
     own = {"own": Metric(value=0.1 + 0.2, unit="ratio", direction="lower", kind="score")}
     shown = Metric(value=1, unit="ratio", direction="none", kind="info")
     names = ("trainable_params", "peak_bytes", "first_losses", "accuracy", "step_seconds")
@@ -78,23 +74,7 @@ def test_it_has_what_judges_a_line_each(tmp_path):
     full = make_record(FULL, status="error", error=schema.Failure(type="KeyError", message="a\nb"))
     store(tmp_path / "b", lora, full)
     lines = [re.sub(r"\b[0-9a-f]{12}$", "DIGEST", line) for line in lines_of(tmp_path / "b")]
-    assert lines == [
-        f"{FULL} judged_by 0001_peft-0.18.1",
-        f"{FULL} definition definition",
-        rf"{FULL} status error (KeyError: a\nb)",
-        f"{LORA} judged_by 0001_peft-0.18.1",
-        f"{LORA} definition definition",
-        f"{LORA} trainable_params 150000 count",
-        f"{LORA} peak_bytes 120000000 byte",
-        f"{LORA} first_losses 2.4 nat DIGEST",
-        f"{LORA} accuracy 0.91 fraction DIGEST",
-        f"{LORA} own 0.30000000000000004 ratio lower score",
-        f"{LORA} holds identity_at_init",
-        f"{LORA} fails merge_equals_unmerged=DIGEST",
-        f"{LORA} does_not_apply unmerge",
-        f"{LORA} budget peak 134217728",
-        f"{LORA} budget score 0.5",
-    ]
+    assert lines == snapshot
 
 
 FIELDS = {
@@ -143,8 +123,7 @@ def test_each_machine_has_the_cases_that_its_entries_judge(root):
     windows = make_document(make_run())
     windows["machine_info"]["system"] = "Windows"
     write_run_file(root.parent / "windows.json", make_run(), windows)
-    date = "2026-01-01T00:00:00+00:00"
-    accept(root.parent / "windows.json", root=root, reason="r", date=date)
+    accept(root.parent / "windows.json", root=root)
     assert {line.split()[0] for line in lines_of(root)} == {FULL}
     assert {line.split()[0] for line in lines_of(root, LINUX.replace("Linux", "Windows"))} == {LORA}
     load_references(root, None)
@@ -206,19 +185,6 @@ def test_those_of_this_repository_are_current(storage):
     assert len(lines_of(REPOSITORY / storage)) > 10 * len(contents.judges)
 
 
-def kept_run(path, run, size):
-    """Write a run that kept an adapter of HEAD."""
-    write_run(path, run)
-    keep_adapter(
-        adapters_of_run(path),
-        run.cases[HEAD].case,
-        definition=run.cases[HEAD].definition,
-        output=[[0.5]],
-        save=lambda folder: (folder / "a.safetensors").write_bytes(b"x" * size) and None,
-    )
-    return path
-
-
 def test_a_diff_shows_all_that_an_accepted_run_changed_and_no_entry(tmp_path):
     root = tmp_path / "baselines"
 
@@ -258,11 +224,9 @@ def commands_of_the_docs():
 
 def test_the_commands_of_the_docs_join_two_branches_that_accepted(tmp_path):
     """One side confirms a case of before, and of the other a cost changed; each brings a case."""
-    folder = tmp_path / "repository"
-    root = folder / "baselines"
-    folder.mkdir()
-
-    run = functools.partial(run_in, folder)
+    root = tmp_path / "repository" / "baselines"
+    root.parent.mkdir()
+    run = functools.partial(run_in, root.parent)
     store(root, trained(LORA), trained(FULL))
     run("git init -q; echo '**/baselines/.lock' > .gitignore; git add .; git commit -qm first")
     run("git switch -qc theirs")
@@ -272,8 +236,8 @@ def test_the_commands_of_the_docs_join_two_branches_that_accepted(tmp_path):
         trained(HEAD),
         environment={"peft": "0.22.0", "python": "3.11.7", "torch": "2.13.0"},
     )
-    date = "2026-01-02T00:00:00+00:00"
-    accept(kept_run(tmp_path / "theirs.json", theirs, 1), root=root, reason="r", date=date)
+    keep_weights(write_run(tmp_path / "theirs.json", theirs), theirs.cases[HEAD])
+    accept(tmp_path / "theirs.json", root=root)
     run("git add .; git commit -qm theirs; git switch -q main")
     store(root, trained("shift/lora-r8/resnet18"))
     run("git add .; git commit -qm mine")
@@ -285,7 +249,7 @@ def test_the_commands_of_the_docs_join_two_branches_that_accepted(tmp_path):
     by = {name: one.run_name[:4] for name, one in references.items()}
     assert by == {LORA: "0001", "shift/lora-r8/resnet18": "0002", FULL: "0003", HEAD: "0003"}
     assert references[LORA].confirmed.environment["peft"] == "0.22.0"
-    (adapter,) = (root / "adapters").glob("*/a.safetensors")
+    (adapter,) = (root / "adapters").glob("*/model.safetensors")
     newest = storage.acceptance_of(read_runs(root)[-1])
     assert newest.adapters == {HEAD: f"sha256:{adapter.parent.name}"}
 
@@ -294,12 +258,11 @@ def test_an_entry_that_confirms_is_accepted_once_and_from_its_storage_alone(root
     other = root.with_name("other")
     store(other, trained(LORA))
     entry = store(other, repeating(trained(LORA)), reason="again")
-    how = {"root": root, "reason": "r", "date": "2026-01-01T00:00:00+00:00"}
     alone = Path(shutil.copy(entry, root.parent / "copied.json"))
     with pytest.raises(InputError, match=r"copied.json: .* the entry 0001_.*is not there"):
-        accept(alone, **how)
+        accept(alone, root=root)
     with pytest.raises(InputError, match=r"Measure it with --regress-full"):
-        accept(entry, **how)
+        accept(entry, root=root)
     store(root, trained(LORA))
-    assert accept(entry, **how) == accept(entry, **how) == baseline_files(root)[-1]
+    assert accept(entry, root=root) == accept(entry, root=root) == baseline_files(root)[-1]
     assert len(baseline_files(root)) == 3

@@ -6,6 +6,7 @@ import msgspec
 import pytest
 from builders import (
     BOTH,
+    DATE,
     FULL,
     GALORE,
     LORA,
@@ -32,14 +33,12 @@ from peft_regress.runs.run_file import read_run_file, write_run_file
 from peft_regress.runs.schema import Acceptance, Failure, Ledger
 
 ROOT = Path(__file__).parents[2]
-DATE = "2026-01-01T00:00:00+00:00"
 LINUX = "Linux-CPython-3.11-64bit"
 HEAD = "shift/head/resnet18"
 
 
 def store(root, run=None, **how):
-    source = write_run(root.parent / "run.json", run)
-    return accept(source, root=root, **{"reason": "r", "date": DATE, **how})
+    return accept(write_run(root.parent / "run.json", run), root=root, **how)
 
 
 def test_accept_stores_the_run_under_machine_number_and_peft_and_adds_nothing_else(tmp_path):
@@ -68,7 +67,7 @@ def test_accepting_an_entry_again_makes_a_new_entry(tmp_path):
     """As when an entry of role history shall gate after all."""
     source = write_entry(tmp_path, 1, role="history")
     before = source.read_bytes()
-    stored = accept(source, root=tmp_path, reason="now it gates", date=DATE, history=False)
+    stored = accept(source, root=tmp_path, reason="now it gates", history=False)
     accepted = acceptance_of(read_run_file(stored))
     assert stored.name == "0002_peft-0.18.1.json"
     assert (accepted.role, accepted.reason) == ("baseline", "now it gates")
@@ -87,11 +86,7 @@ WAS = Acceptance(reason="theirs", date=DATE, role="baseline", entry="x/0001_y")
         ({"retired": [GALORE]}, {"retire": ["*/head/*"]}, ("baseline", "theirs", [HEAD, GALORE])),
         ({"retired": [GALORE]}, {"history": True, "reason": "r"}, ("history", "r", [])),
         ({"role": "history"}, {"reason": "r"}, ("history", "r", [])),
-        (
-            {"role": "history"},
-            {"history": False, "allow_errors": ["*"]},
-            ("baseline", "theirs", []),
-        ),
+        ({"role": "history"}, {"history": False, "allow_errors": "*"}, ("baseline", "theirs", [])),
     ],
 )
 def test_an_entry_keeps_its_reason_role_and_retired_cases(tmp_path, was, typed, expected):
@@ -125,7 +120,7 @@ def test_numbers_go_on_from_the_highest_of_any_machine(tmp_path):
 def test_accept_of_shards_keeps_every_timed_entry(tmp_path):
     write_run(tmp_path / "s" / "1.json", shard(1, make_record(LORA)))
     write_run(tmp_path / "s" / "2.json", shard(2, make_record(FULL)))
-    stored = read_run_file(accept(tmp_path / "s", root=tmp_path / "b", reason="r", date=DATE))
+    stored = read_run_file(accept(tmp_path / "s", root=tmp_path / "b"))
     assert stored.run.cases.keys() == BOTH
     assert [entry["param"] for entry in stored.document["benchmarks"]] == [LORA, FULL]
 
@@ -152,10 +147,10 @@ def test_what_cannot_be_read_or_written_is_refused(tmp_path):
     source = write_run(tmp_path / "run.json")
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"):
-        accept(source, root=tmp_path / "file", reason="r", date=DATE)
+        accept(source, root=tmp_path / "file")
     source.write_text(source.read_text().replace("3638000000", "1"))
     with pytest.raises(RunFileError):
-        accept(source, root=tmp_path / "b", reason="r", date=DATE)
+        accept(source, root=tmp_path / "b")
     assert not (tmp_path / "b").exists()
 
 
@@ -163,7 +158,7 @@ def test_accept_without_pytest_benchmarks_part_stores_a_file_that_reads(tmp_path
     source = tmp_path / "s" / "run.json"
     write_run_file(source, make_run(), {})
     for path in (source, source.parent):
-        assert read_run_file(accept(path, root=tmp_path / "b", reason="r", date=DATE)).run.cases
+        assert read_run_file(accept(path, root=tmp_path / "b")).run.cases
 
 
 @pytest.mark.parametrize(
@@ -179,15 +174,14 @@ def test_accept_without_pytest_benchmarks_part_stores_a_file_that_reads(tmp_path
 def test_a_strange_machine_stays_inside_the_storage_and_unnamed(tmp_path, info, folder):
     source, root = tmp_path / "run.json", tmp_path / "b"
     write_run_file(source, make_run(), {**make_document(make_run()), "machine_info": info})
-    stored = accept(source, root=root, reason="r", date=DATE)
+    stored = accept(source, root=root)
     assert stored.parent == root / folder
     assert baseline_files(root) == [stored]
     assert "workstation-7" not in stored.read_text()
 
 
 @pytest.mark.parametrize(
-    ("version", "title"),
-    [("main", "peft-main"), ("1!2.0+cpu", "peft-1-2.0+cpu")],
+    ("version", "title"), [("main", "peft-main"), ("1!2.0+cpu", "peft-1-2.0+cpu")]
 )
 def test_a_strange_version_stays_inside_the_storage(tmp_path, version, title):
     stored = store(tmp_path / "b", make_run(environment={"peft": version}))

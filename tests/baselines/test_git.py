@@ -3,18 +3,16 @@
 import re
 from pathlib import Path
 
+import builders
 import pytest
 from builders import (
     ENVIRONMENT,
     FULL,
     LEDGER,
     LORA,
-    accept,
     make_record,
-    make_run,
     read_runs,
     split_by,
-    write_run,
 )
 from git_shell import follow, run_in
 
@@ -27,9 +25,8 @@ ROOT = Path("baselines")
 
 def store(reason, *records, peft="0.18.1", **how):
     """Accept a run, and commit the entry."""
-    run = make_run(*records, environment={**ENVIRONMENT, "peft": peft})
-    date = "2026-01-01T00:00:00+00:00"
-    accept(write_run(Path("../run.json"), run), root=ROOT, reason=reason, date=date, **how)
+    packages = {**ENVIRONMENT, "peft": peft}
+    builders.store(ROOT.absolute(), *records, reason=reason, environment=packages, **how)
     run_in(".", f"git add .; git commit -qm '{reason}'")
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 from builders import ENVIRONMENT, FULL, LORA, make_record, make_run, write_entry, write_run
+from page_world import make_entry
 
-from peft_regress.baselines.history import Entry, select_moves
+from peft_regress.baselines.history import select_moves
 
 ROOT = Path(__file__).parents[2]
 NEWER = {**ENVIRONMENT, "peft": "0.19.0"}
@@ -16,18 +17,16 @@ MERGES = "invariant merge_equals_unmerged"
 
 
 def entries_of(*runs, environments=()):
-    """Return an entry for each record, list of records, or values of metrics."""
+    """Return an entry for each record, or the values of its metrics."""
     packages = dict(enumerate(environments))
-    found = []
-    for number, item in enumerate(runs):
-        records = item if isinstance(item, list) else [item]
-        made = [make_record(metrics=one) if isinstance(one, dict) else one for one in records]
-        run = make_run(*made, environment=packages.get(number, ENVIRONMENT))
-        date = f"2026-01-{1 + number:02d}T00:00:00+00:00"
-        name = f"{number:04d}_peft"
-        path = Path(f"{name}.json")
-        found.append(Entry(name=name, date=date, role="baseline", run=run, path=path))
-    return found
+    return [
+        make_entry(
+            number,
+            make_record(metrics=item) if isinstance(item, dict) else item,
+            environment=packages.get(number),
+        )
+        for number, item in enumerate(runs)
+    ]
 
 
 def moved(entries, **how):
@@ -107,10 +106,11 @@ def test_a_case_that_is_defined_anew_moves_in_nothing_and_is_named():
 
 
 def test_globs_select_cases_metrics_and_invariants():
-    first = make_record(metrics=COSTS, invariants={"a": True})
-    last = make_record(metrics={name: 2 * one for name, one in COSTS.items()},
-                       invariants={"a": False})  # fmt: skip
-    entries = entries_of(first, last)
+    twice = {name: 2 * one for name, one in COSTS.items()}
+    entries = entries_of(
+        make_record(metrics=COSTS, invariants={"a": True}),
+        make_record(metrics=twice, invariants={"a": False}),
+    )
     assert [name for name, *_ in moved(entries)] == ["invariant a", *COSTS]
     assert [name for name, *_ in moved(entries, metric="inv*")] == ["invariant a"]
 

@@ -1,18 +1,24 @@
 """`accept` is a transaction: killed, without space or beside others, the storage reads whole."""
 
-import contextlib
-import io
 import shutil
 
 import pytest
-from builders import LEDGER, LORA, make_case, make_record, make_run, read_runs, split_by, write_run
+from builders import (
+    LEDGER,
+    LORA,
+    keep_weights,
+    make_record,
+    make_run,
+    read_runs,
+    split_by,
+    write_run,
+)
+from command_words import call_command
 from interruptions import FULL, FULL_ONCE, KILLED, changing_calls, in_processes, interrupted
 
 from peft_regress.baselines.references import read_references
-from peft_regress.baselines.run_adapters import adapters_of_run, keep_adapter
 from peft_regress.baselines.storage import acceptance_of
 from peft_regress.baselines.stored_adapters import stored_adapter
-from peft_regress.cli.main import main
 
 HEAD = "shift/head/resnet18"
 STORAGES = ("none", "one entry")
@@ -24,15 +30,7 @@ def write_world(folder, *, storage):
     for name, size in (("older.json", 10), ("run.json", 20)):
         lora = make_record(LORA, {**split_by(LEDGER), "aten_ops": size}, ledger=LEDGER)
         run = make_run(lora, head)
-        keep_adapter(
-            adapters_of_run(write_run(folder / name, run)),
-            make_case(HEAD),
-            definition=head.definition,
-            output=[[0.5]],
-            save=lambda place, size=size: (
-                (place / "a.safetensors").write_bytes(b"x" * size) and None
-            ),
-        )
+        keep_weights(write_run(folder / name, run), head, b"x" * size)
     if storage == "one entry":
         assert accept(folder, run="older.json") == 0
     return folder
@@ -40,18 +38,8 @@ def write_world(folder, *, storage):
 
 def accept(folder, *, run="run.json", reason="why"):
     """Type the command in this process; return its exit code."""
-    command = ["accept", str(folder / run), "--reason", reason]
-    with (
-        contextlib.redirect_stdout(io.StringIO()),
-        contextlib.redirect_stderr(io.StringIO()) as err,
-    ):
-        try:
-            main([*command, "--baselines", str(folder / "baselines")])
-            code = 0
-        except SystemExit as done:
-            code = done.code if isinstance(done.code, int) else int(done.code is not None)
-    assert "Traceback" not in err.getvalue()
-    return code
+    command = ("accept", folder / run, "--reason", reason, "--baselines", folder / "baselines")
+    return call_command(*command)[0]
 
 
 def check_whole(root):
@@ -60,7 +48,8 @@ def check_whole(root):
     read_references(root)
     for entry in entries:
         for case in acceptance_of(entry).adapters:
-            assert stored_adapter(root, make_case(case), entry.run.cases[case].definition)
+            record = entry.run.cases[case]
+            assert stored_adapter(root, record.case, record.definition)
     return len(entries)
 
 

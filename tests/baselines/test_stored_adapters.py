@@ -7,7 +7,16 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from builders import make_case, make_record, make_run, read_runs, references_with_drift, write_run
+from builders import (
+    DATE,
+    keep_weights,
+    make_case,
+    make_record,
+    make_run,
+    read_runs,
+    references_with_drift,
+    write_run,
+)
 
 from peft_regress.baselines import run_adapters
 from peft_regress.baselines.accept import accept_run
@@ -22,21 +31,18 @@ BASELINES = Path(__file__).parents[2] / "baselines"
 LORA = "shift/lora-r1/resnet18"
 SMALL_LORA = "shift/lora-r1/mobilenet_v2"
 HEAD = "shift/head/resnet18"
+ADAPTER, MANIFEST = "model.safetensors", "stored.json"
 
 
 def record_of(identifier, *, reloads=True):
     return make_record(identifier, invariants={"saved_adapter_reloads": reloads})
 
 
-def keep(folder, identifier, *, size=10, definition=None):
-    run_adapters.keep_adapter(
-        folder,
-        make_case(identifier),
-        definition=definition or record_of(identifier).definition,
-        output=[[0.5, 1.5]],
-        save=lambda place: (place / "adapter.safetensors").write_bytes(b"x" * size) and None,
-    )
-    return folder / identifier.replace("/", "--")
+def keep(run_file, identifier, *, size=10, **fields):
+    """Keep what a case ships beside a run file; return its folder."""
+    record = msgspec.structs.replace(record_of(identifier), **fields)
+    keep_weights(run_file, record, b"x" * size)
+    return run_adapters.adapters_of_run(run_file) / identifier.replace("/", "--")
 
 
 @pytest.fixture
@@ -46,18 +52,17 @@ def run_file(tmp_path):
         tmp_path / "run.json", make_run(*(record_of(name) for name in (LORA, SMALL_LORA, HEAD)))
     )
     for name, size in ((LORA, 30), (SMALL_LORA, 20), (HEAD, 40)):
-        keep(run_adapters.adapters_of_run(path), name, size=size)
+        keep(path, name, size=size)
     return path
 
 
 def test_each_case_of_ones_own_has_an_adapter_of_its_own(tmp_path):
     names = ("text/lora-r4/encoder", "images/lora-r4/net")
-    records = [
-        msgspec.structs.replace(record_of(name), profiled_on="fake tensors") for name in names
-    ]
+    own = {"profiled_on": "fake tensors"}
+    records = [msgspec.structs.replace(record_of(name), **own) for name in names]
     path = write_run(tmp_path / "run.json", make_run(*records, record_of(LORA)))
     for name in (*names, LORA):
-        keep(run_adapters.adapters_of_run(path), name)
+        keep(path, name)
     root = tmp_path / "b"
     accepted(path, root)
     assert named(root).keys() == {*names, LORA}
@@ -67,39 +72,40 @@ def test_each_case_of_ones_own_has_an_adapter_of_its_own(tmp_path):
 
 
 def test_a_run_keeps_what_is_small_beside_its_file_and_nothing_of_an_earlier_run(tmp_path):
-    root = run_adapters.adapters_of_run(tmp_path / "bench.json")
-    assert root == tmp_path / "bench.adapters"
-    folder = keep(root, HEAD, size=run_adapters.LARGEST_BYTES)
+    run_file, taken = tmp_path / "bench.json", tmp_path / "taken.adapters"
+    assert run_adapters.adapters_of_run(run_file) == tmp_path / "bench.adapters"
+    folder = keep(run_file, HEAD, size=run_adapters.LARGEST_BYTES)
     (folder / "stray").write_text("of an earlier release")
-    keep(root, HEAD, size=3)
-    assert {path.name for path in folder.iterdir()} == {"adapter.safetensors", "stored.json"}
-    assert (folder / "adapter.safetensors").stat().st_size == 3
-    keep(root, HEAD, size=run_adapters.LARGEST_BYTES + 1)
+    keep(run_file, HEAD, size=3)
+    assert {path.name for path in folder.iterdir()} == {ADAPTER, MANIFEST}
+    assert (folder / ADAPTER).stat().st_size == 3
+    keep(run_file, HEAD, size=run_adapters.LARGEST_BYTES + 1)
     assert not folder.exists()
-    (tmp_path / "taken").write_text("a file where the folder would be")
-    keep(tmp_path / "taken", HEAD)
-    assert (tmp_path / "taken").read_text() == "a file where the folder would be"
+    taken.write_text("a file where the folder would be")
+    keep(tmp_path / "taken.json", HEAD)
+    assert taken.read_text() == "a file where the folder would be"
 
 
 def test_pruning_removes_only_adapters_of_earlier_runs(tmp_path):
-    kept = keep(tmp_path, HEAD)
-    gone = keep(tmp_path, LORA)
-    failed = keep(tmp_path, SMALL_LORA)
-    other = keep(tmp_path, "unseen/head/resnet18", definition="sha256:other")
-    altered = keep(tmp_path, "unseen/full/resnet18")
-    (altered / "adapter.safetensors").write_bytes(b"y")
-    (tmp_path / "notes").mkdir()
+    run_file = tmp_path / "run.json"
+    kept = keep(run_file, HEAD)
+    gone = keep(run_file, LORA)
+    failed = keep(run_file, SMALL_LORA)
+    other = keep(run_file, "unseen/head/resnet18", definition="sha256:other")
+    altered = keep(run_file, "unseen/full/resnet18")
+    (altered / ADAPTER).write_bytes(b"y")
+    (notes := kept.parent / "notes").mkdir()
     names = (HEAD, "unseen/head/resnet18", "unseen/full/resnet18")
     records = [*map(record_of, names), record_of(SMALL_LORA, reloads=False)]
-    run_adapters.prune_adapters(tmp_path, make_run(*records))
+    run_adapters.prune_adapters(kept.parent, make_run(*records))
     assert kept.exists()
     assert not any(path.exists() for path in (gone, failed, other, altered))
-    assert (tmp_path / "notes").exists()
+    assert notes.exists()
     run_adapters.prune_adapters(tmp_path / "absent", make_run())
 
 
 def accepted(source, root, reason="r", **how):
-    return accept_run(source, root=root, reason=reason, date="2026-01-01T00:00:00+00:00", **how)
+    return accept_run(source, root=root, reason=reason, date=DATE, **how)
 
 
 def named(root):
@@ -122,7 +128,7 @@ def test_the_smallest_of_each_method_is_stored_under_the_digest_of_its_manifest(
     stored = json.loads(manifest.read_text())
     assert stored["case"] == SMALL_LORA
     assert stored["packages"]["peft"] == "0.18.1"
-    assert stored["output"] == [[0.5, 1.5]]
+    assert stored["output"] == [[0.5]]
 
 
 def test_an_older_adapter_stays_while_it_loads(run_file, tmp_path):
@@ -137,8 +143,8 @@ def test_an_older_adapter_stays_while_it_loads(run_file, tmp_path):
             for name in (SMALL_LORA, LORA)
         ]
         path = write_run(tmp_path / "next.json", make_run(*records))
-        keep(run_adapters.adapters_of_run(path), SMALL_LORA, size=21)
-        keep(run_adapters.adapters_of_run(path), LORA, size=1)
+        keep(path, SMALL_LORA, size=21)
+        keep(path, LORA, size=1)
         accepted(path, root, str(loads))
         # A method stays with its case; one that the run has not keeps what an older entry names.
         assert named(root).keys() == {SMALL_LORA}
@@ -166,14 +172,14 @@ def test_shards_are_one_run(tmp_path):
     shards = tmp_path / "shards"
     for index, name in enumerate((LORA, SMALL_LORA)):
         path = write_run(shards / f"{index}.json", make_run(record_of(name)))
-        keep(run_adapters.adapters_of_run(path), name, size=10 - index)
+        keep(path, name, size=10 - index)
     assert accepted(shards, tmp_path / "b").adapters.new["lora"].stored.case == SMALL_LORA
 
 
 @pytest.mark.parametrize("identifier", ["unseen/head/resnet18", HEAD])
 def test_adapters_of_another_run_are_refused(run_file, tmp_path, identifier):
     """Of a case that this one has not, or of another definition of one that it has."""
-    keep(run_adapters.adapters_of_run(run_file), identifier, definition="sha256:other")
+    keep(run_file, identifier, definition="sha256:other")
     with pytest.raises(InputError, match=f"comes from {identifier} in another run. Remove"):
         accepted(run_file, tmp_path / "baselines")
     assert not baseline_files(tmp_path / "baselines")
@@ -184,9 +190,9 @@ def test_a_file_that_no_library_calls_so_is_not_stored(run_file, tmp_path, name)
     """pytest would run one, git obey another: the folder may come from anyone's artifact."""
     folder = run_adapters.adapters_of_run(run_file) / HEAD.replace("/", "--")
     (folder / name).write_bytes(b"x")
-    manifest = json.loads((folder / "stored.json").read_text())
+    manifest = json.loads((folder / MANIFEST).read_text())
     manifest["files"][name] = hashlib.sha256(b"x").hexdigest()
-    (folder / "stored.json").write_text(json.dumps(manifest))
+    (folder / MANIFEST).write_text(json.dumps(manifest))
     with pytest.raises(InputError, match="is not a manifest of a stored adapter") as refused:
         accepted(run_file, tmp_path / "baselines")
     assert str(refused.value).isprintable()
@@ -205,8 +211,8 @@ def definition_of(name):
 
 def test_what_was_stored_is_found_by_its_case_and_definition(storage):
     folder, stored = stored_adapter(storage, make_case(HEAD), definition_of(HEAD))
-    assert (folder / "adapter.safetensors").read_bytes() == b"x" * 40
-    assert stored.output == [[0.5, 1.5]]
+    assert (folder / ADAPTER).read_bytes() == b"x" * 40
+    assert stored.output == [[0.5]]
     assert stored_adapter(storage, make_case(HEAD), "sha256:other") is None
     assert stored_adapter(storage, make_case("unseen/head/resnet18"), definition_of(HEAD)) is None
     assert stored_adapter(storage, make_case("shift/full/resnet18"), definition_of(HEAD)) is None
@@ -216,7 +222,7 @@ def test_what_was_stored_is_found_by_its_case_and_definition(storage):
 def test_a_manifest_that_was_replaced_whole_is_refused(storage):
     """All files are as it says; but the entry names another."""
     manifest = adapter_folder(storage, named(storage)[HEAD]) / "stored.json"
-    manifest.write_text(manifest.read_text().replace("1.5", "2.5"))
+    manifest.write_text(manifest.read_text().replace("0.5", "2.5"))
     with pytest.raises(InputError, match=r"stored.json: was altered .*git checkout --"):
         stored_adapter(storage, make_case(HEAD), definition_of(HEAD))
 
@@ -233,9 +239,6 @@ def test_an_adapter_that_was_removed_is_missed_by_whoever_judges(storage, run_fi
     ):
         with pytest.raises(InputError, match=r"its adapter .*is missing\. "):
             read()
-
-
-ADAPTER, MANIFEST = "adapter.safetensors", "stored.json"
 
 
 @pytest.mark.parametrize(
@@ -265,21 +268,18 @@ def test_an_altered_one_is_refused_with_the_file_and_the_remedy(storage, run_fil
 def test_every_method_with_a_small_adapter_that_reloads_has_one_stored_ten_megabytes_in_all(
     own_storage,
 ):
-    references = references_with_drift(own_storage)
-    reloading = {
-        case.record.case.method
-        for case in references.values()
-        if case.record.invariants.get("saved_adapter_reloads")
-        and case.record.metrics["adapter_bytes"].value < run_adapters.LARGEST_BYTES
-    }
+    reloading = [
+        one.record
+        for one in references_with_drift(own_storage).values()
+        if one.record.invariants.get("saved_adapter_reloads")
+        and one.record.metrics["adapter_bytes"].value < run_adapters.LARGEST_BYTES
+    ]
     stored = {
-        method
-        for method in reloading
-        for case in references.values()
-        if case.record.case.method == method
-        and stored_adapter(BASELINES, case.record.case, case.record.definition)
+        record.case.method
+        for record in reloading
+        if stored_adapter(BASELINES, record.case, record.definition)
     }
-    assert stored == reloading
+    assert stored == {record.case.method for record in reloading}
     files = [path for path in (BASELINES / "adapters").rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < 10e6
 

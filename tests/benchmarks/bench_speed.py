@@ -4,8 +4,6 @@ What is compared takes turns in one session, so most promises are ratios. `-k` c
 shows what those that hold have printed.
 """
 
-from __future__ import annotations
-
 import json
 import statistics
 import subprocess
@@ -31,14 +29,14 @@ print(seconds, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e3, don
 """
 
 
-def measured(part: str, *arguments: str) -> dict[str, float]:
+def measured(part, *arguments):
     """Run a part in a new process, so that it shares no memory and no caches."""
     command = [sys.executable, str(PARTS), part, *arguments]
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True, text=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def launched(*words: object) -> tuple[float, float]:
+def launched(*words):
     """Run a command; return its seconds, and the megabytes of its largest process."""
     command = [sys.executable, "-S", "-c", LAUNCHER, sys.executable, *map(str, words)]
     done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
@@ -102,7 +100,7 @@ def test_compare_of_two_runs_is_quick():
 
 
 @pytest.fixture(scope="module")
-def storage(tmp_path_factory) -> tuple[Path, Path]:
+def storage(tmp_path_factory):
     """Return a storage of 100 entries, and a run like them."""
     folder = tmp_path_factory.mktemp("long")
     run = make_storage(folder / "storage", entries=100)

@@ -7,11 +7,8 @@ bytes within their bound, so that drift counts. After some entries peft has a ne
 second release doubles DoRA's FLOPs.
 """
 
-from __future__ import annotations
-
 import random
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 from builders import run_document
@@ -22,30 +19,20 @@ from peft_regress.files import write_atomic
 from peft_regress.metrics import make_metric
 from peft_regress.runs.ledger_files import ledger_content, ledger_file, with_digests
 from peft_regress.runs.run_file import RunFile, read_run_file
-from peft_regress.runs.schema import Record, Run, canonical_digest
+from peft_regress.runs.schema import canonical_digest
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-ROOT: Final = Path(__file__).resolve().parents[2]
-_NOISE: Final = {
+ROOT = Path(__file__).resolve().parents[2]
+_NOISE = {
     "accuracy": 1e-2, "loss": 1e-2, "first_losses": 1e-7, "step_seconds": 5e-2,
     "filled_losses": 1e-7,
 }  # fmt: skip
-_BYTES: Final = ("peak_activation_bytes", "peak_temp_bytes")
-_BYTES_NOISE: Final = 1e-4
-_ENTRIES_A_RELEASE: Final = 20
-_MACHINE_ID: Final = "Linux-CPython-3.11-64bit"
+_BYTES = ("peak_activation_bytes", "peak_temp_bytes")
+_BYTES_NOISE = 1e-4
+_ENTRIES_A_RELEASE = 20
+_MACHINE_ID = "Linux-CPython-3.11-64bit"
 
 
-def make_storage(
-    root: Path,
-    *,
-    entries: int,
-    copies: int = 1,
-    entries_a_release: int = _ENTRIES_A_RELEASE,
-    later_part: int = 1,
-) -> RunFile:
+def make_storage(root, *, entries, copies=1, entries_a_release=_ENTRIES_A_RELEASE, later_part=1):
     """Write a storage whose entries differ like those of a long history; return a run like them.
 
     later_part: of so many cases, the entries after the first hold one.
@@ -80,7 +67,7 @@ def make_storage(
     return template
 
 
-def _drawn_runs(template: RunFile, count: int, entries_a_release: int) -> Iterator[dict[str, Any]]:
+def _drawn_runs(template, count, entries_a_release):
     """Yield the runs of the entries as JSON values, without a digest."""
     rng = random.Random(0)
     ours = run_document(template.run, {}, ledgers=False)["peft_regress"]
@@ -100,7 +87,7 @@ def _drawn_runs(template: RunFile, count: int, entries_a_release: int) -> Iterat
         yield {**ours, "environment": environment, "cases": cases}
 
 
-def stored_run(copies: int = 1) -> RunFile:
+def stored_run(copies=1):
     """Return the newest whole entry of the default matrix as a run, with a time of each case.
 
     copies: how often it holds each case.
@@ -112,7 +99,7 @@ def stored_run(copies: int = 1) -> RunFile:
     return RunFile(path=file.path, run=run, document=file.document)
 
 
-def _copied(run: Run, copy: int) -> Iterator[Record]:
+def _copied(run, copy):
     """Yield the records of a run with a time, as another copy under tasks of its own."""
     timed = make_metric("step_seconds", 0.05, [0.05] * 3)
     for record in run:
@@ -121,9 +108,7 @@ def _copied(run: Run, copy: int) -> Iterator[Record]:
         yield msgspec.structs.replace(record, case=case, metrics=metrics)
 
 
-def _drawn(
-    name: str, metrics: Mapping[str, Any], rng: random.Random, *, release: int
-) -> dict[str, Any]:
+def _drawn(name, metrics, rng, *, release):
     """Return metrics of a case that differ as if it was measured again, with another peft."""
     found = dict(metrics)
     for metric, noise in _NOISE.items():

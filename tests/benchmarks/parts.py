@@ -3,8 +3,6 @@
 `python tests/benchmarks/parts.py PART ARGUMENT...` prints one JSON object.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import resource
@@ -12,16 +10,12 @@ import statistics
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 _BASELINES = Path(__file__).resolve().parents[2] / "baselines"
 _PAIRS = 3
 
 
-def _profile_part(method_name: str, rank_text: str, architecture_name: str) -> dict[str, float]:
+def _profile_part(method_name, rank_text, architecture_name):
     import torch
 
     from peft_regress import registry
@@ -32,7 +26,7 @@ def _profile_part(method_name: str, rank_text: str, architecture_name: str) -> d
     method = registry.get("method", method_name)
     architecture = registry.get("architecture", architecture_name)
 
-    def profile(*, batch: int, fake: bool) -> float:
+    def profile(*, batch, fake):
         model = architecture.build(num_classes=10, seed=0)
         model = method.at(rank, heads=(architecture.head,)).adapt(model, seed=0)
         method.set_mode(model)
@@ -63,7 +57,7 @@ def _profile_part(method_name: str, rank_text: str, architecture_name: str) -> d
     }
 
 
-def _needed_part() -> dict[str, float]:
+def _needed_part():
     """Do the work that `peft-regress cost` of this case must do."""
     from peft_regress.cases import Adaptation
     from peft_regress.measure.costs import CostSettings, adaptation_cost
@@ -75,11 +69,11 @@ def _needed_part() -> dict[str, float]:
 class Clock:
     """The seconds inside the functions that it wraps."""
 
-    def __init__(self, now: Callable[[], float]) -> None:
+    def __init__(self, now):
         self.now, self.inside = now, 0.0
 
-    def of(self, action: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*arguments: Any, **options: Any) -> Any:
+    def of(self, action):
+        def call(*arguments, **options):
             started = self.now()
             try:
                 return action(*arguments, **options)
@@ -88,7 +82,7 @@ class Clock:
 
         return call
 
-    def of_signals(self) -> None:
+    def of_signals(self):
         """Time all work for invariants and filled losses."""
         from peft_regress.measure.invariants.continuing import Continuing
         from peft_regress.measure.invariants.watch import InvariantWatch
@@ -97,7 +91,7 @@ class Clock:
             for name in ("__init__", "before_training", "after_training"):
                 setattr(owner, name, self.of(getattr(owner, name)))
 
-    def outside_and_all(self, action: Callable[[], object]) -> tuple[float, float]:
+    def outside_and_all(self, action):
         """Return the seconds of an action without those inside, and with them."""
         self.inside = 0.0
         started = self.now()
@@ -106,7 +100,7 @@ class Clock:
         return seconds - self.inside, seconds
 
 
-def _harness_part(case_id: str) -> dict[str, float]:
+def _harness_part(case_id):
     """Compare both outside training and evaluation, whose noise is larger than the difference."""
     from peft_regress.catalogue.matrix import parse_case_id
     from peft_regress.measure import ProfileCache, Recipe, measure, training
@@ -117,14 +111,14 @@ def _harness_part(case_id: str) -> dict[str, float]:
     recipe = Recipe.of(parse_case_id(case_id), _BASELINES)
     clock = Clock(time.perf_counter)
     vars(recipes).update(finetune=clock.of(training.finetune))
-    Objective.scores = clock.of(Objective.scores)  # type: ignore[method-assign]
+    Objective.scores = clock.of(Objective.scores)
     clock.of_signals()
     profiles = ProfileCache()
 
-    def harnessed() -> None:
+    def harnessed():
         measure(recipe, profiles=profiles)
 
-    def bare() -> None:
+    def bare():
         data = recipe.load_data()
         test = list(data.test_batches(recipe.test_batch))
         for seed in recipe.seeds:
@@ -144,7 +138,7 @@ def _harness_part(case_id: str) -> dict[str, float]:
     return {"extra": statistics.median(extras)}
 
 
-def _signals_part(architecture_name: str) -> dict[str, float]:
+def _signals_part(architecture_name):
     """Return the processor time of the default matrix's cases of an architecture, and of signals.
 
     Both tasks, since a profile serves both.
@@ -162,7 +156,7 @@ def _signals_part(architecture_name: str) -> dict[str, float]:
     return {"signals": clock.inside, "all": seconds}
 
 
-def _choose_part(architecture_name: str) -> dict[str, float]:
+def _choose_part(architecture_name):
     """Return the processor time of all candidates at once, and of a profile of each alone."""
     from peft_regress.cases import Adaptation
     from peft_regress.choosing.candidates import Limits, of_architecture, try_all
@@ -170,7 +164,7 @@ def _choose_part(architecture_name: str) -> dict[str, float]:
 
     subject = of_architecture(architecture_name, batch=8, resolution=96)
 
-    def choose() -> list[Adaptation]:
+    def choose():
         tried = try_all(subject, Limits(memory=2**30), only="lora")
         return [
             Adaptation(method=one.method, architecture=architecture_name, rank=one.rank)
@@ -187,12 +181,12 @@ def _choose_part(architecture_name: str) -> dict[str, float]:
     return {"choose": chosen - started, "singles": time.process_time() - chosen}
 
 
-def _resident_megabytes() -> float:
+def _resident_megabytes():
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
-_PARTS: dict[str, Callable[..., dict[str, float]]] = {
+_PARTS = {
     "profile": _profile_part,
     "harness": _harness_part,
     "needed": _needed_part,

@@ -4,9 +4,9 @@ import json
 from typing import Any
 
 import pytest
-from builders import FULL, LORA, compare, make_device, make_record, observe, observe_all
+from builders import FULL, LORA, compare, judged, make_device, make_record, observe_all
 
-from peft_regress.gate import FAILING, Invocation, judge, judge_case
+from peft_regress.gate import FAILING, Invocation, judge
 from peft_regress.gate.budget_use import fits, step_runtime
 from peft_regress.project.budgets import Bound, Budget
 from peft_regress.report import case_text, encode_verdict, verdict_markdown, verdict_text
@@ -30,10 +30,6 @@ def record(limits=None, **more):
     return make_record(LORA, metrics, **({} if limits is None else {"budget": limits}), **more)
 
 
-def verdict(new, old=None, **how):
-    return judge_case(LORA, None if old is None else observe(old), observe(new), **how)
-
-
 @pytest.mark.parametrize(
     ("fits", "over", "value"),
     [
@@ -46,16 +42,12 @@ def verdict(new, old=None, **how):
 @pytest.mark.parametrize("has_reference", [False, True])
 def test_a_case_over_budget_fails_with_or_without_a_reference(fits, over, value, *, has_reference):
     old = record() if has_reference else None
-    assert verdict(record(fits), old).verdict == ("unchanged" if has_reference else "new")
-    case = verdict(record(over), old)
+    assert judged(old, record(fits)).verdict == ("unchanged" if has_reference else "new")
+    case = judged(old, record(over))
     assert case.verdict == "over_budget" in FAILING
-    (reason,) = case.reasons
-    assert reason.name == f"budget {case.budgets[0].name}"
-    assert (reason.verdict, reason.new, reason.limit) == (
-        "over_budget",
-        pytest.approx(value),
-        case.budgets[0].limit,
-    )
+    (reason,), (use,) = case.reasons, case.budgets
+    assert (reason.name, reason.verdict) == (f"budget {use.name}", "over_budget")
+    assert (reason.new, reason.limit) == (pytest.approx(value), use.limit)
     assert reason.old == (pytest.approx(value) if has_reference else None)
 
 
@@ -81,33 +73,59 @@ SCORE = {**COSTS, "score": [-2.0, -4.0]}
     ],
 )
 def test_the_verdict_on_a_case_with_a_budget(new, old, expected):
-    assert verdict(new, old).verdict == expected
+    assert judged(old, new).verdict == expected
+
+
+FULL_COSTS = {
+    "peak_bytes": 2000,
+    "peak_bytes_b32": 4000,
+    "forward_flops": 300,
+    "backward_flops": 300,
+    "optimizer_flops": 60,
+    "adapter_bytes": 500,
+}
+
+
+def full(**more):
+    return make_record(FULL, {**FULL_COSTS, **more})
+
+
+OF_FULL = Budget(of=FULL, ship_of=0.1)
+
+
+@pytest.mark.parametrize(
+    ("limits", "missing", "others", "text"),
+    [
+        (Budget(peak=1), "peak_bytes", [], "not measured"),
+        (Budget(update=1), "optimizer_flops", [], "not measured"),
+        (Budget(ship=1), "adapter_bytes", [], "not measured"),
+        (Budget(score=1.0), "accuracy", [], "not measured"),
+        (Budget(edge_train=1), "", [], "not measured"),
+        (Budget(device="toaster"), "", [], "no such device class"),
+        (Budget(of=FULL, peak_b32_of=0.5), "", [full()], "not measured"),
+        (OF_FULL, "", [], f"{FULL} is neither in this run nor among its references"),
+        (OF_FULL, "", [full(adapter_bytes=0)], f"not measured of {FULL}"),
+        (OF_FULL, "", [make_record(FULL, status="error")], f"not measured of {FULL}"),
+    ],
+)
+def test_a_budget_that_cannot_be_judged_is_told(limits, missing, others, text):
+    metrics = {name: value for name, value in COSTS.items() if name != missing} | WEIGHTS
+    comparison = compare([], [record(limits, metrics=metrics), *others], devices=(BOARD,))
+    case = comparison.verdict_of(LORA)
+    assert case.verdict == "new"
+    assert {(one.kind, one.text) for one in case.remarks} == {("not judged", text)}
+    assert {use.over_by for use in case.budgets} == {None}
+    shown = " ".join(verdict_text(comparison).split())
+    assert all(f"budget {use.name} is not judged: {text}" in shown for use in case.budgets)
+    encoded = encode_verdict(comparison)["cases"][-1]
+    assert {one["over"] for one in encoded["budgets"]} == {None}
 
 
 def test_a_budget_of_a_case_that_fails_is_not_judged():
     broken = record(Budget(peak=1), status="error", metrics={})
-    case = verdict(broken, broken)
+    case = judged(broken, broken)
     assert case.verdict == "known_defect"
     assert [remark.kind for remark in case.remarks] == ["not judged"]
-
-
-@pytest.mark.parametrize(
-    ("limits", "missing"),
-    [
-        (Budget(peak=1), "peak_bytes"),
-        (Budget(update=1), "optimizer_flops"),
-        (Budget(ship=1), "adapter_bytes"),
-        (Budget(score=1.0), "accuracy"),
-        (Budget(edge_train=1), ""),
-    ],
-)
-def test_what_was_not_measured_is_not_judged_and_told(limits, missing):
-    metrics = {name: value for name, value in COSTS.items() if name != missing}
-    case = verdict(record(limits, metrics=metrics))
-    assert case.verdict == "new"
-    (remark,) = case.remarks
-    assert (remark.kind, remark.text) == ("not judged", "not measured")
-    assert [use.over_by for use in case.budgets] == [None]
 
 
 @pytest.mark.parametrize(
@@ -122,25 +140,27 @@ def test_what_was_not_measured_is_not_judged_and_told(limits, missing):
         (Budget(device="board"), Budget(), True),
         (Budget(device="board"), Budget(device="large"), True),
         (Budget(device="large"), Budget(device="board"), False),
+        (Budget(of=FULL, peak_of=0.6), Budget(of=FULL, peak_of=0.7), True),
+        (Budget(of=FULL, peak_of=0.7), Budget(of=FULL, peak_of=0.6), False),
+        (None, Budget(of=FULL, peak_of=0.6), False),
     ],
 )
 def test_a_looser_budget_is_named_and_fails_a_strict_run(old, new, *, looser):
-    sides = [record(limits, metrics={**COSTS, **WEIGHTS}) for limits in (old, new)]
+    sides = [[record(one, metrics={**COSTS, **WEIGHTS}), full()] for one in (old, new)]
     devices = (BOARD, make_device("large", 9000))
     for strict in (False, True):
-        comparison = compare(
-            [sides[0]], [sides[1]], devices=devices, invocation=Invocation(strict=strict)
-        )
+        comparison = compare(*sides, devices=devices, invocation=Invocation(strict=strict))
+        fails = looser and strict
         assert bool(comparison.remarked) == looser
-        assert comparison.exit_code == (1 if looser and strict else 0)
-        assert bool(comparison.red) == (looser and strict)
+        assert comparison.exit_code == int(fails)
+        assert bool(comparison.red) == fails
         text = verdict_text(comparison)
         assert ("is looser than the baseline's" in text) == looser
-        assert ("FAILED by strictness: 1 case with a looser bound or budget" in text) == (
-            looser and strict
-        )
-        if looser and strict:
-            assert "fails by strictness: budget" in case_text(comparison.cases[0], comparison)
+        for shown in (text, verdict_markdown(comparison)):
+            assert ("FAILED by strictness: 1 case with a looser bound or budget" in shown) == fails
+            assert ("peft-regress accept" in shown) == fails
+        in_case = case_text(comparison.verdict_of(LORA), comparison)
+        assert ("fails by strictness: budget" in in_case) == fails
 
 
 @pytest.mark.parametrize("is_own", [True, False])
@@ -159,14 +179,14 @@ def test_a_built_in_case_for_which_nothing_states_a_budget_has_that_of_its_refer
 def test_a_budget_can_name_a_device_of_which_memory_and_storage_count():
     limits = Budget(device="board")
     fits = record(limits, metrics={**COSTS, **WEIGHTS})
-    case = verdict(fits, devices=(BOARD,))
+    case = judged(None, fits, devices=(BOARD,))
     assert case.verdict == "new"
     assert [(use.name, use.value, use.limit) for use in case.budgets] == [
         ("memory of board at batch 1 of 224x224", 1000, 2000),
         ("storage of board", 90, 100),
     ]
     heavy = record(limits, metrics={**COSTS, **WEIGHTS, "peak_param_bytes": 91})
-    (reason,) = verdict(heavy, devices=(BOARD,)).reasons
+    (reason,) = judged(None, heavy, devices=(BOARD,)).reasons
     assert (reason.name, reason.new, reason.limit) == ("budget storage of board", 101, 100)
 
 
@@ -184,26 +204,6 @@ def test_what_takes_the_step_of_an_own_case_is_told_by_what_trains_not_by_its_na
     name, more, trains, expected
 ):
     assert step_runtime(make_record(name, {**COSTS, **trains}, batch=8, **more)) == expected
-
-
-def test_a_device_that_nobody_knows_is_not_judged_and_told():
-    case = verdict(record(Budget(device="toaster"), metrics={**COSTS, **WEIGHTS}), devices=(BOARD,))
-    assert case.verdict == "new"
-    assert {remark.text for remark in case.remarks} == {"no such device class"}
-
-
-FULL_COSTS = {
-    "peak_bytes": 2000,
-    "peak_bytes_b32": 4000,
-    "forward_flops": 300,
-    "backward_flops": 300,
-    "optimizer_flops": 60,
-    "adapter_bytes": 500,
-}
-
-
-def full(**more):
-    return make_record(FULL, {**FULL_COSTS, **more})
 
 
 @pytest.mark.parametrize(
@@ -256,42 +256,6 @@ def test_the_saving_may_fall_although_the_case_itself_costs_as_much_as_ever():
     assert "also changed" not in case_text(case, comparison)
 
 
-@pytest.mark.parametrize(
-    ("others", "text"),
-    [
-        ([], f"{FULL} is neither in this run nor among its references"),
-        ([make_record(FULL, {"adapter_bytes": 0})], f"not measured of {FULL}"),
-        ([make_record(FULL, status="error", metrics={})], f"not measured of {FULL}"),
-    ],
-)
-def test_without_the_other_cases_cost_a_share_is_not_judged_and_the_report_says_so(others, text):
-    new = record(Budget(of=FULL, ship_of=0.1, peak_of=0.1))
-    comparison = compare([], [new, *others])
-    case = comparison.verdict_of(LORA)
-    assert case.verdict == "new"
-    assert {(one.kind, one.subject, one.text) for one in case.remarks} == {
-        ("not judged", f"budget {part} {FULL}", text) for part in ("ship_of", "peak_of")
-    }
-    sentence = f"budget peak_of {FULL} is not judged: {text}"
-    assert sentence in " ".join(verdict_text(comparison).split())
-    assert [one["over"] for one in encode_verdict(comparison)["cases"][-1]["budgets"]] == [
-        None, None,
-    ]  # fmt: skip
-
-
-def test_a_share_of_what_the_case_itself_lacks_is_not_measured():
-    case = compare([], [record(Budget(of=FULL, peak_b32_of=0.5)), full()]).verdict_of(LORA)
-    assert [remark.text for remark in case.remarks] == ["not measured"]
-
-
-@pytest.mark.parametrize(("old", "new", "looser"), [(0.6, 0.7, 1), (0.7, 0.6, 0), (None, 0.6, 0)])
-def test_a_larger_share_is_a_looser_budget_and_a_first_one_is_not(old, new, looser):
-    before = record(None if old is None else Budget(of=FULL, peak_of=old))
-    comparison = compare([before, full()], [record(Budget(of=FULL, peak_of=new)), full()])
-    assert len(comparison.remarked) == looser
-    assert comparison.exit_code == 0
-
-
 def test_of_many_budgets_the_markdown_shows_those_of_which_most_is_used():
     records = [
         make_record(f"shift/lora-r{rank}/resnet18", COSTS, budget=Budget(peak=1000 + rank))
@@ -332,43 +296,47 @@ SIZES = {"peak_bytes": 1000, "peak_param_bytes": 80, "peak_buffer_bytes": 10}
 LOOSE = {name: Bound(bound=9.0, reason="any") for name in SIZES}
 
 
-def judged(old, new, *devices):
-    sides = [observe(make_record(LORA, metrics, bounds=LOOSE)) for metrics in (old, new)]
-    return judge_case(LORA, *sides, devices=devices)
+NO_BUFFERS = {name: value for name, value in SIZES.items() if name != "peak_buffer_bytes"}
 
 
 @pytest.mark.parametrize(
-    ("memory", "storage", "fitting"),
-    [(1000, 90, True), (1000, None, True), (999, 90, False), (1000, 89, False)],
+    ("metrics", "memory", "storage", "fitting"),
+    [
+        (SIZES, 1000, 90, True),
+        (SIZES, 1000, None, True),
+        (SIZES, 999, 90, False),
+        (SIZES, 1000, 89, False),
+        ({"loss": [1.0]}, 1, None, None),
+        (NO_BUFFERS, 1000, 90, None),
+        (NO_BUFFERS, 1000, None, True),
+        (NO_BUFFERS, 999, 90, False),
+    ],
 )
-def test_a_case_fits_by_its_peak_and_by_its_weights(memory, storage, *, fitting):
-    assert fits(make_record(LORA, SIZES), make_device("board", memory, storage)) is fitting
+def test_a_case_fits_by_its_peak_and_by_its_weights_as_far_as_they_are_known(
+    metrics, memory, storage, fitting
+):
+    assert fits(make_record(LORA, metrics), make_device("board", memory, storage)) is fitting
 
 
-def test_whether_a_case_fits_is_unknown_if_it_was_not_measured():
-    assert fits(make_record(LORA, {"loss": [1.0]}), make_device("board", 1)) is None
-    part = {name: value for name, value in SIZES.items() if name != "peak_buffer_bytes"}
-    assert fits(make_record(LORA, part), make_device("board", 1000, 90)) is None
-    assert fits(make_record(LORA, part), make_device("board", 1000)) is True
-    assert fits(make_record(LORA, part), make_device("board", 999, 90)) is False
-
-
-def test_a_fit_that_is_lost_is_a_regression_whatever_the_bounds_allow():
-    board = make_device("board", 1100, 100)
-    case = judged(SIZES, {**SIZES, "peak_bytes": 1101}, board)
-    (reason,) = case.reasons
-    assert (case.verdict, reason.name) == ("regressed", "fits board")
-    assert (reason.old, reason.new, reason.limit) == (1000, 1101, 1100)
-    (reason,) = judged(SIZES, {**SIZES, "peak_param_bytes": 91}, board).reasons
-    assert (reason.old, reason.new, reason.limit) == (90, 101, 100)
-
-
-def test_a_fit_that_never_was_or_is_gained_is_no_reason():
-    more = {**SIZES, "peak_bytes": 2000}
-    assert judged(SIZES, more, make_device("small", 500)).verdict == "unchanged"
-    assert judged(more, SIZES, make_device("board", 1100)).verdict == "unchanged"
-    assert judged(SIZES, more, make_device("large", 5000)).verdict == "unchanged"
-    assert judged(SIZES, more).verdict == "unchanged"
+@pytest.mark.parametrize(
+    ("old", "new", "board", "numbers"),
+    [
+        # Whatever the bounds allow.
+        ({}, {"peak_bytes": 1101}, (1100, 100), (1000, 1101, 1100)),
+        ({}, {"peak_param_bytes": 91}, (1100, 100), (90, 101, 100)),
+        # What never was, or is gained.
+        ({}, {"peak_bytes": 2000}, (500,), None),
+        ({"peak_bytes": 2000}, {}, (1100,), None),
+        ({}, {"peak_bytes": 2000}, (5000,), None),
+    ],
+)
+def test_a_fit_that_is_lost_is_a_regression_and_no_other_is_a_reason(old, new, board, numbers):
+    sides = [make_record(LORA, SIZES | side, bounds=LOOSE) for side in (old, new)]
+    case = judged(*sides, devices=(make_device("board", *board),))
+    assert case.verdict == ("unchanged" if numbers is None else "regressed")
+    expected = [] if numbers is None else [("fits board", *numbers)]
+    assert [(one.name, one.old, one.new, one.limit) for one in case.reasons] == expected
+    assert judged(*sides).verdict == "unchanged"
 
 
 def test_the_fits_that_many_cases_lose_are_one_finding_with_device_value_and_limit():

@@ -3,10 +3,9 @@
 import random
 
 import pytest
-from builders import LORA, VALUES, make_record, observe
-from hypothesis import HealthCheck, given, settings
+from builders import LORA, VALUES, forward_ledger, make_record, observe_all
 from hypothesis import strategies as st
-from strategies import IDS, observations
+from strategies import IDS, fuzz, observations
 
 from peft_regress.gate.findings import find_causes
 from peft_regress.gate.judge import judge_case
@@ -23,9 +22,8 @@ DORA = [
 ]
 
 
-def found(old, new, **sides):
-    before = {one.case.id: observe(one, **sides) for one in old}
-    after = {one.case.id: observe(one) for one in new}
+def found(old, new):
+    before, after = observe_all(old), observe_all(new)
     names = sorted(before.keys() | after.keys())
     verdicts = [judge_case(name, before.get(name), after.get(name)) for name in names]
     return find_causes(verdicts, before, after)
@@ -35,15 +33,14 @@ def dora(name, *, runs, **values):
     """Return a record in which each layer runs its base convolution `runs` times in `forward`."""
     rank = int(name.split("/")[1].rpartition("r")[2])
     layers = {"resnet18": 20, "mobilenet_v2": 52}[name.rpartition("/")[2]]
-    modules = {}
+    rows = {}
     for layer in range(layers):
-        base = 1000 * (layer + 1)
-        modules[f"l{layer}"] = ModuleCosts(forward_flops={"aten.mul": 8})
-        modules[f"l{layer}.base_layer"] = ModuleCosts(forward_flops={CONVOLUTION: runs * base})
-        modules[f"l{layer}.lora_A.default"] = ModuleCosts(forward_flops={CONVOLUTION: rank})
-    flops = sum(sum(costs.forward_flops.values()) for costs in modules.values())
+        rows[f"l{layer}"] = {"aten.mul": 8}
+        rows[f"l{layer}.base_layer"] = {CONVOLUTION: runs * 1000 * (layer + 1)}
+        rows[f"l{layer}.lora_A.default"] = {CONVOLUTION: rank}
+    flops = sum(sum(costs.values()) for costs in rows.values())
     metrics = {"forward_flops": flops, "trainable_params": 10 * rank, **values}
-    return make_record(name, metrics, ledger=Ledger(modules=modules))
+    return make_record(name, metrics, ledger=forward_ledger(rows))
 
 
 def valued(name, **values):
@@ -53,13 +50,11 @@ def valued(name, **values):
 def test_the_same_change_of_costs_in_every_layer_is_one_finding():
     old = [dora(name, runs=1) for name in DORA]
     (finding,) = found(old, [dora(name, runs=2) for name in DORA])
-    assert finding.cases == tuple(sorted(DORA))
-    assert (finding.verdict, finding.cause.strand) == ("regressed", "costs")
-    assert finding.cause.what == "forward_flops"
-    assert finding.cause.where == ("base_layer", "convolution")
-    assert finding.cause.base_runs == 1
-    assert finding.is_failing
-    assert not finding.is_better
+    cause = finding.cause
+    assert (finding.verdict, finding.cases) == ("regressed", tuple(sorted(DORA)))
+    assert (cause.strand, cause.what, cause.base_runs) == ("costs", "forward_flops", 1)
+    assert cause.where == ("base_layer", "convolution")
+    assert (finding.is_failing, finding.is_better) == (True, False)
     low, high = finding.ranges()["forward_flops"]
     assert 0.9 < low <= high < 1
     assert finding.example.size == high
@@ -69,13 +64,12 @@ def test_a_change_elsewhere_in_the_layers_is_another_finding():
     old = [dora(name, runs=1) for name in DORA]
     new = [dora(name, runs=2 if "resnet" in name else 1) for name in DORA]
     other = "shift/dora-r4/mobilenet_v2"
-    at = next(index for index, record in enumerate(new) if record.case.id == other)
-    modules = dict(new[at].ledger.modules)
-    modules["l3.lora_B.default"] = ModuleCosts(forward_flops={CONVOLUTION: 77})
+    at = DORA.index(other)
+    part = {"l3.lora_B.default": ModuleCosts(forward_flops={CONVOLUTION: 77})}
     new[at] = make_record(
         other,
         {"forward_flops": new[at].metrics["forward_flops"].value + 77, "trainable_params": 40},
-        ledger=Ledger(modules=modules),
+        ledger=Ledger(modules={**new[at].ledger.modules, **part}),
     )
     wide, narrow = found(old, new)
     assert len(wide.members) == 4
@@ -231,31 +225,17 @@ pairs = st.fixed_dictionaries(
 )
 
 
-@settings(
-    deadline=None,
-    derandomize=True,
-    max_examples=60,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
-)
-@given(sides=pairs, seed=st.integers(0, 9))
+@fuzz(pairs, st.integers(0, 9), examples=300)
 def test_each_reason_is_in_one_finding_of_its_verdict(sides, seed):
     old = {name: pair[0] for name, pair in sides.items() if pair[0]}
     new = {name: pair[1] for name, pair in sides.items() if pair[1]}
     verdicts = [judge_case(name, old.get(name), new.get(name)) for name in IDS]
     findings = find_causes(verdicts, old, new)
 
-    told = [
-        (member.case, reason)
-        for finding in findings
-        for member in finding.members
-        for reason in member.reasons
-    ]
-    wanted = [
-        (case.id, reason)
-        for case in verdicts
-        for reason in case.reasons
-        if reason.verdict != "known_defect"
-    ]
+    members = [member for finding in findings for member in finding.members]
+    told = [(member.case, reason) for member in members for reason in member.reasons]
+    found = [(case.id, reason) for case in verdicts for reason in case.reasons]
+    wanted = [pair for pair in found if pair[1].verdict != "known_defect"]
     assert sorted(told, key=repr) == sorted(wanted, key=repr)
     quiet = {"unchanged", "known_defect"}
     in_any = {name for finding in findings for name in finding.cases}
@@ -273,8 +253,6 @@ def test_each_reason_is_in_one_finding_of_its_verdict(sides, seed):
 
 
 def test_a_metric_that_is_not_in_the_table_has_a_finding_of_its_own():
-    """The author of a case, or a newer release, may write it: no ledger shows where it is from."""
-    old, new = (Metric(value=v, unit="byte", direction="lower", kind="bytes") for v in (100, 200))
-    before, after = (observe(make_record(LORA, {"of_tomorrow": metric})) for metric in (old, new))
-    (finding,) = find_causes([judge_case(LORA, before, after)], {LORA: before}, {LORA: after})
+    metrics = (Metric(value=v, unit="byte", direction="lower", kind="bytes") for v in (100, 200))
+    (finding,) = found(*([make_record(LORA, {"of_tomorrow": metric})] for metric in metrics))
     assert (finding.cause.strand, finding.cause.what) == ("own", "of_tomorrow")

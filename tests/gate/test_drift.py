@@ -11,7 +11,6 @@ from builders import (
     compare,
     make_record,
     make_run,
-    read_runs,
     references_with_drift,
 )
 from hypothesis import given, settings
@@ -21,9 +20,10 @@ from peft_regress.gate.comparison import Invocation
 from peft_regress.gate.policy import DEFAULT_POLICY
 from peft_regress.metrics import METRICS, Metric
 from peft_regress.report import case_text, encode_verdict, verdict_markdown
-from peft_regress.runs.run_file import RunFile
+from peft_regress.runs.run_file import RunFile, read_run_file
 from peft_regress.runs.schema import Acceptance, Failure
 
+STORAGE = Path(__file__).parents[2] / "baselines"
 quickly = settings(deadline=None, derandomize=True, max_examples=60)
 GRAVITY = {"improved": 0, "unchanged": 1, "regressed": 2}
 START = 100_000_000
@@ -146,37 +146,26 @@ def test_another_number_of_seeds_cuts_the_history():
 
 
 @pytest.mark.parametrize(
-    ("stored", "code"),
+    ("first", "between", "since"),
     [
-        ([entry(1, record_of(START), role="history"), entry(2, record_of(START + 90_000))], 0),
-        (
-            [
-                entry(1, record_of(START)),
-                entry(2, make_record(FULL)),
-                entry(3, record_of(START + 90_000)),
-            ],
-            1,
-        ),
+        ({"role": "history"}, [], []),
+        ({}, [entry(2, make_record(FULL))], ["0001_peft"]),
+        # Dates do not order the entries.
+        ({"day": 9}, [], ["0001_peft"]),
     ],
-    ids=["role history", "without the case"],
+    ids=["role history", "without the case", "later date"],
 )
-def test_an_entry_of_role_history_or_without_the_case_is_no_origin(stored, code):
-    run = make_run(record_of(START + 180_000))
-    assert compare(references_with_drift(stored), run, expected=[LORA]).exit_code == code
-
-
-def test_dates_do_not_order_the_entries():
-    stored = [entry(1, record_of(START), day=9), entry(2, record_of(START + 90_000), day=3)]
-    references = references_with_drift(stored)
-    assert references[LORA].run_name == "0002_peft"
-    (case,) = compare(references, make_run(record_of(START + 180_000))).cases
-    assert [reason.since for reason in case.reasons] == ["0001_peft"]
+def test_an_entry_of_role_history_or_without_the_case_is_no_origin(first, between, since):
+    newest = entry(3, record_of(START + 90_000))
+    references = references_with_drift([entry(1, record_of(START), **first), *between, newest])
+    assert references[LORA].run_name == "0003_peft"
+    (case,) = compare(references, [record_of(START + 180_000)], expected=[LORA]).cases
+    assert [reason.since for reason in case.reasons] == since
 
 
 def test_the_stored_runs_of_two_processors_are_no_drift_of_each_other():
     """For any roles of the two: the budget is wider than the difference between machines."""
-    stored = read_runs(Path(__file__).parents[2] / "baselines")
-    first, second = (file for file in stored if file.path.stem[:4] in ("0001", "0002"))
+    first, second = map(read_run_file, sorted(STORAGE.glob("*/000[12]_*.json")))
     assert first.run.machine.digest != second.run.machine.digest
     for old, new in ((first, second), (second, first)):
         history = [
@@ -186,8 +175,7 @@ def test_the_stored_runs_of_two_processors_are_no_drift_of_each_other():
         references = references_with_drift(history)
         assert sum(len(reference.drift_origins) for reference in references.values()) > 96
         for run in (old.run, new.run):
-            verdict = compare(references, run)
-            assert verdict.counts == {"unchanged": 96}
+            assert compare(references, run).counts == {"unchanged": 96}
 
 
 KINDS = {
@@ -242,8 +230,7 @@ def test_a_drift_is_shown_with_the_command_that_lists_its_steps(snapshot):
     references = references_with_drift(stored)
     run = make_run(record_of(START + 180_000))
     comparison = compare(references, run, invocation=Invocation(new="run.json"))
-    text = case_text(comparison.cases[0], comparison)
-    assert text == snapshot
+    assert case_text(comparison.cases[0], comparison) == snapshot
     there = dataclasses.replace(comparison, invocation=Invocation(baselines="there"))
     elsewhere = case_text(there.cases[0], there)
     assert f"--case {LORA} --metric peak_bytes --baselines there" in " ".join(elsewhere.split())

@@ -9,16 +9,18 @@ from builders import (
     compare,
     curve,
     find_origins,
+    forward_ledger,
+    judged,
     make_record,
     observe,
     trained,
 )
 
 from peft_regress.gate.inputs import telling_difference
-from peft_regress.gate.judge import judge, judge_case
+from peft_regress.gate.judge import judge
 from peft_regress.report import case_text, verdict_markdown, verdict_text
 from peft_regress.report.verdict.finding import finding_details, finding_title
-from peft_regress.runs.schema import Inputs, Ledger, ModuleCosts, ScriptFacts, TensorSummary
+from peft_regress.runs.schema import Inputs, ScriptFacts, TensorSummary
 
 
 def summary(*shape, mean=0.1, norm=4.0, dtype="float32", **rows):
@@ -165,10 +167,8 @@ def test_other_rows_of_the_first_batch_are_told_in_words(old, new, words):
     assert (reason.name, reason.old, reason.new, reason.verdict) == (
         "inputs", None, text, "incomparable",
     )  # fmt: skip
-    shown = [case_text(comparison.cases[0], comparison), verdict_text(comparison)]
-    in_case, in_all = (" ".join(one.split()) for one in shown)
-    assert f"inputs: {text}" in in_case
-    assert f"cannot be compared: {text}" in in_all
+    assert f"inputs: {text}" in " ".join(case_text(comparison.cases[0], comparison).split())
+    assert f"cannot be compared: {text}" in " ".join(verdict_text(comparison).split())
     assert "absent" not in verdict_markdown(comparison)
 
 
@@ -183,24 +183,20 @@ def test_other_rows_of_the_first_batch_are_told_in_words(old, new, words):
     ids=["not recorded", "by their norm", "rounding", "a later batch"],
 )
 def test_rows_are_compared_if_both_sides_have_them_but_for_rounding(rows, norm, where):
-    for sides in ((IMAGES, rows), (rows, IMAGES)):
-        norms = (4.0, norm)
-        found = telling_difference(
-            *(record(batches(one, norm=size)) for one, size in zip(sides, norms, strict=True))
-        )
-        assert (None if found is None else found.where) == where
+    for old, new in ((IMAGES, rows), (rows, IMAGES)):
+        found = telling_difference(record(batches(old)), record(batches(new, norm=norm)))
+        assert (found and found.where) == where
 
 
 def test_cases_whose_same_part_differs_are_one_finding():
-    ids = [LORA, "unseen/lora-r4/resnet18"]
-    old = [make_record(one, VALUES, inputs=INPUTS) for one in ids]
-    other = [weights(neck_bias=summary(8, norm=norm)) for norm in (5.0, 6.0)]
+    ids = (LORA, "unseen/lora-r4/resnet18")
+    old = [make_record(name, inputs=INPUTS) for name in ids]
     new = [
-        make_record(one, VALUES, inputs=changed(weights=found))
-        for one, found in zip(ids, other, strict=True)
+        make_record(name, inputs=changed(weights=weights(neck_bias=summary(8, norm=norm))))
+        for name, norm in zip(ids, (5.0, 6.0), strict=True)
     ]
     (finding,) = compare(old, new).findings
-    assert finding.cases == tuple(ids)
+    assert finding.cases == ids
 
 
 @pytest.mark.parametrize(
@@ -225,13 +221,13 @@ def test_noise_and_what_only_one_side_knows_are_no_difference(inputs):
 def test_losses_and_scores_of_other_inputs_cannot_be_compared_and_costs_are_judged():
     other = changed(optimizer=[{"lr": 0.01}])
     worse = {**VALUES, "loss": [9.0] * 3, "first_losses": [[9.0] * 4] * 3, "accuracy": [0.1] * 3}
-    case = judge_case(LORA, observe(record()), observe(record(other, worse)))
+    case = judged(record(), record(other, worse))
     (reason,) = case.reasons
     assert case.verdict == reason.verdict == "incomparable"
-    assert (reason.name, reason.note) == ("inputs", "optimizer group 0, lr")
-    assert (reason.old, reason.new) == ("0.001", "0.01")
+    found = (reason.name, reason.note, reason.old, reason.new)
+    assert found == ("inputs", "optimizer group 0, lr", "0.001", "0.01")
     dearer = record(other, {**worse, "forward_flops": 9e12}, invariants={"frozen": False})
-    case = judge_case(LORA, observe(record(invariants={"frozen": True})), observe(dearer))
+    case = judged(record(invariants={"frozen": True}), dearer)
     found = {reason.name: reason.verdict for reason in case.reasons}
     assert found == {
         "inputs": "incomparable",
@@ -246,16 +242,15 @@ def test_of_the_same_files_other_inputs_are_the_work_of_the_packages():
     comparison = judge({LORA: observe(old)}, {LORA: observe(new)}, same_files=True)
     (case,), (finding,) = comparison.cases, comparison.findings
     (reason,) = case.reasons
-    assert (case.verdict, reason.kind, reason.verdict) == ("regressed", "inputs", "regressed")
-    assert (reason.obstacle, finding.cause.strand) == (None, "inputs")
+    assert (reason.kind, reason.verdict, reason.obstacle) == ("inputs", "regressed", None)
+    assert (case.verdict, finding.cause.strand) == ("regressed", "inputs")
     assert finding_title(finding).startswith("the inputs changed: weights neck.weight: norm")
     assert finding_details(finding, comparison) == [
         "losses and scores, which depend on the inputs, could not be judged"
     ]
-    unseeded = observe(scripted(*LOSSES))
-    case = judge_case(LORA, observe(scripted()), unseeded, same_files=True)
+    case = judged(scripted(), scripted(*LOSSES), same_files=True)
     assert [(one.kind, one.verdict) for one in case.reasons] == [("inputs", "regressed")]
-    assert judge_case(LORA, observe(scripted()), unseeded).verdict == "incomparable"
+    assert judged(scripted(), scripted(*LOSSES)).verdict == "incomparable"
 
 
 def scripted(*unseeded, written="", **costs):
@@ -284,15 +279,14 @@ LOSSES = ("first_losses", "gradient_norms")
     ],
 )
 def test_a_script_is_judged_by_what_repeats_on_both_sides(old, new, verdict, reasons, remarks):
-    case = judge_case(LORA, observe(scripted(*old)), observe(scripted(*new)))
+    case = judged(scripted(*old), scripted(*new))
     assert case.verdict == verdict
     assert {one.name for one in case.reasons} == reasons
     assert [one.kind for one in case.remarks] == remarks
     for reason in case.reasons:
         assert reason.new == f"differ: {', '.join(new)}"
-    dearer = scripted(*new, trainable_params=2)
-    case = judge_case(LORA, observe(scripted(*old, trainable_params=1)), observe(dearer))
-    assert case.verdict == "regressed"
+    dearer = judged(scripted(*old, trainable_params=1), scripted(*new, trainable_params=2))
+    assert dearer.verdict == "regressed"
 
 
 def test_a_parameter_that_a_script_lost_is_a_regression_and_a_buffer_a_remark():
@@ -307,8 +301,7 @@ def test_a_parameter_that_a_script_lost_is_a_regression_and_a_buffer_a_remark():
         assert case.verdict == "regressed"
         assert [one.new for one in case.reasons if one.kind == "model"] == [said]
         assert f"regressed in 1 case: {said}" in verdict_text(comparison)
-    buffer = msgspec.structs.replace(old, inputs=fewer)
-    case = judge_case(LORA, observe(old), observe(buffer))
+    case = judged(old, msgspec.structs.replace(old, inputs=fewer))
     assert (case.verdict, case.reasons) == ("unchanged", ())
     assert "model" in {one.kind for one in case.remarks}
 
@@ -325,17 +318,14 @@ def test_what_a_script_wrote_is_told_until_a_reference_judges_it_and_compared_wi
 
 
 def test_costs_alone_do_not_depend_on_the_inputs():
-    old, new = (
-        record(inputs, {"peak_bytes": 1}) for inputs in (INPUTS, changed(optimizer=[{"lr": 9.0}]))
-    )
-    assert judge_case(LORA, observe(old), observe(new)).verdict == "unchanged"
+    sides = (INPUTS, changed(optimizer=[{"lr": 9.0}]))
+    assert judged(*(record(one, {"peak_bytes": 1}) for one in sides)).verdict == "unchanged"
 
 
 def test_a_loss_that_is_gone_is_a_regression_whatever_went_in():
     other = changed(optimizer=[{"lr": 0.01}])
     metrics = {name: value for name, value in VALUES.items() if name != "loss"}
-    case = judge_case(LORA, observe(record()), observe(record(other, metrics)))
-    assert case.verdict == "regressed"
+    assert judged(record(), record(other, metrics)).verdict == "regressed"
 
 
 def test_drift_counts_from_the_first_entry_with_the_same_inputs():
@@ -365,9 +355,7 @@ TRAINED = {"a.lora_A": [4, 8], "a.lora_B": [8, 4], "head.weight": [10, 8]}
     ],
 )
 def test_another_set_of_trained_parameters_is_a_regression_that_names_them(new, words):
-    old, after = (observe(make_record(LORA, trained=trained)) for trained in (TRAINED, new))
-    case = judge_case(LORA, old, after)
-    (reason,) = case.reasons
+    (reason,) = judged(*(make_record(LORA, trained=one) for one in (TRAINED, new))).reasons
     assert (reason.name, reason.verdict, reason.old) == ("trained", "regressed", "3 tensors")
     assert reason.new == words
 
@@ -381,11 +369,7 @@ def test_another_set_of_trained_parameters_is_a_regression_that_names_them(new, 
 def test_a_renamed_layer_with_equal_losses_is_no_regression(losses, shape, verdict):
     old = trained(trained={"neck.lora_B": [8, 4]}, inputs=INPUTS, curve=CURVE)
     renamed = changed(weights={"throat.bias": summary(8), "throat.weight": summary(8, 16)})
-    new = trained(
-        trained={"throat.lora_B": shape},
-        inputs=renamed,
-        curve=losses,
-    )
+    new = trained(trained={"throat.lora_B": shape}, inputs=renamed, curve=losses)
     comparison = compare([old], [new])
     found = {one.kind: one.verdict for one in comparison.cases[0].reasons}
     assert (found["trained"], found["inputs"]) == (verdict, "incomparable")
@@ -394,9 +378,9 @@ def test_a_renamed_layer_with_equal_losses_is_no_regression(losses, shape, verdi
 
 
 def test_a_set_that_is_recorded_no_longer_is_a_regression_and_a_new_one_is_none():
-    old, new = observe(make_record(LORA, trained=TRAINED)), observe(make_record(LORA))
-    assert judge_case(LORA, old, new).verdict == "regressed"
-    assert judge_case(LORA, new, old).verdict == "unchanged"
+    old, new = make_record(LORA, trained=TRAINED), make_record(LORA)
+    assert judged(old, new).verdict == "regressed"
+    assert judged(new, old).verdict == "unchanged"
 
 
 def test_cases_that_train_other_parameters_alike_are_one_finding():
@@ -411,24 +395,20 @@ def test_cases_that_train_other_parameters_alike_are_one_finding():
     assert "no longer a.lora\\_B" in verdict_markdown(comparison)
 
 
-def ledger(flops):
-    return Ledger(modules={"neck": ModuleCosts(forward_flops={"aten.convolution": flops})})
-
-
 def test_a_wider_neck_is_told_as_costs_with_their_layers_and_what_changed_in_the_model():
     wider = changed(weights=weights(neck_weight=summary(8, 32)))
     holds = {"stored_adapter_loads": True, "merge_equals_unmerged": True}
     old = record(
         INPUTS,
         {"forward_flops": 1000, "loss": [1.0], "trainable_params": 144},
-        ledger=ledger(1000),
+        ledger=forward_ledger({"neck": {"aten.convolution": 1000}}),
         trained={"neck.lora_A": [4, 16]},
         invariants=holds,
     )
     new = record(
         wider,
         {"forward_flops": 2000, "loss": [0.9], "trainable_params": 208},
-        ledger=ledger(2000),
+        ledger=forward_ledger({"neck": {"aten.convolution": 2000}}),
         trained={"neck.lora_A": [4, 32]},
         invariants={**holds, "stored_adapter_loads": None},
     )
@@ -461,20 +441,17 @@ def test_a_wider_neck_is_told_as_costs_with_their_layers_and_what_changed_in_the
 )
 def test_a_stored_adapter_of_other_weights_or_test_data_says_nothing(inputs):
     old = record(invariants={"stored_adapter_loads": True})
-    new = record(inputs, invariants={"stored_adapter_loads": None})
-    case = judge_case(LORA, observe(old), observe(new))
+    case = judged(old, record(inputs, invariants={"stored_adapter_loads": None}))
     assert {reason.name: reason.verdict for reason in case.reasons} == {"inputs": "incomparable"}
 
 
-def test_an_adapter_that_no_longer_loads_into_the_same_model_is_a_regression():
+@pytest.mark.parametrize(
+    ("inputs", "loads"),
+    [(INPUTS, None), (changed(weights=weights(neck_weight=summary(8, 32))), False)],
+)
+def test_an_adapter_that_no_longer_loads_into_the_same_model_is_a_regression(inputs, loads):
     old, new = (
-        observe(record(invariants={"stored_adapter_loads": value})) for value in (True, None)
+        record(one, {"peak_bytes": 1}, invariants={"stored_adapter_loads": value})
+        for one, value in ((INPUTS, True), (inputs, loads))
     )
-    assert judge_case(LORA, old, new).verdict == "regressed"
-    broken = record(
-        changed(weights=weights(neck_weight=summary(8, 32))),
-        {"peak_bytes": 1},
-        invariants={"stored_adapter_loads": False},
-    )
-    old = observe(record(metrics={"peak_bytes": 1}, invariants={"stored_adapter_loads": True}))
-    assert judge_case(LORA, old, observe(broken)).verdict == "regressed"
+    assert judged(old, new).verdict == "regressed"

@@ -6,6 +6,7 @@ from builders import (
     CURVE,
     LORA,
     OTHER_MACHINE,
+    compare,
     find_origins,
     make_record,
     observe,
@@ -13,7 +14,6 @@ from builders import (
     trained,
 )
 
-from peft_regress.gate import judge
 from peft_regress.gate.judge import judge_case
 from peft_regress.gate.policy import DEFAULT_POLICY, bounds_on, numerics_of
 from peft_regress.gate.repeats import completed
@@ -42,16 +42,19 @@ def judged(old, new):
     return judge_case(LORA, observe(old), observe(new, machine=OTHER_MACHINE))
 
 
-def test_losses_are_bounded_by_those_of_nearby_weights_up_to_the_next_step():
-    one = record(nearby_losses=moved(1e-4, 1e-4, -1e-3, 1e-2))
-    assert bounds_of(one) == pytest.approx([USUAL[0], 1e-3, 1e-2, 1e-2])
-    falling = record(nearby_losses=moved(0, 1e-3, 1e-4, 1e-5))
-    assert bounds_of(falling) == pytest.approx([USUAL[0], 1e-3, 1e-3, 1e-3])
-
-
-def test_no_such_bound_is_below_the_rounding_of_a_forward_pass_or_above_the_usual():
-    assert bounds_of(record(nearby_losses=moved(0, 0, 1e-9, 0))) == [LEAST] * 4
-    assert bounds_of(record(nearby_losses=moved(9, 9, 9, 9))) == [*USUAL]
+@pytest.mark.parametrize(
+    ("shares", "bounds"),
+    [
+        # Up to the next step.
+        ((1e-4, 1e-4, -1e-3, 1e-2), [USUAL[0], 1e-3, 1e-2, 1e-2]),
+        ((0, 1e-3, 1e-4, 1e-5), [USUAL[0], 1e-3, 1e-3, 1e-3]),
+        # Not below the rounding of a forward pass, and not above the usual.
+        ((0, 0, 1e-9, 0), [LEAST] * 4),
+        ((9, 9, 9, 9), USUAL),
+    ],
+)
+def test_losses_are_bounded_by_those_of_nearby_weights(shares, bounds):
+    assert bounds_of(record(nearby_losses=moved(*shares))) == pytest.approx([*bounds])
 
 
 @pytest.mark.parametrize("kind", ["fake tensors", "real tensors"])
@@ -61,14 +64,14 @@ def test_an_own_case_says_the_smallest_change_that_fails_it(kind):
     wider = make_record(LORA, losses, bounds={"first_losses": Bound(bound=0.01, reason="r")})
     own = msgspec.structs.replace(wider, profiled_on=kind)
     for record, bound in ((one, "4e-06"), (own, "0.01")):
-        comparison = judge({LORA: observe(record)}, {LORA: observe(record)})
+        comparison = compare([record], [record])
         text = f"{bound} of the first loss, 3e-05 of the losses of a filled adapter"
         words = f"the smallest change that fails it: {text}"
         assert words in " ".join(case_text(comparison.cases[0], comparison).split())
         assert words not in verdict_text(comparison)
         (remark,) = (one for one in comparison.cases[0].remarks if one.kind == "sensitivity")
         assert remark.text == text
-    built_in = judge({LORA: observe(wider)}, {LORA: observe(wider)})
+    built_in = compare([wider], [wider])
     assert "smallest change" not in case_text(built_in.cases[0], built_in)
 
 
@@ -128,11 +131,10 @@ def test_two_answers_are_chance_however_few_test_items_there_are(items, seeds, a
 
 def test_another_rate_is_named_with_its_step_and_both_rates():
     old, new = (trained(rates=rates) for rates in ([[0.5, 0.4, 0.2]], [[0.5, 0.3]]))
-    case = judged(old, new)
-    (reason,) = case.reasons
-    assert (case.verdict, reason.name) == ("regressed", "rates")
+    comparison = compare([old], [new])
+    (reason,) = comparison.cases[0].reasons
+    assert (reason.name, reason.verdict) == ("rates", "regressed")
     assert (reason.note, reason.old, reason.new) == ("learning rate after step 2", "0.4", "0.3")
-    comparison = judge({LORA: observe(old)}, {LORA: observe(new)})
     words = "learning rate after step 2: 0.4 -> 0.3"
     assert f"regressed in 1 case: {words}" in verdict_text(comparison)
     assert f"rates: {words}" in case_text(comparison.cases[0], comparison)

@@ -13,6 +13,7 @@ from builders import (
     VALUES,
     compare,
     curve,
+    judged,
     make_metric,
     make_record,
     observe,
@@ -72,16 +73,15 @@ CURVE_DEPARTS = ("regressed", ["curve"], [])
     ],
 )
 def test_a_curve_is_equal_departs_like_rounding_or_is_of_another_computation(old, new, expected):
-    assert said(judge_case(LORA, observe(old), observe(new))) == expected
+    assert said(judged(old, new)) == expected
 
 
 def test_no_margin_allows_a_late_departure_or_another_evaluation():
-    bounds = {
-        name: Bound(bound=9.0, reason="noise") for name in ("loss", "first_losses", "accuracy")
-    }
+    names = ("loss", "first_losses", "accuracy")
+    bounds = dict.fromkeys(names, Bound(bound=9.0, reason="noise"))
     for other in (curve(11), curve(accuracy=0.901)):
-        sides = observe(trained(bounds=bounds)), observe(trained(bounds=bounds, curve=other))
-        assert judge_case(LORA, *sides).verdict == "regressed"
+        case = judged(trained(bounds=bounds), trained(bounds=bounds, curve=other))
+        assert case.verdict == "regressed"
 
 
 @pytest.mark.parametrize(
@@ -110,11 +110,11 @@ def test_the_curve_of_the_newest_entry_judges_if_an_older_one_has_other_packages
 def test_a_case_that_starts_from_other_inputs_is_judged_by_no_curve():
     def own(norm, **more):
         weight = TensorSummary(shape=[1], dtype="float32", mean=0.0, norm=norm)
-        return observe(trained(inputs=Inputs(weights={"w": weight}), **more))
+        return trained(inputs=Inputs(weights={"w": weight}), **more)
 
-    verdict, reasons, remarks = said(judge_case(LORA, own(1.0), own(2.0, curve=curve(9))))
-    assert (verdict, reasons, remarks) == ("incomparable", ["inputs"], ["by bounds"])
-    assert said(judge_case(LORA, own(1.0), own(1.0, curve=curve(9)))) == CURVE_DEPARTS
+    other = said(judged(own(1.0), own(2.0, curve=curve(9))))
+    assert other == ("incomparable", ["inputs"], ["by bounds"])
+    assert said(judged(own(1.0), own(1.0, curve=curve(9)))) == CURVE_DEPARTS
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_a_case_that_starts_from_other_inputs_is_judged_by_no_curve():
     ],
 )
 def test_a_case_that_repeats_what_the_other_side_does_not_know_is_incomparable(old, new, expected):
-    assert said(judge_case(LORA, observe(old), observe(new))) == expected
+    assert said(judged(old, new)) == expected
 
 
 def test_a_repeating_case_is_judged_with_the_scores_of_what_it_repeats():
@@ -143,7 +143,7 @@ def test_a_repeating_case_is_judged_with_the_scores_of_what_it_repeats():
     budget = Budget(score=0.8)
     for old, verdict in ((trained(), "unchanged"), (lower, "over_budget")):
         new = msgspec.structs.replace(repeating(old), budget=budget)
-        found = judge_case(LORA, observe(old), observe(new))
+        found = judged(old, new)
         assert found.verdict == verdict
         assert not any(one.kind == "not judged" for one in found.remarks)
 
@@ -151,16 +151,13 @@ def test_a_repeating_case_is_judged_with_the_scores_of_what_it_repeats():
 def test_a_metric_of_one_s_own_is_of_all_seeds():
     iou = msgspec.structs.replace(make_metric("forward_flops", 3), direction="higher")
     old = trained(metrics={**VALUES, "mean_iou": iou})
-    assert said(judge_case(LORA, observe(old), observe(repeating(old)))) == SAME
+    assert said(judged(old, repeating(old))) == SAME
 
 
 def test_findings_are_those_of_a_run_in_full():
     rival = "shift/lora-r16/resnet18"
-    old = [
-        trained(name, {**VALUES, "accuracy": [share] * 3, "peak_bytes": peak})
-        for name, share, peak in ((LORA, 0.8, 100), (rival, 0.9, 200))
-    ]
-    new = [trained(LORA, {**VALUES, "accuracy": [0.8] * 3, "peak_bytes": 201}), old[1]]
+    old = [trained(name, {**VALUES, "peak_bytes": 100}) for name in (LORA, rival)]
+    new = [trained(LORA, {**VALUES, "peak_bytes": 201}), old[1]]
     full, repeats = (compare(old, records) for records in (new, map(repeating, new)))
     assert len(full.findings) == 1
     assert repeats.findings == full.findings
@@ -171,7 +168,7 @@ def test_cases_that_compute_something_else_are_one_finding():
     ids = (LORA, "unseen/lora-r4/resnet18")
     comparison = compare(map(trained, ids), [trained(name, curve=curve(10)) for name in ids])
     (finding,) = comparison.findings
-    assert (finding.cause.strand, len(finding.members), comparison.exit_code) == ("function", 2, 1)
+    assert (finding.cause.strand, len(finding.cases), comparison.exit_code) == ("function", 2, 1)
     for text in (verdict_text(comparison), verdict_markdown(comparison)):
         assert "computes something else from step 11 on: loss" in text
 

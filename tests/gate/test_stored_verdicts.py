@@ -10,11 +10,13 @@ import json
 from pathlib import Path
 
 import pytest
-from builders import read_runs, references_with_drift
+from builders import references_with_drift
 
+from peft_regress.baselines.storage import baseline_files
 from peft_regress.catalogue.matrix import DEFAULT_MATRIX, matrices_of
 from peft_regress.gate import Invocation, judge, observations_of
 from peft_regress.report import encode_verdict
+from peft_regress.runs.run_file import read_run_file
 
 STORED = json.loads(Path(__file__).with_name("stored_verdicts.json").read_text())
 ENTRIES = STORED["baselines"].keys()
@@ -23,8 +25,8 @@ ENTRIES = STORED["baselines"].keys()
 @functools.cache
 def stored_runs():
     """Return the entries of that time, by name."""
-    files = read_runs(Path(__file__).parents[2] / "baselines")
-    return {file.path.stem: file for file in files if file.path.stem in ENTRIES}
+    paths = baseline_files(Path(__file__).parents[2] / "baselines")
+    return {path.stem: read_run_file(path) for path in paths if path.stem in ENTRIES}
 
 
 def references_of(old):

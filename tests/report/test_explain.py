@@ -64,6 +64,11 @@ def stored(case):
     return read_run_file(root / "0004_peft-0.21.2.json").run.cases[case]
 
 
+def explained(old, new):
+    """Return the explanation of all costs that differ between two records."""
+    return as_text(explanation(observe(old), observe(new), changed_costs(old, new), top=10))
+
+
 def lora_to_dora(architecture, *, top, only=None):
     """Return the explanation of what DoRA costs more than LoRA, by stored ledgers."""
     old, new = (stored(f"shift/{method}-r4/{architecture}") for method in ("lora", "dora"))
@@ -78,11 +83,12 @@ def test_a_report_has_the_environment_and_a_table_that_adds_up_for_each_metric(s
 
 
 def test_values_that_look_alike_when_rounded_are_printed_in_full():
-    old, new = (make_record(LORA, {"total_params": n}) for n in (11_181_642, 11_181_643))
-    text = as_text(explanation(observe(old), observe(new), changed_costs(old, new), top=10))
+    old, new = (
+        make_record(LORA, {"total_params": 11_181_642 + more, "peak_bytes": 706_115_232 + more})
+        for more in (0, 1)
+    )
+    text = explained(old, new)
     assert "total_params: 11,181,642 -> 11,181,643, +1, +8.9e-08\n" in text
-    old, new = (make_record(LORA, {"peak_bytes": n}) for n in (706_115_232, 706_115_233))
-    text = as_text(explanation(observe(old), observe(new), changed_costs(old, new), top=10))
     assert "peak_bytes: 706,115,232 -> 706,115,233, +1 bytes" in text
 
 
@@ -136,53 +142,18 @@ def test_the_optimizer_is_split_by_module_and_by_operator():
     [(0, 1, "costs 1 extra run"), (1, 0, "saves 1 run"), (0, 3, "costs 3 extra runs")],
 )
 def test_a_row_counts_the_runs_of_the_base_operator(before, after, note):
-    sides = []
-    for runs in (before, after):
-        rows = {("conv1.base_layer", "aten.mm"): 10, ("conv1.scale", "aten.mm"): 10 * runs}
+    def with_runs(count):
+        rows = {("conv1.base_layer", "aten.mm"): 10, ("conv1.scale", "aten.mm"): 10 * count}
         ledger = pack({"forward_flops": rows}, peak_phase={})
-        sides.append(make_record(LORA, {"forward_flops": sum(rows.values())}, ledger=ledger))
-    old, new = sides
-    text = as_text(explanation(observe(old), observe(new), changed_costs(old, new), top=10))
+        return make_record(LORA, {"forward_flops": 10 + 10 * count}, ledger=ledger)
+
+    text = explained(with_runs(before), with_runs(after))
     assert f"{note} of conv1.base_layer's aten.mm" in text
 
 
-def test_json_has_all_rows_and_their_sums():
-    decoded = json.loads(json.dumps(encode_explanation(BEFORE, AFTER, CHANGES), allow_nan=False))
-    assert {key: decoded[key] for key in ("schema_version", "case", "environment")} == {
-        "schema_version": 1,
-        "case": LORA,
-        "environment": [{"package": "peft", "old": "0.15.2", "new": "0.14.0"}],
-    }
-    assert decoded["old"] == {"run": "old.json", "status": "ok", "error": None}
-    assert decoded["same_definition"] is True
-    flops, peak, count = decoded["metrics"]
-    assert [flops[key] for key in ("metric", "unit", "old", "new", "change")] == [
-        "forward_flops", "flop", 1_290, 2_296, 1_006,
-    ]  # fmt: skip
-    (split,) = flops["breakdowns"]
-    assert split["layers"][0] == {
-        "layer": "conv1",
-        "what": "aten.convolution",
-        "old": 1_200,
-        "new": 2_200,
-        "change": 1_000,
-        "base_runs": 1,
-        "rows": [
-            {
-                "module": "conv1.scale",
-                "what": "aten.convolution",
-                "old": 0,
-                "new": 1_000,
-                "change": 1_000,
-                "only_in": "new",
-            }
-        ],
-    }
-    rows = [row for layer in split["layers"] for row in layer["rows"]]
-    assert sum(row["change"] for row in rows) == split["sum"] == flops["change"]
-    assert (split["unmoved"], split["unattributed"]) == (10, {"old": 0, "new": 0})
-    assert peak["peak_phase"] == {"old": "backward", "new": "forward"}
-    assert count["breakdowns"] == []
+def test_json_has_all_rows_and_their_sums(snapshot):
+    encoded = encode_explanation(BEFORE, AFTER, CHANGES)
+    assert json.loads(json.dumps(encoded, allow_nan=False)) == snapshot
 
 
 def test_equal_costs_are_said_to_be_equal():
@@ -196,7 +167,7 @@ def test_a_metric_of_one_side_is_absent_on_the_other():
     rows = {"projection_flops": {("fc", "aten.linalg_svd"): 7}}
     new = make_record(LORA, {"projection_flops": 7}, ledger=pack(rows, peak_phase={}))
     old = make_record(LORA, {"aten_ops": 1}, ledger=OLD.ledger)
-    text = as_text(explanation(observe(old), observe(new), changed_costs(old, new), top=10))
+    text = explained(old, new)
     assert "projection_flops: absent -> 7 FLOP\n" in text
     assert "aten_ops: 1 -> absent\n" in text
 
@@ -222,15 +193,11 @@ def test_another_definition_is_told():
 
 def test_settings_and_invariants_that_are_false_are_told():
     notes = {"merge": "head: off by 0.3"}
-    old = observe(
-        make_record(definition="a", settings={"adapter r": "4"}, invariants={"merge": True})
-    )
-    new = observe(
-        make_record(
-            definition="b",
-            settings={"adapter r": "8"},
-            invariants={"merge": False},
-            invariant_notes=notes,
+    old, new = (
+        observe(make_record(definition=rank, settings={"adapter r": rank}, **more))
+        for rank, more in (
+            ("4", {"invariants": {"merge": True}}),
+            ("8", {"invariants": {"merge": False}, "invariant_notes": notes}),
         )
     )
     text = as_text(explanation(old, new, [], top=10))
@@ -313,8 +280,7 @@ def test_explain_takes_run_files_folders_storages_and_entries(explain, tmp_path)
 
 
 def test_explain_takes_a_top(explain):
-    _, out, _ = explain("0001", "0002", LORA, "--top", "1")
-    assert "2 more" in out
+    assert "2 more" in explain("0001", "0002", LORA, "--top", "1")[1]
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def project(tmp_path, monkeypatch, clean_registry):
 @pytest.mark.parametrize(
     ("here", "storage", "typed", "suite"),
     [
-        (".", "data", [], "gates"),
+        pytest.param(".", "data", [], "gates", marks=pytest.mark.nightly),
         (".", "elsewhere", ["--baselines", "elsewhere"], "gates"),
         ("gates", "data", [], "."),
         ("data", "data", [], "PROJECT/gates"),

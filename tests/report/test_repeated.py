@@ -1,18 +1,14 @@
 """A case that repeats another run says `repeated` where its accuracy would be."""
 
-from pathlib import Path
-
-import msgspec
 import pytest
 from builders import FULL, LORA, compare, curve, make_run, repeating, trained
+from page_world import make_entry
 
 from peft_regress import report
-from peft_regress.baselines.history import Entry
 from peft_regress.report.page.content import Content
 from peft_regress.report.page.data import page_data
 from peft_regress.report.results import overview
 from peft_regress.report.sentences import contents_line
-from peft_regress.runs.schema import Acceptance
 
 FIRST = "0001_peft-0.18.1"
 OLD = [trained(), trained(FULL)]
@@ -45,16 +41,8 @@ def test_no_table_has_an_accuracy_of_it():
     assert "repeated" in text
 
 
-def entry(number, run, role="baseline", **accepted):
-    date = f"2026-01-0{number}T00:00:00+00:00"
-    stored = Acceptance(reason="why", date=date, role=role, **accepted, entry="Linux/0001_x")
-    run = msgspec.structs.replace(run, accepted=stored)
-    name = f"{number:04d}"
-    return Entry(name=name, date=date, role=role, run=run, path=Path(f"{name}.json"))
-
-
 def test_the_page_marks_it():
-    entries = [entry(1, make_run(trained())), entry(2, make_run(repeating(trained())), "history")]
+    entries = [make_entry(1, trained()), make_entry(2, repeating(trained()), role="history")]
 
     def of_lora():
         """Return the present accuracy of the case as the page has it."""
@@ -63,5 +51,5 @@ def test_the_page_marks_it():
         return case["gain"] and case["gain"]["now"]
 
     assert of_lora() == pytest.approx(0.91)
-    entries.append(Entry(name="run", date="", role="run", run=AGAIN, path=Path("run.json")))
+    entries.append(make_entry(3, *AGAIN, role="run"))
     assert of_lora() is None

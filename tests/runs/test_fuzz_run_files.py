@@ -1,23 +1,20 @@
 """Any damage to a run file: refused in one line that names the file, or judged like any other."""
 
 import contextlib
-import io
 import json
 import tempfile
 from pathlib import Path
 
 import msgspec
-import pytest
 from builders import LORA, accept, make_document, rich_run, run_document, write_run
+from command_words import call_command
 from hypothesis import strategies as st
 from strategies import fuzz, runs
 
-from peft_regress.cli.main import main
 from peft_regress.errors import InputError, RunFileError
 from peft_regress.runs.run_file import dump_json, read_run, read_run_file
 from peft_regress.runs.schema import canonical_digest
 
-DATE = "2026-01-01T00:00:00+00:00"
 REMEDIES = ("git checkout", "pip install", "--regress-save", "again")
 
 
@@ -31,18 +28,6 @@ def read_or_refused(path):
     assert str(refusal).startswith(f"{path}: ")
     assert any(remedy in refusal.remedy for remedy in REMEDIES)
     return None
-
-
-def command(*arguments):
-    """Call the command in this process and return (exit code, stdout, stderr)."""
-    out, err = io.StringIO(), io.StringIO()
-    with (
-        contextlib.redirect_stdout(out),
-        contextlib.redirect_stderr(err),
-        pytest.raises(SystemExit) as stopped,
-    ):
-        main([str(argument) for argument in arguments])
-    return int(stopped.value.code or 0), out.getvalue(), err.getvalue()
 
 
 WRITTEN = dump_json(run_document(rich_run(), make_document(rich_run())))
@@ -111,14 +96,15 @@ def test_whatever_is_signed_is_refused_or_judged(data):
         read = read_or_refused(path)
         output = data.draw(st.sampled_from(["text", "json", "markdown"]))
         for sides in ((path, whole), (whole, path)):
-            code, out, err = command("compare", *sides, "--format", output)
+            code, out, err = call_command("compare", *sides, "--format", output)
             if read is None:
                 assert (code, out, err.count("\n")) == (2, "", 1)
             else:
                 assert code in (1, 3)  # the run is a partial one, which is never a pass
                 assert out
                 assert not err
-        code, _, err = command("accept", path, "--reason", "r", "--baselines", path.parent / "b")
+        words = ("accept", path, "--reason", "r", "--baselines", path.parent / "b")
+        code, _, err = call_command(*words)
         assert code == (2 if read is None or not read.cases else 0), err
 
 
@@ -146,7 +132,7 @@ def test_shards_under_any_names_are_the_run_that_was_split(run, data):
         assert union.machine == run.machine
         assert union.selection.complete == run.selection.complete
         try:
-            stored = accept(folder, root=folder / "b", reason="r", date=DATE)
+            stored = accept(folder, root=folder / "b")
         except InputError as error:
             # A ledger is drawn by itself, and need not be that of the metrics.
             assert "its ledger adds up to" in str(error)  # noqa: PT017

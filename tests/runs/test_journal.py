@@ -41,25 +41,19 @@ def test_what_was_added_is_read_again_also_while_the_writer_lives(path):
     other = msgspec.structs.replace(HEADER, machine=OTHER_MACHINE)
     writer.add(other, KEPT[0])
     assert read_journal(path) == [*LINES, Line(header=other, kept=KEPT[0])]
-    writer.close()
+    writer.remove()
+    assert not path.exists()
 
 
 @given(st.data())
 def test_cut_anywhere_it_has_every_record_before_the_cut(tmp_path_factory, data):
     path = tmp_path_factory.getbasetemp() / "cut.journal"
-    writer = JournalWriter(path)
-    ends = []
-    for kept in KEPT:
-        writer.add(HEADER, kept)
-        ends.append(path.stat().st_size)
-    writer.remove()
-    assert not path.exists()
     write_journal(path, *KEPT)
     content = path.read_bytes()
     cut = data.draw(st.integers(0, len(content)))
     path.write_bytes(content[:cut])
     found = read_journal(path)
-    assert len(found) == sum(end <= cut for end in ends)
+    assert found == LINES[: content[:cut].count(b"\n")]
     # A run that takes from it begins with what is whole.
     again = JournalWriter(path, lambda: found)
     again.add(HEADER, KEPT[0])

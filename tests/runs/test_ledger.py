@@ -6,8 +6,8 @@ from collections import Counter
 import msgspec
 import pytest
 from builders import LEDGER, LORA, make_record
-from hypothesis import given, settings
 from ledger_rows import CATEGORIES, all_rows
+from strategies import fuzz
 
 from peft_regress.errors import InputError
 from peft_regress.metrics import BATCH_SUFFIX, EDGE_METRICS, INFERENCE_METRICS, METRICS
@@ -35,8 +35,7 @@ def summed(rows, *, by, other):
     return nonzero(totals)
 
 
-@settings(deadline=None, derandomize=True, max_examples=40)
-@given(all_rows())
+@fuzz(all_rows(), examples=200)
 def test_what_is_packed_comes_back_exactly(rows):
     ledger = pack(rows, peak_phase={"peak_bytes": "backward"})
     ledger = msgspec.convert(json.loads(json.dumps(msgspec.to_builtins(ledger))), Ledger)
@@ -105,19 +104,12 @@ def at_32(rows):
     return {**rows, **larger}
 
 
+HIGH = {"param": 12, "grad": 8, "activation": 3, "optimizer": 16}
 USUAL = {
     "forward_flops": {("conv1", "aten.convolution"): 5},
     "paper_forward_flops": {("conv1", "aten.convolution"): 5},
-    "peak_param_bytes": {("conv1", "param"): 12},
-    "peak_grad_bytes": {("conv1", "grad"): 8},
-    "peak_activation_bytes": {("conv1", "activation"): 3},
-    "peak_optimizer_bytes": {("conv1", "optimizer"): 16},
-    "peak_bytes": {
-        ("conv1", "param"): 12,
-        ("conv1", "grad"): 8,
-        ("conv1", "activation"): 3,
-        ("conv1", "optimizer"): 16,
-    },
+    **{f"peak_{name}_bytes": {("conv1", name): size} for name, size in HIGH.items()},
+    "peak_bytes": {("conv1", name): size for name, size in HIGH.items()},
     "optimizer_state_bytes": {("conv1", "optimizer"): 16},
     "adapter_bytes": {("conv1", "ship"): 8},
 }
@@ -125,8 +117,7 @@ USUAL = {
 
 def test_what_follows_is_not_kept():
     ledger = pack(at_32(USUAL), peak_phase={})
-    high = {"param": 12, "grad": 8, "activation": 3, "optimizer": 16}
-    costs = ModuleCosts(forward_flops={"aten.convolution": 5}, high_bytes=high)
+    costs = ModuleCosts(forward_flops={"aten.convolution": 5}, high_bytes=HIGH)
     assert ledger == Ledger(modules={"conv1": costs})
     assert set(msgspec.to_builtins(ledger)["modules"]["conv1"]) == {"forward_flops", "high_bytes"}
 

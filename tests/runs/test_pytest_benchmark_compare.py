@@ -14,7 +14,7 @@ from xml.etree import ElementTree as ET
 import pytest
 from builders import FULL, LORA, UNSEEN_LORA, accept, make_record, make_run, write_run
 from packaging.requirements import Requirement
-from stub_measuring import IDS, StubProject
+from stub_measuring import StubProject
 
 from peft_regress.baselines.storage import baseline_files
 
@@ -53,10 +53,7 @@ def project(tmp_path_factory):
     project.run("--regress-save=runs/run.json")
     project.run("--benchmark-disable", "--regress-save=runs/untimed.json", "-k", "r1")
     for name in ("run", "untimed"):
-        accept(
-            project.root / "runs" / f"{name}.json",
-            root=project.root / "baselines", reason="r", date="2026-01-01T00:00:00+00:00",
-        )  # fmt: skip
+        accept(project.root / "runs" / f"{name}.json", root=project.root / "baselines")
     return project
 
 
@@ -107,14 +104,6 @@ def test_a_case_in_error_is_no_timed_entry_and_strange_names_are_shown(compare, 
     ET.parse(plot)
 
 
-def test_a_storage_is_listed_and_compared_by_the_commands_of_pytest_benchmark(project):
-    storage = (project.root, "--storage", "baselines")
-    listed = [Path(line) for line in printed(*storage, "list").splitlines()]
-    assert [path.name for path in listed] == ["0001_peft-0.21.2.json", "0002_peft-0.21.2.json"]
-    table = printed(*storage, "compare", "0001")
-    assert all(f"test_case[{case}]" in table for case in IDS)
-
-
 def test_the_commands_need_nothing_of_the_tests_though_they_import_their_conftest():
     """As in the environment of `tox -e bench`."""
     root = BASELINES.parent
@@ -130,7 +119,9 @@ def test_the_commands_need_nothing_of_the_tests_though_they_import_their_conftes
     assert listed == [str(path) for path in baseline_files(BASELINES)]
 
 
-@pytest.mark.parametrize("more", ["-q", "--benchmark-storage=file://baselines"])
+@pytest.mark.parametrize(
+    "more", ["-q", pytest.param("--benchmark-storage=file://baselines", marks=pytest.mark.nightly)]
+)
 def test_a_run_is_compared_with_the_entry_that_is_named(project, more):
     before = sorted((project.root / "baselines").rglob("*"))
     code, out = project.run("--benchmark-compare=0001", more, "-k", "head")

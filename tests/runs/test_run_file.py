@@ -11,6 +11,7 @@ import msgspec
 import pytest
 from builders import (
     BOTH,
+    DATE,
     FULL,
     GALORE,
     LEDGER,
@@ -30,12 +31,7 @@ from peft_regress.metrics import Metric
 from peft_regress.runs.run_file import read_run, read_run_file
 from peft_regress.runs.schema import MIXED_MACHINES, Selection, canonical_digest
 
-ACCEPTED = {
-    "reason": "r",
-    "date": "2026-01-01T00:00:00+00:00",
-    "role": "baseline",
-    "entry": "Linux/0001_x",
-}
+ACCEPTED = {"reason": "r", "date": DATE, "role": "baseline", "entry": "Linux/0001_x"}
 
 
 @pytest.fixture

@@ -4,17 +4,15 @@ import json
 
 import msgspec
 import pytest
-from builders import LORA, make_case, make_record, make_run, repeating, trained
-from hypothesis import given, settings
+from builders import DATE, LORA, make_case, make_record, make_run, repeating, trained
 from hypothesis import strategies as st
+from strategies import fuzz
 
 from peft_regress.cases import Adaptation, Case
 from peft_regress.errors import InputError
 from peft_regress.project.budgets import Budget
 from peft_regress.runs import schema
 from peft_regress.runs.run_file import dump_json
-
-DATE = "2026-01-01T00:00:00+00:00"
 
 
 def accepted(**keys):
@@ -117,8 +115,11 @@ json_values = st.recursive(
 )  # fmt: skip
 
 
-@settings(deadline=None, derandomize=True, max_examples=60)
-@given(json_values, st.dictionaries(st.integers(), st.text(min_size=60), min_size=3, max_size=5))
+@fuzz(
+    json_values,
+    st.dictionaries(st.integers(), st.text(min_size=60), min_size=3, max_size=5),
+    examples=300,
+)
 def test_formatted_json_is_the_same_json(value, numbered):
     """pytest-benchmark's part may hold a user's `extra_info` with whole numbers as keys."""
     assert json.loads(dump_json(value)) == value
