@@ -6,7 +6,7 @@ import msgspec
 import pytest
 from builders import FULL, LORA, UNSEEN_LORA, VALUES, make_record, make_run, write_entry, write_run
 
-from peft_regress.budgets import Budget
+from peft_regress.project.budgets import Budget
 from peft_regress.runs.schema import Selection
 
 IDS = (LORA, FULL)

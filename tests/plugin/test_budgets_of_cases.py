@@ -4,7 +4,7 @@ import pytest
 from builders import make_record, make_run, write_run
 from stub_measuring import CONFTEST, InnerProject
 
-from peft_regress.budgets import Budget
+from peft_regress.project.budgets import Budget
 from peft_regress.runs.run_file import read_run_file
 
 BASE, SAVE = "--regress-baseline=runs/base.json", "--regress-save=runs/run.json"

@@ -10,18 +10,18 @@ from msgspec.structs import replace
 from package_world import SETUP, World, set_world
 from packaging.version import Version
 
-from peft_regress.budgets import Budget
 from peft_regress.errors import AbsentError, InputError, UnknownNameError
 from peft_regress.gate.policy import DEFAULT_POLICY
 from peft_regress.overlay.overlay import ReplacesTorchError
 from peft_regress.overlay.pip import PipError
+from peft_regress.project.budgets import Budget
+from peft_regress.project.script import Script
 from peft_regress.report import as_markdown, as_text
+from peft_regress.report.upgrades import bisection_document, encode_bisection
 from peft_regress.runs.schema import Inputs, TensorSummary
-from peft_regress.script import Script
 from peft_regress.upgrades import bisect as bisecting
 from peft_regress.upgrades import reproduction, responsible
 from peft_regress.upgrades.bisect import BisectSettings, bisect, find_boundary, releases_between
-from peft_regress.upgrades.reports import bisection_document, encode_bisection
 
 RELEASES = [f"0.{minor}.0" for minor in range(10, 41)]
 CASE = "shift/dora-r4/resnet18"
