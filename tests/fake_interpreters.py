@@ -32,8 +32,8 @@ def misbehave(how):
     if how == "exit":
         print("  File /tmp/over/lay/peft/layer.py: ImportError: broken", file=sys.stderr)
         sys.exit(3)
-    if how == "kill":
-        os.kill(os.getpid(), signal.SIGKILL)
+    if how in ("kill", "crash"):
+        os.kill(os.getpid(), signal.SIGKILL if how == "kill" else signal.SIGSEGV)
     if how == "hang":
         child = subprocess.Popen(["sleep", "600"])
         log("child", child.pid)
@@ -55,6 +55,9 @@ for line in sys.stdin:
     question = json.loads(line)
     request = question["request"]
     kind = question["function"].rpartition(":")[2].rpartition(".")[2]
+    if kind in script["leaves"]:
+        with open(request["folder"] + "/in_progress.json", "w") as file:
+            file.write(script["leaves"][kind])
     if misbehave(how.get(kind)):
         continue
     if kind == "import_modules":
@@ -110,15 +113,17 @@ def write_worker(
     wrong=None,
     file="/nowhere.py",
     pause=0,
+    leaves=None,
 ):
     """Write a worker that answers every request, except as `how` says, and return its path.
 
     What is known, it repeats. A step takes `seconds` and a case `pause` seconds, the
     libraries come from `file`, and each case uses the packages of `uses` besides. Functions of
-    `answers` are answered with that. `wrong` has fields of records, by case. `how` maps a
+    `answers` are answered with that. `wrong` has fields of records, by case. Functions of
+    `leaves` first write that to `in_progress.json` in the folder of the request. `how` maps a
     request's type, a case id (when it is measured), `before` or `after` an id, or `greeting` to:
-    kill, exit, hang, refuse, babble or null (no record); and `numbers` to own (each process has its
-    own).
+    kill, crash, exit, hang, refuse, babble or null (no record); and `numbers` to own (each process
+    has its own).
     """
     record = msgspec.to_builtins(make_record(metrics={"forward_flops": 1000}))
     script = {
@@ -133,6 +138,7 @@ def write_worker(
         "wrong": wrong or {},
         "file": file,
         "pause": pause,
+        "leaves": leaves or {},
     }
     text = _WORKER.format(python=sys.executable, script=json.dumps(script), log=f"{path}.log")
     return write_program(path, text)

@@ -70,14 +70,13 @@ CORE = (
     ("swin_t", "lora"),
 )
 """Pairings of every method, and of every kind of layer; the rest of the product is nightly."""
-_QUICK_TO_TRACE = {"resnet18", "squeezenet1_1"}
-"""Networks that the profiler of the allocator traces in a second or two."""
+_QUICK_TO_TRACE = {("resnet18", "lora"), ("squeezenet1_1", "head")}
+"""Pairings that the profiler of the allocator traces in a second or two."""
 
 
 def pairings(oracle):
     """List the parameters (name, method) for a test against an oracle."""
-    is_slow = oracle == "the allocator"
-    quick = {pair for pair in CORE if not is_slow or pair[0] in _QUICK_TO_TRACE}
+    quick = _QUICK_TO_TRACE if oracle == "the allocator" else {*CORE}
     return [
         pytest.param(*pair, id="-".join(pair), marks=() if pair in quick else pytest.mark.nightly)
         for pair in ((name, method) for method in METHODS for name in NETWORKS)

@@ -40,8 +40,14 @@ class One(nn.Module):
 
 
 def each(*methods):
-    """Parametrize a test over methods, by name."""
-    return pytest.mark.parametrize("method", methods, ids=[method.name for method in methods])
+    """Parametrize a test over methods, by name; of twins on bfloat16, LoRA's alone runs by day."""
+    names = {method.name for method in methods}
+    rows = []
+    for method in methods:
+        is_twin = method.name.removesuffix("-bf16") in names - {method.name, "lora"}
+        marks = pytest.mark.nightly if is_twin else ()
+        rows.append(pytest.param(method, id=method.name, marks=marks))
+    return pytest.mark.parametrize("method", rows)
 
 
 def method_named(name):

@@ -9,66 +9,30 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from builders import MACHINE
+from fake_interpreters import write_worker
 from fuzz_examples import PACKAGES, example, finding
 
 from peft_fuzz.search.fuzz import environment_of
 from peft_fuzz.search.replay import Replay
 from peft_fuzz.search.worker import Begin, Live, Seek, begin, live, search
 from peft_regress.workers.pool import Seat, UnusableEnvironmentError
-from peft_regress.workers.serve import PROTOCOL
 from peft_regress.workers.worker import RequestRefusedError, WorkerError
-
-FAKE = """#!PYTHON -IS
-import json, os, signal, sys, time
-def say(**line):
-    print(json.dumps(line), flush=True)
-say(type="hello", protocol=PROTOCOL, packages={})
-for line in sys.stdin:
-    kind = json.loads(line)["function"].partition(":")[2]
-    how = HOW
-    if kind == "import_modules":
-        if how == "broken":
-            say(refused="ImportError: cannot import name 'HybridCache'")
-        else:
-            say(answer=dict(machine=MACHINE, files=dict(peft="/elsewhere/peft/__init__.py")))
-        continue
-    if kind == "begun":
-        say(answer=dict(absent=[], packages=PACKAGES))
-        continue
-    if kind == "sought":
-        with open(json.loads(line)["request"]["folder"] + "/in_progress.json", "w") as file:
-            file.write(EXAMPLE)
-    if how == "hang":
-        time.sleep(600)
-    elif how == "refuse":
-        say(refused="KeyError: 'x'")
-    elif how == "once" and kind == "lived":
-        say(answer=dict())
-    else:
-        os.kill(os.getpid(), signal.SIGSEGV)
-"""
 
 
 @pytest.fixture
 def fake(tmp_path):
-    def make(how):
-        path = tmp_path / "env" / "bin" / "python"
-        path.parent.mkdir(parents=True)
-        values = {
-            "PYTHON": sys.executable,
-            "PROTOCOL": str(PROTOCOL),
-            "HOW": repr(how),
-            "PACKAGES": repr(PACKAGES),
-            "MACHINE": repr(msgspec.to_builtins(MACHINE)),
-            "EXAMPLE": repr(msgspec.json.encode(example()).decode()),
-        }
-        text = FAKE
-        for name, value in values.items():
-            text = text.replace(name, value)
-        path.write_text(text)
-        path.chmod(0o755)
-        return path
+    """Write a worker that leaves an example behind when it searches, and misbehaves as asked."""
+
+    def make(**how):
+        folder = tmp_path / "env" / "bin"
+        folder.mkdir(parents=True)
+        worker = write_worker(
+            folder / "python",
+            how=how,
+            answers={"begun": {"absent": [], "packages": PACKAGES}, "lived": {}},
+            leaves={"sought": msgspec.json.encode(example()).decode()},
+        )
+        return environment_of(Path(worker))
 
     return make
 
@@ -85,7 +49,7 @@ def seat(tmp_path):
 
 
 def test_an_example_that_ends_the_process_again_is_a_finding(fake, seat):
-    there = environment_of(fake("crash"))
+    there = fake(sought="crash", lived="crash")
     sought = search(seat, there, SEEK)
     assert sought.found.example == example()
     assert sought.found.failure.check == "crash"
@@ -95,30 +59,30 @@ def test_an_example_that_ends_the_process_again_is_a_finding(fake, seat):
 
 
 def test_an_example_that_ended_the_process_once_is_counted(fake, seat):
-    sought = search(seat, environment_of(fake("once")), SEEK)
+    sought = search(seat, fake(sought="crash"), SEEK)
     assert sought.found is None
     assert sought.counts.unsteady == {"lora": 1}
 
 
 def test_a_life_that_does_not_end_is_a_finding(fake, seat):
     short = msgspec.structs.replace(LIVE, life_seconds=0.3)
-    failure = live(seat, environment_of(fake("hang")), short).failure
+    failure = live(seat, fake(lived="hang"), short).failure
     assert (failure.check, failure.error) == ("crash", "TimeoutError")
     assert "0.3 s" in failure.message
 
 
 def test_a_refused_request_is_no_finding(fake, seat):
     with pytest.raises(RequestRefusedError):
-        search(seat, environment_of(fake("refuse")), SEEK)
+        search(seat, fake(sought="refuse"), SEEK)
 
 
 def test_a_release_that_does_not_import_says_so(fake):
     with pytest.raises(UnusableEnvironmentError, match="HybridCache"):
-        Replay(findings=[finding()]).run(environment_of(fake("broken")))
+        Replay(findings=[finding()]).run(fake(import_modules="refuse"))
 
 
 def test_a_stopped_worker_ends_at_once(fake, seat):
-    there = environment_of(fake("hang"))
+    there = fake(lived="hang")
     threading.Timer(0.3, seat.stop).start()
     started = time.monotonic()
     for _ in range(2):

@@ -10,6 +10,7 @@ from peft_regress.catalogue.methods.targets import Targets, normalization_layers
 FLOAT32 = tuple(method_named(m.name) for m in ADAPTERS if m.base_dtype == "float32")
 PRINCIPAL = (method_named("pissa"), method_named("olora"))
 GROUPED = (method_named("lora-grouped"), method_named("dora-grouped"))
+METHODS = tuple(m for m in FLOAT32 if not m.targets.normalization and m not in GROUPED)
 STEM = "base_model.model."
 
 pytestmark = [
@@ -89,7 +90,7 @@ def test_normalization_layers_are_those_with_a_weight_of_their_own():
 # Shapes
 
 
-@each(*(method for method in FLOAT32 if not method.targets.normalization and method not in GROUPED))
+@each(*METHODS)
 def test_an_adapter_has_the_shapes_of_its_definition(method, snapshot):
     """At rank 2 on 8 outputs and 12 inputs with a 3 x 3 kernel, and on 12 outputs and 8 inputs."""
     found = {}
@@ -148,30 +149,21 @@ LAYERS = {
     "narrow": lambda: nn.Linear(4, 1),
     "prime": lambda: nn.Linear(12, 13),
 }
-RANKED = tuple(m for m in FLOAT32 if m.ranks and m not in GROUPED)
 
 
 @pytest.mark.parametrize("layer", LAYERS)
-@each(*RANKED)
-def test_shapes_hold_at_ranks_beyond_the_layers_own_too(method, layer):
-    """Each method meets each of four ranks at least twice, and so does each layer."""
-    rank = (1, 3, 8, 40)[(RANKED.index(method) + list(LAYERS).index(layer)) % 4]
+@each(*METHODS)
+def test_shapes_hold_for_every_layer_and_at_ranks_beyond_its_own(method, layer):
+    """Each method with a rank meets each of four at least twice, and so does each layer."""
+    turn = METHODS.index(method) + list(LAYERS).index(layer)
+    chosen = method.at((1, 3, 8, 40)[turn % 4] if method.ranks else None, heads=("head",))
     model = One(LAYERS[layer]())
     if not method.targets.find(model, heads=("head",)):
-        assert layer in {"grouped", "depthwise"}
+        assert layer in {"grouped", "depthwise"} or not method.ranks
         return
-    expected = method.at(rank, heads=("head",)).expected_trainable(model)
+    expected = chosen.expected_trainable(model)
     if method in PRINCIPAL and not isinstance(model.layer, nn.Linear):
         with pytest.raises(ValueError, match="Unknown initialization"):
-            method.at(rank, heads=("head",)).adapt(model, seed=0)
+            chosen.adapt(model, seed=0)
         return
-    assert trainable(method.at(rank, heads=("head",)).adapt(model, seed=0)) == expected
-
-
-@pytest.mark.parametrize("layer", LAYERS)
-@each(*(method for method in FLOAT32 if not method.ranks and method.name != "ln_tuning"))
-def test_shapes_without_a_rank_hold_for_every_layer(method, layer):
-    model = One(LAYERS[layer]())
-    if method.targets.find(model, heads=("head",)):
-        expected = method.at(heads=("head",)).expected_trainable(model)
-        assert trainable(method.at(heads=("head",)).adapt(model, seed=0)) == expected
+    assert trainable(chosen.adapt(model, seed=0)) == expected

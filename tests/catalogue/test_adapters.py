@@ -13,13 +13,10 @@ from tiny_network import tiny_data, tiny_network
 from torch import nn
 
 from peft_regress.catalogue.built_in import STEPS
-from peft_regress.catalogue.methods import ADAPTERS, DORA, LORA
+from peft_regress.catalogue.methods import DORA, LORA
 from peft_regress.errors import UnsupportedCaseError
 
-FLOAT32 = tuple(method_named(m.name) for m in ADAPTERS if m.base_dtype == "float32")
 ADALORA, LORA_FA, LORA_PLUS = (method_named(name) for name in ("adalora", "lorafa", "loraplus"))
-HRA, OFT, BOFT = (method_named(name) for name in ("hra", "oft", "boft"))
-RANKED = tuple(method for method in FLOAT32 if method.ranks)
 STEM = "base_model.model."
 
 pytestmark = [
@@ -32,7 +29,7 @@ pytestmark = [
 # Refusals
 
 
-@each(*(method for method in FLOAT32 if method.name != "ln_tuning" and not method.targets.grouped))
+@each(*map(method_named, ("lora", "lorafa", "oft", "hra", "boft")))
 def test_no_eligible_layer_is_an_unsupported_case(method):
     model = One(nn.Conv2d(3, 3, kernel_size=3, groups=3))
     message = f"{method.name}: One has none of its targets, {method.targets.description} "
@@ -40,14 +37,12 @@ def test_no_eligible_layer_is_an_unsupported_case(method):
         method.at(2, heads=("head",)).adapt(model, seed=0)
 
 
-# peft allows AdaLoRA a rank of 0; the command line does not.
-@each(*(method for method in RANKED if method is not ADALORA))
-def test_the_librarys_own_value_error_goes_through(method):
+def test_the_librarys_own_value_error_goes_through():
     with pytest.raises(ValueError, match="positive integer"):
-        method.at(0, heads=("head",)).adapt(tiny_network(), seed=0)
+        LORA.at(0, heads=("head",)).adapt(tiny_network(), seed=0)
 
 
-@each(*FLOAT32)
+@each(LORA, method_named("ln_tuning"))
 def test_a_release_without_the_configuration_is_an_unsupported_case(method, monkeypatch):
     monkeypatch.delattr(peft, method.config)
     message = f"{method.name}: peft {peft.__version__} has no {method.config}"
@@ -148,7 +143,7 @@ def test_a_pruned_adapter_ships_the_ranks_that_are_left_and_reloads(tmp_path):
     assert torch.equal(fresh(images), model(images))
 
 
-# HRA, OFT and BOFT
+# BOFT
 
 
 def test_boft_never_tries_to_compile_and_leaves_peft_as_it_was(monkeypatch):
@@ -157,6 +152,8 @@ def test_boft_never_tries_to_compile_and_leaves_peft_as_it_was(monkeypatch):
 
     monkeypatch.setattr("torch.utils.cpp_extension.load", compiling)
     before = boft_layer._FBD_CUDA
-    layers = [m for m in adapted(BOFT).modules() if hasattr(m, "fbd_cuda_available")]
+    layers = [
+        m for m in adapted(method_named("boft")).modules() if hasattr(m, "fbd_cuda_available")
+    ]
     assert [layer.fbd_cuda_available for layer in layers] == [False]
     assert boft_layer._FBD_CUDA is before

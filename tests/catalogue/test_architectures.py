@@ -8,7 +8,6 @@ import torch
 import torchvision
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
-from torchvision_zoo import every_classifier
 
 from peft_regress import registry
 from peft_regress.cases import Adaptation
@@ -64,23 +63,6 @@ def test_a_model_is_unmodified_torchvision_and_its_seed_alone_fixes_the_weights(
     assert not torch.equal(first[weight], other[weight])
     assert len(first[weight]) == 10
     assert registry.get("architecture", architecture.name) is architecture
-
-
-# --- Every classifier of torchvision, by name -----------------------------------------------------
-
-
-@pytest.mark.parametrize("name", every_classifier())
-def test_every_classifier_of_torchvision_has_one_head_and_belongs_to_no_matrix(name):
-    """The head is the one layer with as many outputs as classes."""
-    architecture = TORCHVISION.find(name)
-    assert architecture.name == name
-    assert architecture.matrices == ()
-    with without_weights():
-        # A prime that no network has as a width.
-        model = architecture.build(num_classes=1237, seed=0)
-    weights = {name: p.shape for name, p in model.named_parameters() if p.ndim > 1}
-    heads = [name for name, shape in weights.items() if shape[0] == 1237]
-    assert heads == [f"{architecture.head}.weight"]
 
 
 @each_architecture

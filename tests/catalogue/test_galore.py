@@ -4,11 +4,12 @@ from importlib import import_module
 
 import pytest
 import torch
+from tiny_architecture import TinyArchitecture
 from tiny_methods import adapted, each, trained
 from torch import nn
 
+from peft_regress import registry
 from peft_regress.cases import Adaptation
-from peft_regress.catalogue.architectures.torchvision_models import RESNET18
 from peft_regress.catalogue.built_in import STEPS
 from peft_regress.catalogue.methods.galore import GALORE, GALORE_BF16, GALORE_CLONED
 from peft_regress.errors import UnsupportedCaseError
@@ -112,12 +113,15 @@ def test_cloning_changes_no_bit_of_a_model():
         assert torch.equal(one, other)
 
 
-def test_the_state_is_two_moments_and_of_the_svd_all_vectors_or_those_that_are_used():
+def test_the_state_is_two_moments_and_of_the_svd_all_vectors_or_those_that_are_used(
+    clean_registry,
+):
     """Per weight (m, n) of rank r: the stock one keeps min(m, n)^2 elements, the clone r min(m, n).
 
     The library takes the r vectors as a slice, which keeps the whole matrix alive.
     """
-    model = RESNET18.build(num_classes=10, seed=0)
+    registry.add("architecture", TinyArchitecture())
+    model = TinyArchitecture().build(num_classes=10, seed=0)
     rank, of_moments, of_all, of_used = 4, 0, 0, 0
     for parameter in model.parameters():
         if parameter.ndim == 1:
@@ -130,7 +134,7 @@ def test_the_state_is_two_moments_and_of_the_svd_all_vectors_or_those_that_are_u
         of_used += smaller * min(rank, smaller)
     stock, cloned = (
         adaptation_cost(
-            Adaptation(method=method.name, architecture="resnet18", rank=rank), CostSettings()
+            Adaptation(method=method.name, architecture="tiny", rank=rank), CostSettings()
         ).step
         for method in BOTH
     )

@@ -224,28 +224,6 @@ LAYERS = {
     # A broadcast multiplication, and no matrix product.
     "outer": function(lambda x: x + torch.outer(x[0], x[0])[0], 0),
     "fft": function(lambda x: torch.fft.fft(x).real, 0),
-    **{
-        f"{kind} {number}": Layer(layer, (3, 4, 5, 5), 0, 0, input_grad=True)
-        for number, layer in enumerate(
-            (
-                nn.BatchNorm2d(4),
-                nn.LayerNorm((4, 5, 5)),
-                nn.GroupNorm(2, 4),
-                nn.InstanceNorm2d(4, affine=True),
-                nn.PReLU(4),
-                nn.SiLU(),
-                nn.Hardswish(),
-                nn.AvgPool2d(2),
-                nn.MaxPool2d(2),
-                nn.AdaptiveAvgPool2d(1),
-                nn.Upsample(scale_factor=2, mode="bilinear"),
-                nn.Upsample(scale_factor=2, mode="nearest"),
-                nn.Dropout(0.5),
-                nn.ChannelShuffle(2),
-            )
-        )
-        for kind in [type(layer).__name__]
-    },
 }
 
 

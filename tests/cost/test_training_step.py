@@ -7,7 +7,6 @@ from typing import NamedTuple
 import pytest
 import torch
 import torchvision
-from memory_check import allocator_peak
 from network_zoo import BOTH, adamw, sgd, step
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
@@ -265,28 +264,3 @@ def test_a_detector_of_torchvision_is_measured_on_real_copies():
     assert cost.step.tensors == "real tensors"
     kinds = {site.operator for site in cost.step.flops_by_site if site.phase == "forward"}
     assert kinds == {"aten.convolution", "aten.addmm"}
-
-
-@pytest.mark.parametrize(
-    ("make", "batch", "loss"),
-    [
-        (Language, torch.ones(8, 16, dtype=torch.int64), lambda m, b: next_word_loss(m(b), b)),
-        (TwoHeads, torch.randn(2, 3, 8, 8), lambda m, b: m(image=b)["classes"].mean()),
-    ],
-    ids=["language", "heads"],
-)
-def test_the_peak_is_the_allocator_s(make, batch, loss):
-    def step():
-        model, tensors = make(), batch.clone()
-        optimizer = adamw(model)
-
-        def run():
-            optimizer.zero_grad(set_to_none=True)
-            objective = loss(model, tensors)
-            objective.backward()
-            optimizer.step()
-
-        return run
-
-    cost = measured(batch, loss, model=make(), optimizer=adamw)
-    assert allocator_peak(step).tensor_peak_bytes == cost.peak_bytes

@@ -36,8 +36,8 @@ def measured(root, of, **options):
 
 
 DEFAULT = ("full", "head", "bn_head", "lora", "lora-dropout", "dora", "galore")
-BFLOAT16 = ("full-bf16", "lora-bf16", "adalora-bf16")
-OTHERS = ("adalora", "lorafa", "norm", "galore-cloned")
+BFLOAT16 = ("full-bf16", "lora-bf16")
+OTHERS = ("adalora", "lorafa")
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ EVERY = {*METRICS} - {
 def test_every_metric_that_applies_is_measured(records, method):
     of_galore = {"projection_flops", "projection_flops_b32"}
     expected = EVERY | (of_galore if method.startswith("galore") else set())
-    if method in {"adalora", "adalora-bf16", "lorafa"}:
+    if method in OTHERS:
         expected -= {"optimizer_updates"}  # their optimizers ask the model for its adapters
     if not isinstance(registry.get("method", method), PeftAdapter):
         expected -= {

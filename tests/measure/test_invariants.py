@@ -570,7 +570,16 @@ def test_an_adapter_in_half_precision_is_caught():
     assert probe.dtypes_as_asked(adapted, adapter_in_float32=True).defect.tensors == [name]
 
 
-@pytest.mark.parametrize("name", ["lora", "adalora", "ln_tuning", "lora-bf16", "bn_head", "full"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("lora", "lora-bf16", "bn_head"),
+        *(
+            pytest.param(name, marks=pytest.mark.nightly)
+            for name in ("adalora", "ln_tuning", "full")
+        ),
+    ],
+)
 def test_what_was_stored_loads_and_gives_its_output_or_is_caught(name, tmp_path):
     method = method_named(name)
     rank = rank_of(method)

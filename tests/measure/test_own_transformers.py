@@ -60,7 +60,14 @@ SOUND = {
 }
 
 
-@pytest.mark.parametrize("name", SOUND)
+ALIKE = {"one layer", "a saved module"}
+"""LoRA, as others above, and a copied module, as in test_own_contract.py."""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.nightly if name in ALIKE else ()) for name in SOUND],
+)
 def test_invariants_hold_or_say_why_they_do_not_apply(name):
     model, adapter = SOUND[name]
     record = measured(fine_tune(adapter, **model))

@@ -174,11 +174,7 @@ def loss_of(x, y):
         ("watcher.summaries_of = None", "a forward pass", 4),
         ("watcher.BatchSums = None", "a backward pass", 0),
         ("watcher.numbers_of = None", "an optimizer step", 0),
-        (
-            FAILS_ONCE,
-            "a forward pass",
-            4,
-        ),
+        (FAILS_ONCE, "a forward pass", 4),
     ],
 )
 def test_a_hook_that_fails_is_told_and_the_script_goes_on(watch, broken, where, steps):

@@ -92,55 +92,47 @@ def test_other_rows_of_the_first_micro_batch_are_told_in_words(reasons, rows, wo
 OTHER_DATA = "data = TensorDataset(torch.randn(64, 3, 8, 8), data.tensors[1])\n"
 
 
-@pytest.mark.parametrize(
-    ("text", "metrics"),
-    [
-        pytest.param(
-            LOOP.replace("step(x, y)", "loss_of(x, y).backward(); step(x, y)"),
-            {"micro_batches", "forward_flops", "backward_flops"},
-            id="one more backward pass",
-        ),
-        pytest.param(
-            "opt = torch.optim.AdamW(trained, lr=0.02, foreach=False)\n" + LOOP,
-            {"rates", "optimizer"},
-            id="another rate",
-        ),
-        pytest.param(
-            "opt = torch.optim.AdamW(trained, lr=0.01, foreach=False, weight_decay=0.1)\n" + LOOP,
-            {"optimizer"},
-            id="another weight decay",
-        ),
-        pytest.param(
-            "opt = torch.optim.Adagrad(trained, lr=0.01, foreach=False)\n" + LOOP,
-            {"optimizer"},
-            id="another optimizer",
-        ),
-        pytest.param(
-            "net[4].bias.requires_grad_(False)\n" + LOOP,
-            {"trained", "trainable_params"},
-            id="less trains",
-        ),
-        pytest.param(
-            "criterion = loss_of\n"
-            "def loss_of(x, y):\n    return 2 * criterion(x, y)\n" + LOOP,
-            {"first_losses", "gradient_norms"},
-            id="a scaled loss",
-        ),
-        pytest.param(
-            "net.register_buffer('added', torch.ones(3), persistent=False)\n"
-            "criterion = loss_of\n"
-            "def loss_of(x, y):\n    return 2 * criterion(x, y)\n" + LOOP,
-            {"first_losses", "gradient_norms"},
-            id="a scaled loss and one more buffer",
-        ),
-        pytest.param(
-            "net[2] = nn.Sequential(nn.ReLU(), nn.Conv2d(8, 8, 1).requires_grad_(False))\n" + LOOP,
-            {"forward_flops", "peak_bytes", "model"},
-            id="more work",
-        ),
-    ],
-)  # fmt: skip
-def test_each_change_is_told_by_its_name(reasons, text, metrics):
+SCALED = """
+criterion = loss_of
+def loss_of(x, y):
+    return 2 * criterion(x, y)
+"""
+CHANGES = {
+    "one more backward pass": (
+        LOOP.replace("step(x, y)", "loss_of(x, y).backward(); step(x, y)"),
+        {"micro_batches", "forward_flops", "backward_flops"},
+    ),
+    "another rate": (
+        "opt = torch.optim.AdamW(trained, lr=0.02, foreach=False)\n" + LOOP,
+        {"rates", "optimizer"},
+    ),
+    "another weight decay": (
+        "opt = torch.optim.AdamW(trained, lr=0.01, foreach=False, weight_decay=0.1)\n" + LOOP,
+        {"optimizer"},
+    ),
+    "another optimizer": (
+        "opt = torch.optim.Adagrad(trained, lr=0.01, foreach=False)\n" + LOOP,
+        {"optimizer"},
+    ),
+    "less trains": (
+        "net[4].bias.requires_grad_(False)\n" + LOOP,
+        {"trained", "trainable_params"},
+    ),
+    "a scaled loss": (SCALED + LOOP, {"first_losses", "gradient_norms"}),
+    "a scaled loss and one more buffer": (
+        f"net.register_buffer('added', torch.ones(3), persistent=False)\n{SCALED}{LOOP}",
+        {"first_losses", "gradient_norms"},
+    ),
+    "more work": (
+        "net[2] = nn.Sequential(nn.ReLU(), nn.Conv2d(8, 8, 1).requires_grad_(False))\n" + LOOP,
+        {"forward_flops", "peak_bytes", "model"},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_each_change_is_told_by_its_name(reasons, name):
+    text, metrics = CHANGES[name]
     case = reasons(text)
     assert case.verdict == "regressed"
     told = {reason.name for reason in case.reasons if reason.verdict == "regressed"}

@@ -152,122 +152,84 @@ def test_workers_of_a_data_loader_change_no_cost(watch):
     ]
 
 
-@pytest.mark.parametrize(
-    ("text", "steps", "micro_batches"),
-    [
-        pytest.param(
-            """
-            opt = torch.optim.LBFGS(trained, lr=0.1, max_iter=3)
-            x, y = data[:8]
-            def closure():
-                opt.zero_grad()
-                loss = loss_of(x, y)
-                loss.backward()
-                return loss
-            for _ in range(9):
-                opt.step(closure)
-            """,
-            4,
-            {3},
-            id="a closure",
-        ),
-        pytest.param(
-            """
-            other = torch.optim.SGD(net[1].parameters(), lr=0.1)
-            for x, y in DataLoader(data, batch_size=8):
-                for one in (opt, other):
-                    one.zero_grad()
-                    loss_of(x, y).backward()
-                    one.step()
-            """,
-            4,
-            {1, 2},
-            id="two optimizers",
-        ),
-        pytest.param(
-            """
-            from torch.utils.checkpoint import checkpoint
-            for x, y in DataLoader(data, batch_size=8):
-                opt.zero_grad()
-                hidden = checkpoint(net[:3], x, use_reentrant=False)
-                nn.functional.cross_entropy(net[3:](hidden), y).backward()
-                opt.step()
-            """,
-            4,
-            {1},
-            id="checkpointing",
-        ),
-        pytest.param(
-            """
-            while True:
-                try:
-                    for x, y in DataLoader(data, batch_size=8):
-                        step(x, y)
-                except BaseException:
-                    pass
-            """,
-            4,
-            {1},
-            id="a script that catches everything",
-        ),
-        pytest.param(
-            """
-            thread = threading.Thread(
-                target=lambda: [step(x, y) for x, y in DataLoader(data, batch_size=8)]
-            )
-            thread.start()
-            thread.join()
-            """,
-            4,
-            {1},
-            id="a thread",
-        ),
-        pytest.param(
-            """
-            net = torch.compile(net)
-            for x, y in DataLoader(data, batch_size=8):
-                step(x, y)
-            """,
-            4,
-            {1},
-            id="torch.compile",
-        ),
-        pytest.param(
-            """
-            for x, y in DataLoader(data, batch_size=8):
-                with torch.autocast("cpu", dtype=torch.bfloat16):
-                    loss = loss_of(x, y)
-                loss.backward()
-                opt.step()
-            """,
-            4,
-            {1},
-            id="autocast",
-        ),
-        pytest.param(
-            """
-            x, y = data[:8]
+KINDS = {
+    "a closure": """
+        opt = torch.optim.LBFGS(trained, lr=0.1, max_iter=3)
+        x, y = data[:8]
+        def closure():
+            opt.zero_grad()
+            loss = loss_of(x, y)
+            loss.backward()
+            return loss
+        for _ in range(9):
+            opt.step(closure)
+        """,
+    "two optimizers": """
+        other = torch.optim.SGD(net[1].parameters(), lr=0.1)
+        for x, y in DataLoader(data, batch_size=8):
+            for one in (opt, other):
+                one.zero_grad()
+                loss_of(x, y).backward()
+                one.step()
+        """,
+    "checkpointing": """
+        from torch.utils.checkpoint import checkpoint
+        for x, y in DataLoader(data, batch_size=8):
+            opt.zero_grad()
+            hidden = checkpoint(net[:3], x, use_reentrant=False)
+            nn.functional.cross_entropy(net[3:](hidden), y).backward()
+            opt.step()
+        """,
+    "a script that catches everything": """
+        while True:
+            try:
+                for x, y in DataLoader(data, batch_size=8):
+                    step(x, y)
+            except BaseException:
+                pass
+        """,
+    "a thread": """
+        thread = threading.Thread(
+            target=lambda: [step(x, y) for x, y in DataLoader(data, batch_size=8)]
+        )
+        thread.start()
+        thread.join()
+        """,
+    "torch.compile": """
+        net = torch.compile(net)
+        for x, y in DataLoader(data, batch_size=8):
             step(x, y)
-            sys.exit(0)
-            """,
-            1,
-            {1},
-            id="one step and an exit",
-        ),
-    ],
-)
-def test_scripts_of_all_kinds_are_followed(watch, request, text, steps, micro_batches):
-    seen = watch(text)
-    assert len(seen.steps) == steps
-    assert {len(step.micro_batches) for step in seen.steps} <= micro_batches
+        """,
+    "autocast": """
+        for x, y in DataLoader(data, batch_size=8):
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                loss = loss_of(x, y)
+            loss.backward()
+            opt.step()
+        """,
+    "one step and an exit": """
+        x, y = data[:8]
+        step(x, y)
+        sys.exit(0)
+        """,
+}
+MICRO_BATCHES = {"a closure": {3}, "two optimizers": {1, 2}}
+"""Those of a step, if not one."""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_scripts_of_all_kinds_are_followed(watch, kind):
+    seen = watch(KINDS[kind])
+    assert len(seen.steps) == (1 if kind == "one step and an exit" else 4)
+    found = {len(step.micro_batches) for step in seen.steps}
+    assert found <= MICRO_BATCHES.get(kind, {1})
     assert all(math.isfinite(step.gradient_norm) for step in seen.steps)
-    assert (seen.costs is not None) == (steps > 1)
-    if steps > 1:
+    assert (seen.costs is not None) == (len(seen.steps) > 1)
+    if seen.costs is not None:
         assert seen.step_metrics()["peak_bytes"] > 0
         assert seen.ended is None
-    name = request.node.callspec.id
-    assert seen.autocast == ("bfloat16" if name == "autocast" else "")
-    assert any("torch.compile" in note for note in seen.notes) == (name == "torch.compile")
+    assert seen.autocast == ("bfloat16" if kind == "autocast" else "")
+    assert any("torch.compile" in note for note in seen.notes) == (kind == "torch.compile")
 
 
 def test_a_script_that_fails_keeps_its_steps_and_says_why(watch):
