@@ -394,11 +394,6 @@ def test_wrong_use_is_exit_2_before_the_work(world, upgrade, words, message):
     assert message in " ".join(err.split())
 
 
-def test_no_requirement_is_exit_2(command):
-    code, _, err = command("upgrade")
-    assert (code, "name a requirement" in err) == (2, True)
-
-
 def test_the_saved_run_is_one_that_other_commands_take(world, store, upgrade, project):
     store()
     world.moved = WORSE
