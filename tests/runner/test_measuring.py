@@ -4,7 +4,6 @@ import dataclasses
 import os
 import re
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -299,49 +298,6 @@ def test_an_interrupt_ends_every_process(tmp_path, interruptible, at):
         measured(python, jobs=2, save=save, cases=CASES[:2])
     thread.join()
     assert save.exists() == (at == SECOND)
-    assert fake_interpreters.all_gone(fake_interpreters.processes_of(python))
-
-
-_UPGRADE = """
-import contextlib, sys
-from pathlib import Path
-from types import SimpleNamespace
-from peft_regress.upgrades import upgrade as upgrading
-from peft_regress.cli.main import main
-
-@contextlib.contextmanager
-def opened(*_, **__):
-    nothing = dict(packages=dict(), planned=(), remarks=(), requested=())
-    yield SimpleNamespace(python=Path({python!r}), **nothing)
-
-upgrading.opened_overlay = opened
-main(sys.argv[1:])
-"""
-
-
-def test_an_interrupted_upgrade_is_exit_130_and_leaves_a_partial_run_file(tmp_path):
-    python = fake_interpreters.write_worker(tmp_path / "python", how={SECOND: "hang"})
-    save = tmp_path / "run.json"
-    command = [sys.executable, "-c", _UPGRADE.format(python=python), "upgrade", "peft==0.14.0"]
-    # A stored base: the current environment would be measured for real.
-    options = ["--cases", "*/lora-r4/resnet18", "--base", "0003", "--jobs", "1", "--save", save]
-    process = subprocess.Popen(
-        [*command, *map(str, options)],
-        stderr=subprocess.PIPE,
-        cwd=ROOT,
-        # A run in the background ignores Ctrl-C, and so would its children.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
-    )
-    try:
-        fake_interpreters.wait_until(lambda: fake_interpreters.logged(python, "child"))
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=120)
-    finally:
-        process.kill()
-    assert process.returncode == 130
-    assert b"Traceback" not in errors
-    assert errors.endswith(b"interrupted\n")
-    assert list(read_run_file(save).run.cases) == [BAD]
     assert fake_interpreters.all_gone(fake_interpreters.processes_of(python))
 
 
