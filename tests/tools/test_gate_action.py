@@ -107,8 +107,7 @@ def test_the_shell_runs_no_input_and_the_log_no_line_of_the_findings(gate):
     assert ended.summary == FINDINGS
 
 
-@pytest.mark.parametrize("code", [0, 1, 2, 3])
-@pytest.mark.parametrize("has_page", [True, False])
+@pytest.mark.parametrize(("code", "has_page"), [(0, True), (1, False), (2, True), (3, True)])
 def test_the_action_exits_as_the_command_does_and_keeps_its_files(gate, code, has_page):
     page = PAGE if has_page else Answer(start="peft-regress report", code=2)
     ended = gate.run(upgraded(code), page, requirements=".")
