@@ -54,8 +54,8 @@ def project(tmp_path_factory):
     project.run("--benchmark-disable", "--regress-save=runs/untimed.json", "-k", "r1")
     for name in ("run", "untimed"):
         accept(
-            project.root / "runs" / f"{name}.json",
-            root=project.root / "baselines", reason="r", date="2026-01-01T00:00:00+00:00",
+            project.folder / "runs" / f"{name}.json",
+            root=project.folder / "baselines", reason="r", date="2026-01-01T00:00:00+00:00",
         )  # fmt: skip
     return project
 
@@ -108,7 +108,7 @@ def test_a_case_in_error_is_no_timed_entry_and_strange_names_are_shown(compare, 
 
 
 def test_a_storage_is_listed_and_compared_by_the_commands_of_pytest_benchmark(project):
-    storage = (project.root, "--storage", "baselines")
+    storage = (project.folder, "--storage", "baselines")
     listed = [Path(line) for line in printed(*storage, "list").splitlines()]
     assert [path.name for path in listed] == ["0001_peft-0.21.2.json", "0002_peft-0.21.2.json"]
     table = printed(*storage, "compare", "0001")
@@ -132,10 +132,10 @@ def test_the_commands_need_nothing_of_the_tests_though_they_import_their_conftes
 
 @pytest.mark.parametrize("more", ["-q", "--benchmark-storage=file://baselines"])
 def test_a_run_is_compared_with_the_entry_that_is_named(project, more):
-    before = sorted((project.root / "baselines").rglob("*"))
+    before = sorted((project.folder / "baselines").rglob("*"))
     code, out = project.run("--benchmark-compare=0001", more, "-k", "head")
     assert code == 0
     heads = ("shift/head/tiny", "shift/head/tiny2")
     assert rows(out) == {(case, side) for case in heads for side in ("NOW", FIRST)}
     assert "machine_info is different" not in out
-    assert sorted((project.root / "baselines").rglob("*")) == before
+    assert sorted((project.folder / "baselines").rglob("*")) == before
