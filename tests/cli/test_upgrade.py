@@ -455,6 +455,8 @@ def test_a_case_that_repeats_the_base_trains_one_seed_in_full(
     assert code == 0
     if is_commit:
         assert world.trained == [candidate, *base[:1]]
+        # The folder for what commits measure is there by now.
+        assert at_commit().code == 0
         return
     assert world.trained == [*base, candidate]
     source = "0001_peft-0.18.1" if is_stored else "the current environment"
