@@ -22,12 +22,12 @@ from peft_regress.baselines.storage import (
 )
 from peft_regress.cases import Case
 from peft_regress.catalogue.matrix import matrix_cases, shard_of
-from peft_regress.devices import RESERVE_BYTES, DeviceClass, process_bytes
 from peft_regress.gate.changes import next_origins
 from peft_regress.gate.judge import judge
 from peft_regress.gate.verdicts import Observation, observations_of
 from peft_regress.invariants import EDGE_INVARIANTS, INVARIANTS
 from peft_regress.metrics import BATCH_SUFFIX, COST_METRICS, METRICS, OF_ALL_SEEDS, Metric
+from peft_regress.project.devices import RESERVE_BYTES, DeviceClass, process_bytes
 from peft_regress.runs import schema
 from peft_regress.runs.journal import read_journal
 from peft_regress.runs.ledger import rows_of

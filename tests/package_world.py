@@ -16,8 +16,8 @@ from peft_regress.invariants import KNOWN
 from peft_regress.metrics import COST_METRICS
 from peft_regress.overlay.overlay import Overlay, ReplacesTorchError
 from peft_regress.overlay.pip import PipError, Planned
-from peft_regress.own_code import code_of
 from peft_regress.runner.measuring import MeasuringSetup
+from peft_regress.runs.own_code import code_of
 from peft_regress.runs.schema import (
     SCHEMA_VERSION,
     Curve,

@@ -4,7 +4,7 @@ import contextlib
 import sys
 
 from peft_regress import registry
-from peft_regress.catalogue import own_cases
+from peft_regress.project import own_cases
 
 
 @contextlib.contextmanager

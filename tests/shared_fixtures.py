@@ -8,8 +8,8 @@ import cpuinfo
 import pytest
 from restored import registry_restored
 
-from peft_regress.catalogue import own_cases
 from peft_regress.cli.main import main
+from peft_regress.project import own_cases
 from peft_regress.report.layout import PLAIN
 
 # Each run file says what the processor is. To find it out takes a process, and a tenth of a second

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from peft_regress.budgets import SHARES, Bound
 from peft_regress.metrics import METRICS
+from peft_regress.project.budgets import SHARES, Bound
 from peft_regress.runs import schema
 
 SHARE = 10

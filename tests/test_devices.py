@@ -5,7 +5,8 @@ from page_tables import recorded
 
 from peft_regress import registry
 from peft_regress.catalogue.methods.selective import Selective
-from peft_regress.devices import (
+from peft_regress.errors import InputError
+from peft_regress.project.devices import (
     RESERVE_BYTES,
     RUNTIME_BYTES,
     TORCH_ALONE,
@@ -14,7 +15,6 @@ from peft_regress.devices import (
     room,
     runtime_of,
 )
-from peft_regress.errors import InputError
 
 MINE = {"title": "Mine", "memory": "64 MiB", "compute": "one core", "source": "the data sheet"}
 

@@ -7,9 +7,9 @@ from unittest.mock import MagicMock
 import pytest
 from package_index import wheel_bytes
 
-from peft_regress import own_code
-from peft_regress.own_code import own_modules
+from peft_regress.runs import own_code
 from peft_regress.runs.environment import is_from_folder
+from peft_regress.runs.own_code import own_modules
 
 FILES = {
     "the_gates/cases.py": "import torch, numpy\nimport peft_regress\nfrom ours import net\n",

@@ -12,7 +12,7 @@ import pytest
 
 from peft_regress.imports import told
 from peft_regress.measure.invariants.facts import told_of
-from peft_regress.measure.scripts.process import ScriptError, watch_script
+from peft_regress.measure.scripts.watching import ScriptError, watch_script
 from peft_regress.text import model_name, redacted
 
 TOKEN = "hf_" + 34 * "a"

@@ -3,7 +3,7 @@
 import pytest
 
 from peft_regress.errors import InputError
-from peft_regress.settings import BoundRule, Settings, read_settings
+from peft_regress.project.settings import BoundRule, Settings, read_settings
 
 
 def _write(folder, table):

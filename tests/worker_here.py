@@ -4,8 +4,8 @@ import threading
 
 import msgspec
 
-from peft_regress.workers.process import RequestRefusedError
 from peft_regress.workers.serve import Functions
+from peft_regress.workers.worker import RequestRefusedError
 
 # Loading seeds the generators and replaces a method of the library: for all threads, here.
 _ONE_AT_A_TIME = threading.Lock()

@@ -23,7 +23,7 @@ from peft_fuzz.search.sought import Counts, Found, Sought
 from peft_fuzz.search.worker import Begun
 from peft_regress.errors import InputError, PeftRegressError
 from peft_regress.workers.cluster import ClusterLostError
-from peft_regress.workers.process import RequestRefusedError
+from peft_regress.workers.worker import RequestRefusedError
 
 ONE = finding()
 AS_JSON = msgspec.json.encode(ONE.example)

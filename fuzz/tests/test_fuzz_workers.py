@@ -16,8 +16,8 @@ from peft_fuzz.search.fuzz import environment_of
 from peft_fuzz.search.replay import Replay
 from peft_fuzz.search.worker import Begin, Live, Seek, begin, live, search
 from peft_regress.workers.pool import Seat, UnusableEnvironmentError
-from peft_regress.workers.process import RequestRefusedError, WorkerError
 from peft_regress.workers.serve import PROTOCOL
+from peft_regress.workers.worker import RequestRefusedError, WorkerError
 
 FAKE = """#!PYTHON -IS
 import json, os, signal, sys, time

@@ -23,9 +23,9 @@ from peft_regress.baselines.current import read_contents
 from peft_regress.baselines.history import read_entries, select_moves
 from peft_regress.baselines.references import read_references
 from peft_regress.baselines.storage import acceptance_of
-from peft_regress.budgets import Bound
 from peft_regress.errors import InputError
-from peft_regress.fine_tune import Budget
+from peft_regress.project.budgets import Bound
+from peft_regress.project.fine_tune import Budget
 from peft_regress.report import verdict_text
 from peft_regress.runs.run_file import read_run_file
 from peft_regress.runs.schema import Defect

@@ -34,10 +34,10 @@ from peft_regress.baselines.named_runs import load_references
 from peft_regress.baselines.references import read_references
 from peft_regress.baselines.run_adapters import adapters_of_run, keep_adapter
 from peft_regress.baselines.storage import baseline_files, newest_file
-from peft_regress.budgets import Bound, Budget
 from peft_regress.errors import InputError
 from peft_regress.gate.verdicts import observations_of
 from peft_regress.metrics import Metric
+from peft_regress.project.budgets import Bound, Budget
 from peft_regress.runs import schema
 from peft_regress.runs.run_file import write_run_file
 

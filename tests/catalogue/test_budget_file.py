@@ -11,12 +11,12 @@ from msgspec import UNSET
 
 from peft_regress.baselines.references import read_references
 from peft_regress.baselines.storage import baseline_files, read_entries_of
-from peft_regress.budgets import Budget
 from peft_regress.cases import Case
 from peft_regress.catalogue.budget_file import BudgetFile, read_budgets, stated_budgets
 from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.errors import InputError
 from peft_regress.gate.judge import judge
+from peft_regress.project.budgets import Budget
 from peft_regress.runs.schema import with_budget
 
 ROOT = Path(__file__).parents[2]

@@ -5,7 +5,7 @@ import pytest
 from accuracy_tasks import TASKS
 
 from peft_regress.catalogue.evidence import read_evidence, why_not_learned
-from peft_regress.choosing.training import RATES, Trainer
+from peft_regress.choosing.study import RATES, Trainer
 
 STUDIES = {
     f"{task}-{network}": study

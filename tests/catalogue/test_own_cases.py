@@ -15,7 +15,9 @@ from peft_regress.catalogue.matrix import (
     parse_case_id,
     select_cases,
 )
-from peft_regress.catalogue.own_cases import (
+from peft_regress.errors import InputError, UnknownNameError
+from peft_regress.imports import import_object
+from peft_regress.project.own_cases import (
     add_own_cases,
     bounds_of,
     own_fine_tune,
@@ -24,8 +26,6 @@ from peft_regress.catalogue.own_cases import (
     usual_matrix,
     usual_storage,
 )
-from peft_regress.errors import InputError, UnknownNameError
-from peft_regress.imports import import_object
 
 GATES = """\
 from peft_regress import FineTune

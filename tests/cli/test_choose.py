@@ -11,13 +11,13 @@ from tiny_architecture import TinyArchitecture
 
 from peft_regress import registry
 from peft_regress.catalogue.evidence import Evidence, Study, Trained
-from peft_regress.choosing.training import Trainer
+from peft_regress.choosing.study import Trainer
 from peft_regress.cli import choose
 from peft_regress.cost.profile import loss_of_images
-from peft_regress.devices import load_devices, room
 from peft_regress.errors import NonFiniteLossError
 from peft_regress.measure.edge.package import INSTALL
 from peft_regress.measure.edge.program import training_program
+from peft_regress.project.devices import load_devices, room
 
 DEVICES = {
     "raspberry-pi-zero-2-w": "head",

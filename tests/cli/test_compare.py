@@ -29,10 +29,10 @@ from builders import (
     write_shards,
 )
 
-from peft_regress.budgets import Bound
 from peft_regress.catalogue.matrix import matrix_cases
-from peft_regress.devices import process_bytes
 from peft_regress.invariants import KNOWN
+from peft_regress.project.budgets import Bound
+from peft_regress.project.devices import process_bytes
 from peft_regress.runs import schema
 from peft_regress.runs.journal import Header, JournalWriter, KeptRecord
 

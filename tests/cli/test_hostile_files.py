@@ -18,8 +18,8 @@ from builders import (
 )
 
 from peft_regress import files
-from peft_regress.catalogue import own_cases
 from peft_regress.invariants import KNOWN
+from peft_regress.project import own_cases
 from peft_regress.runs.journal import Header, JournalWriter, KeptRecord, journal_of
 
 SECONDS = 60

@@ -11,9 +11,9 @@ import msgspec
 import pytest
 from builders import FULL, LORA, MACHINE, VALUES, make_record, make_run, write_run
 
-from peft_regress.budgets import Bound
 from peft_regress.cli.main import main
 from peft_regress.metrics import Metric
+from peft_regress.project.budgets import Bound
 from peft_regress.report.terminal import in_log
 from peft_regress.runs import schema
 

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 from builders import FULL, LORA, UNSEEN_LORA, VALUES, make_record, make_run
 
-from peft_regress.budgets import Budget
+from peft_regress.project.budgets import Budget
 from peft_regress.runs.schema import Selection
 
 BOTH = [make_record(LORA), make_record(FULL)]

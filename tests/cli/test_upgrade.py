@@ -15,12 +15,12 @@ from builders import make_run, repeating
 from package_world import World, drawn, set_world, since
 from packaging.version import Version
 
-from peft_regress import own_code
-from peft_regress.budgets import Budget
 from peft_regress.cli import upgrade as upgrade_module
 from peft_regress.errors import InputError
 from peft_regress.overlay.commits import Commit
 from peft_regress.overlay.pip import PipError
+from peft_regress.project.budgets import Budget
+from peft_regress.runs import own_code
 from peft_regress.runs.run_file import read_run_file
 from peft_regress.runs.schema import Failure
 from peft_regress.upgrades import reproduction, responsible

@@ -11,7 +11,7 @@ import pytest
 from fake_interpreters import all_gone, wait_until
 
 from peft_regress.cli.main import main
-from peft_regress.measure.scripts import process
+from peft_regress.measure.scripts import watching as process
 
 TRAIN = """
 import sys

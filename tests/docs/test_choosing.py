@@ -8,7 +8,7 @@ from examples import ROOT
 from peft_regress.catalogue.evidence import read_evidence
 from peft_regress.choosing.candidates import Answer
 from peft_regress.choosing.ranking import difference
-from peft_regress.devices import load_devices, room
+from peft_regress.project.devices import load_devices, room
 
 PAGE = (ROOT / "docs" / "choosing.md").read_text()
 _LINES = re.DOTALL | re.MULTILINE

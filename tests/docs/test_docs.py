@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from peft_regress import registry
-from peft_regress.devices import load_devices
 from peft_regress.gate.policy import DEFAULT_POLICY, numerics_of_method
 from peft_regress.invariants import INVARIANTS
 from peft_regress.measure.invariants.outputs import (
@@ -16,6 +15,7 @@ from peft_regress.measure.invariants.outputs import (
 )
 from peft_regress.metrics import BATCH_SUFFIX, METRICS, format_value
 from peft_regress.plugin.options import OPTIONS
+from peft_regress.project.devices import load_devices
 from peft_regress.runs.schema import Run
 
 ROOT = Path(__file__).parents[2]

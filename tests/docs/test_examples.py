@@ -24,9 +24,9 @@ from jsonschema import validators
 
 from peft_regress.catalogue.budget_file import read_budgets
 from peft_regress.cli.main import main
-from peft_regress.devices import load_devices
+from peft_regress.project.devices import load_devices
+from peft_regress.project.settings import read_settings
 from peft_regress.runs.run_file import dump_json, read_run_file
-from peft_regress.settings import read_settings
 
 BLOCKS = list(blocks())
 

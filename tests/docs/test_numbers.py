@@ -13,12 +13,12 @@ from examples import ROOT
 from peft_regress.baselines.storage import baseline_files
 from peft_regress.catalogue.built_in import BATCH, STEPS
 from peft_regress.catalogue.methods.adapters import _MOST_INPUTS
-from peft_regress.devices import OPERATOR_SHARE, RESERVE_BYTES, RUNTIME_BYTES
 from peft_regress.gate import inputs
 from peft_regress.gate.policy import DEFAULT_POLICY
 from peft_regress.measure.costs import CostSettings
 from peft_regress.measure.scripts.script_case import NUDGE
-from peft_regress.upgrades.compat.verdicts import TOLERANCE
+from peft_regress.project.devices import OPERATOR_SHARE, RESERVE_BYTES, RUNTIME_BYTES
+from peft_regress.upgrades.compat.judging import TOLERANCE
 from peft_regress.upgrades.timing import BLOCK_STEPS, LAUNCH_PAIRS
 
 POLICY = DEFAULT_POLICY

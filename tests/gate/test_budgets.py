@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from builders import FULL, LORA, compare, make_device, make_record, observe, observe_all
 
-from peft_regress.budgets import Bound, Budget
 from peft_regress.gate import FAILING, Invocation, judge, judge_case
-from peft_regress.gate.budgets import fits, step_runtime
+from peft_regress.gate.budget_use import fits, step_runtime
+from peft_regress.project.budgets import Bound, Budget
 from peft_regress.report import case_text, encode_verdict, verdict_markdown, verdict_text
 
 COSTS: dict[str, Any] = {

@@ -35,12 +35,12 @@ from strategies import (
     shapes,
 )
 
-from peft_regress.budgets import LEAST_SHARE, SHARES, Bound
 from peft_regress.errors import InputError
-from peft_regress.gate.budgets import Others
+from peft_regress.gate.budget_use import Others
 from peft_regress.gate.judge import judge, judge_case
 from peft_regress.gate.verdicts import FAILING, INCOMPLETE, VERDICTS, observations_of
 from peft_regress.metrics import METRICS, OF_ALL_SEEDS
+from peft_regress.project.budgets import LEAST_SHARE, SHARES, Bound
 from peft_regress.report import case_text, encode_verdict, verdict_markdown, verdict_text
 from peft_regress.runs.schema import Failure, check_finite
 

@@ -13,11 +13,11 @@ from builders import (
     trained,
 )
 
-from peft_regress.budgets import Bound
 from peft_regress.gate import judge
 from peft_regress.gate.judge import judge_case
 from peft_regress.gate.policy import DEFAULT_POLICY, bounds_on, numerics_of
 from peft_regress.gate.repeats import completed
+from peft_regress.project.budgets import Bound
 from peft_regress.report import case_text, verdict_markdown, verdict_text
 
 LOSSES = [[2.0, 1.0, 0.5, 0.25], [2.0, 1.0, 0.5, 0.25]]

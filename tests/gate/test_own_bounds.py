@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 from builders import LORA, find_origins, make_record, observe
 
-from peft_regress.budgets import Bound
 from peft_regress.gate import judge
 from peft_regress.gate.judge import judge_case
 from peft_regress.invariants import KNOWN
 from peft_regress.metrics import Metric
+from peft_regress.project.budgets import Bound
 from peft_regress.report import case_text
 
 

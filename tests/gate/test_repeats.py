@@ -20,10 +20,10 @@ from builders import (
     trained,
 )
 
-from peft_regress.budgets import Bound, Budget
 from peft_regress.gate import judge_case
 from peft_regress.gate.repeats import known_curves
 from peft_regress.gate.verdicts import Observation
+from peft_regress.project.budgets import Bound, Budget
 from peft_regress.report import verdict_markdown, verdict_text
 from peft_regress.runs.schema import Inputs, TensorSummary
 

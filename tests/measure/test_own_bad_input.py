@@ -7,9 +7,9 @@ from own_training import convolutional, fine_tune, image_data, images, measured
 from torch import nn
 from torch.utils.data import Dataset, TensorDataset
 
-from peft_regress.budgets import Bound
 from peft_regress.errors import InputError
-from peft_regress.fine_tune import OwnMetric
+from peft_regress.project.budgets import Bound
+from peft_regress.project.fine_tune import OwnMetric
 
 X, Y = images(22)
 TRAIN, TEST = image_data()

@@ -12,7 +12,6 @@ from own_training import measured as measured_own
 
 from peft_regress import registry
 from peft_regress.cases import Case
-from peft_regress.fine_tune import OwnMetric
 from peft_regress.gate import judge
 from peft_regress.gate.repeats import KnownCurve, curves_of
 from peft_regress.gate.verdicts import observations_of
@@ -21,6 +20,7 @@ from peft_regress.measure.case import measure
 from peft_regress.measure.costs import ProfileCache
 from peft_regress.measure.recipe import Recipe
 from peft_regress.measure.rounds import plain_rounds
+from peft_regress.project.fine_tune import OwnMetric
 from peft_regress.runs.environment import describe_machine
 from peft_regress.runs.run_file import read_run_file
 

@@ -4,7 +4,7 @@ import pytest
 from builders import make_record
 from stub_measuring import CONFTEST, InnerProject
 
-from peft_regress.budgets import Budget
+from peft_regress.project.budgets import Budget
 
 BASE, SAVE = "--regress-baseline=runs/base.json", "--regress-save=runs/run.json"
 IDS = [

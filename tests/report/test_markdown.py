@@ -24,7 +24,7 @@ from peft_regress.gate.comparison import Invocation
 from peft_regress.metrics import METRICS
 from peft_regress.report import verdict_markdown
 from peft_regress.report.markdown import cell, escape_markdown
-from peft_regress.report.verdict.document import LONGEST_BYTES, MARKER
+from peft_regress.report.verdict.sections import LONGEST_BYTES, MARKER
 from peft_regress.runs.schema import Failure
 from peft_regress.text import clean
 

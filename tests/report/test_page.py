@@ -20,10 +20,10 @@ from page_world import (
     world,
 )
 
-from peft_regress.budgets import Bound, Budget, parse_amount
-from peft_regress.devices import room, runtime_of
 from peft_regress.errors import InputError
 from peft_regress.metrics import METRICS, format_value
+from peft_regress.project.budgets import Bound, Budget, parse_amount
+from peft_regress.project.devices import room, runtime_of
 from peft_regress.report import verdict_text
 from peft_regress.report.page.content import Content
 from peft_regress.report.page.plots import COSTS

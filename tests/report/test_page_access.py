@@ -6,7 +6,7 @@ from builders import forward_ledger, make_metric, make_record
 from page_browser import PageUnderTest
 from page_world import content_of, make_entry, world
 
-from peft_regress.budgets import Budget
+from peft_regress.project.budgets import Budget
 from peft_regress.runs.schema import Failure
 
 pytestmark = pytest.mark.browser

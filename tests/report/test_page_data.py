@@ -13,11 +13,11 @@ from page_world import make_entry as entry
 from strategies import runs
 
 from peft_regress.baselines.history import Entry, read_entries
-from peft_regress.budgets import Bound, Budget
-from peft_regress.devices import load_devices
 from peft_regress.gate.changes import value_of
 from peft_regress.gate.policy import DEFAULT_POLICY
 from peft_regress.metrics import Metric
+from peft_regress.project.budgets import Bound, Budget
+from peft_regress.project.devices import load_devices
 from peft_regress.report.document import as_text
 from peft_regress.report.page.content import Content, facts_of
 from peft_regress.report.page.data import page_data

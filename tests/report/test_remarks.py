@@ -3,9 +3,9 @@
 from builders import FULL, LORA, UNSEEN_LORA, VALUES, compare, make_record, make_run
 
 from peft_regress import report
-from peft_regress.budgets import Bound, Budget
 from peft_regress.gate import Invocation
 from peft_regress.metrics import Metric
+from peft_regress.project.budgets import Bound, Budget
 
 
 def flat(text):

@@ -20,12 +20,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peft_regress import report
-from peft_regress.budgets import Bound
 from peft_regress.gate.changes import OPERATORS
 from peft_regress.gate.comparison import Comparison, Invocation
 from peft_regress.gate.judge import judge, judge_case
 from peft_regress.gate.verdicts import CaseVerdict, Reason
 from peft_regress.metrics import METRICS
+from peft_regress.project.budgets import Bound
 from peft_regress.report.sentences import contents_line, reason_cells, version_changes
 from peft_regress.report.verdict.next_steps import accepting
 from peft_regress.runs.schema import Failure

@@ -27,7 +27,6 @@ from tiny_architecture import TinyArchitecture
 
 import peft_regress.measure as measuring_code
 from peft_regress import processes, registry
-from peft_regress.budgets import Budget
 from peft_regress.cases import Case
 from peft_regress.catalogue.budget_file import stated_budgets
 from peft_regress.catalogue.matrix import matrix_cases, parse_case_id
@@ -36,13 +35,14 @@ from peft_regress.gate.repeats import KnownCurve
 from peft_regress.measure import Recipe, measure
 from peft_regress.measure.costs import ProfileCache
 from peft_regress.metrics import COST_METRICS, INFERENCE_METRICS
+from peft_regress.project.budgets import Budget
 from peft_regress.runner import measuring
 from peft_regress.runner.measurer import CaseAnswer, CaseRequest, Measurer
 from peft_regress.runner.measuring import MeasuringSetup, measure_cases, save_run
 from peft_regress.runs.journal import Header, KeptRecord
 from peft_regress.runs.run_file import read_run_file
 from peft_regress.runs.schema import Record, with_budget
-from peft_regress.workers import process as process_module
+from peft_regress.workers import worker as process_module
 from peft_regress.workers.pool import NodeError, UnusableEnvironmentError
 
 ROOT = Path(__file__).parents[2]

@@ -7,9 +7,9 @@ import pytest
 
 from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.cli.main import cli
-from peft_regress.own_code import code_of, was_edited
 from peft_regress.runner.measurer import CaseRequest, Measurer
 from peft_regress.runner.measuring import MeasuringSetup, measure_cases
+from peft_regress.runs.own_code import code_of, was_edited
 from peft_regress.workers.pool import UnusableEnvironmentError
 
 

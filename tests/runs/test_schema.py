@@ -8,9 +8,9 @@ from builders import LORA, make_case, make_record, make_run, repeating, trained
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from peft_regress.budgets import Budget
 from peft_regress.cases import Adaptation, Case
 from peft_regress.errors import InputError
+from peft_regress.project.budgets import Budget
 from peft_regress.runs import schema
 from peft_regress.runs.run_file import dump_json
 

@@ -15,7 +15,7 @@ def test_it_holds_the_data_and_their_licences_and_is_small(wheel):
         (metadata,) = (name for name in names if name.endswith(".dist-info/METADATA"))
         text = archive.read(metadata).decode()
     tasks = "peft_regress/catalogue/tasks"
-    data = {f"{tasks}/digits.npz", f"{tasks}/digits.md", "peft_regress/devices.toml"}
+    data = {f"{tasks}/digits.npz", f"{tasks}/digits.md", "peft_regress/project/devices.toml"}
     assert data | {"peft_regress/catalogue/evidence.json"} <= names
     # ISC: the two libraries of the page.
     assert "License-Expression: Apache-2.0 AND CC-BY-SA-3.0 AND CC-BY-4.0 AND ISC\n" in text

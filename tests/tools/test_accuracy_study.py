@@ -15,7 +15,7 @@ from accuracy_tasks import SEVERITIES, TASKS, corrupted, of_cifar10_c, of_folder
 from PIL import Image
 
 from peft_regress.catalogue.evidence import Evidence
-from peft_regress.choosing.training import Point, Trainer
+from peft_regress.choosing.study import Point, Trainer
 
 UNSEEN, SHIFT, PHOTOGRAPHS = TASKS
 

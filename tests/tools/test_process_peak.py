@@ -4,7 +4,7 @@ import process_peak as tool
 import pytest
 from examples import ROOT
 
-from peft_regress.devices import process_bytes, runtime_of
+from peft_regress.project.devices import process_bytes, runtime_of
 
 WITHIN = 0.1
 

@@ -9,12 +9,12 @@ from msgspec.structs import replace
 from package_world import SETUP, World, drawn, set_world, since
 from packaging.version import Version
 
-from peft_regress.budgets import Budget
 from peft_regress.errors import AbsentError, InputError, UnknownNameError
 from peft_regress.gate.policy import DEFAULT_POLICY
 from peft_regress.overlay.overlay import ReplacesTorchError
 from peft_regress.overlay.pip import PipError
-from peft_regress.script import Script
+from peft_regress.project.budgets import Budget
+from peft_regress.project.script import Script
 from peft_regress.upgrades import bisect as bisecting
 from peft_regress.upgrades import reproduction, responsible
 from peft_regress.upgrades.bisect import BisectSettings, bisect, find_boundary, releases_between

@@ -9,9 +9,9 @@ from saved_adapters import edit_configuration, save_adapter, save_lora, write_ne
 
 from peft_regress.errors import InputError, UnknownNameError
 from peft_regress.upgrades.compat import base_model
+from peft_regress.upgrades.compat.judging import judge, problem_of_reference
 from peft_regress.upgrades.compat.loading import Loader
 from peft_regress.upgrades.compat.releases import BaseModel, LoadAdapter, Seen
-from peft_regress.upgrades.compat.verdicts import judge, problem_of_reference
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 WEIGHTS = "adapter_model.safetensors"

@@ -3,8 +3,8 @@
 import msgspec
 import pytest
 
+from peft_regress.upgrades.compat.judging import TOLERANCE, judge
 from peft_regress.upgrades.compat.releases import BaseMade, Loaded, Seen
-from peft_regress.upgrades.compat.verdicts import TOLERANCE, judge
 
 BASE = BaseMade(weights="w", inputs="i", outputs=[[1.0, 2.0], [1.0]])
 LOADED = Loaded(

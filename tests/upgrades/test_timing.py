@@ -28,8 +28,8 @@ from peft_regress.catalogue.matrix import parse_case_id
 from peft_regress.measure import Recipe, define
 from peft_regress.runner.measurer import CaseRequest, Measurer
 from peft_regress.upgrades.timing import BLOCK_STEPS, LAUNCH_PAIRS, time_cases
-from peft_regress.workers import process as process_module
-from peft_regress.workers.process import InterpreterError, WorkerProcess
+from peft_regress.workers import worker as process_module
+from peft_regress.workers.worker import InterpreterError, WorkerProcess
 
 ROOT = Path(__file__).parents[2]
 CASE = parse_case_id("shift/head/shufflenet_v2_x0_5")

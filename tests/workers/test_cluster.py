@@ -20,11 +20,11 @@ from fake_interpreters import logged, wait_until, write_worker
 
 from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.cli import options
+from peft_regress.project.settings import Settings, read_settings
 from peft_regress.runner.measurer import CaseAnswer
 from peft_regress.runs.journal import Header, KeptRecord, Line, header_of, journal_of, run_of
 from peft_regress.runs.run_file import read_run_file
 from peft_regress.runs.schema import Selection
-from peft_regress.settings import Settings, read_settings
 from peft_regress.workers import cluster as cluster_module
 from peft_regress.workers.cluster import ClusterLostError, DaskPool
 from peft_regress.workers.node import facts_here, own_code

@@ -156,8 +156,8 @@ def test_a_watched_script_does_what_it_does_by_itself(watch, before, after, sees
 
 
 FAILS_ONCE = """
-hold, calls = recorder.ScriptRecorder.hold_batch, iter([None])
-recorder.ScriptRecorder.hold_batch = lambda *args: next(calls, hold)(*args)
+hold, calls = script_recorder.ScriptRecorder.hold_batch, iter([None])
+script_recorder.ScriptRecorder.hold_batch = lambda *args: next(calls, hold)(*args)
 """
 # Each step calls two outermost modules that no step has called before.
 IN_PARTS = """
@@ -170,7 +170,7 @@ def loss_of(x, y):
 @pytest.mark.parametrize(
     ("broken", "where", "steps"),
     [
-        ("recorder.ScriptRecorder._hold_result = None", "an operator", 4),
+        ("script_recorder.ScriptRecorder._hold_result = None", "an operator", 4),
         ("watcher.summaries_of = None", "a forward pass", 4),
         ("watcher.BatchSums = None", "a backward pass", 0),
         ("watcher.numbers_of = None", "an optimizer step", 0),
@@ -182,7 +182,7 @@ def loss_of(x, y):
     ],
 )
 def test_a_hook_that_fails_is_told_and_the_script_goes_on(watch, broken, where, steps):
-    before = f"from peft_regress.measure.scripts import recorder, watcher\n{broken}\n"
+    before = f"from peft_regress.measure.scripts import script_recorder, watcher\n{broken}\n"
     seen = watch(before + IN_PARTS + FOUR_STEPS, steps=4)
     watched = watch.printed
     assert watch.code == 0

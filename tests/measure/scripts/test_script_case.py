@@ -12,7 +12,7 @@ from peft_regress import Script
 from peft_regress.errors import InputError
 from peft_regress.gate.judge import judge
 from peft_regress.measure.scripts import script_case
-from peft_regress.measure.scripts.process import ScriptError
+from peft_regress.measure.scripts.watching import ScriptError
 from peft_regress.report.sentences import remark_line
 from peft_regress.report.verdict.cases import case_text
 from peft_regress.runs.schema import Record
@@ -225,8 +225,8 @@ NOTHING_TRAINS = (
 
 
 WATCHER_FAILS = (
-    "from peft_regress.measure.scripts import recorder\n"
-    "recorder.ScriptRecorder._hold_result = None\n" + LOOP
+    "from peft_regress.measure.scripts import script_recorder\n"
+    "script_recorder.ScriptRecorder._hold_result = None\n" + LOOP
 )
 
 
