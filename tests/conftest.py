@@ -2,7 +2,7 @@
 
 import pytest
 
-pytest_plugins = ["pytester", "shared_fixtures", "built_site", "page_browser"]
+pytest_plugins = ["pytester", "shared_fixtures", "projects", "built_site", "page_browser"]
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -18,7 +18,14 @@ from peft_regress.overlay.overlay import Overlay, ReplacesTorchError
 from peft_regress.overlay.pip import PipError, Planned
 from peft_regress.runner.measuring import MeasuringSetup
 from peft_regress.runs.own_code import code_of
-from peft_regress.runs.schema import SCHEMA_VERSION, Curve, Run, Selection
+from peft_regress.runs.schema import (
+    SCHEMA_VERSION,
+    Curve,
+    Inputs,
+    Run,
+    Selection,
+    TensorSummary,
+)
 from peft_regress.upgrades import bisect, responsible
 from peft_regress.upgrades import upgrade as upgrading
 from peft_regress.workers.pool import UnusableEnvironmentError
@@ -189,6 +196,18 @@ class World:
 def _curve_of(computed):
     """Return a curve of two losses of its own for each text."""
     return Curve(losses=[1.0 + zlib.crc32(computed.encode()), 1.0], scores={})
+
+
+def since(version, **moved):
+    """Return what moves in each release of peft from one on."""
+    first = Version(version)
+    return lambda packages, _: moved if packages["peft"] >= first else {}
+
+
+def drawn(norm):
+    """Return what a case measures that draws weights of a norm."""
+    head = TensorSummary(shape=[4], dtype="float32", mean=0.0, norm=norm)
+    return {"inputs": Inputs(weights={"head": head})}
 
 
 def versions_of(packages):

@@ -11,12 +11,11 @@ import time
 from pathlib import Path
 
 from builders import MACHINE, make_record, repeating, trained
-from restored import registry_restored
+from projects import Folder, Suite
 
 from peft_regress.plugin import session
 from peft_regress.plugin.session import RegressSession
 from peft_regress.runs.journal import KeptRecord, read_lines
-from peft_regress.runs.run_file import read_run_file
 
 SECONDS, DEADLY, LOG = "STUB_SECONDS", "STUB_DEADLY", "STUB_LOG"
 TESTS = Path(__file__).parent
@@ -74,26 +73,24 @@ def install():
     session.describe_machine = lambda: MACHINE
 
 
-class StubProject:
+class StubProject(Folder):
     """A folder with eight cases, whose pytest runs in processes of its own."""
 
-    def __init__(self, root):
-        self.root = root
-        self.save = root / "runs" / "run.json"
-        self.journal = root / "runs" / "run.json.journal"
-        (root / "pytest.ini").write_text("[pytest]\n")
-        (root / "conftest.py").write_text(CONFTEST)
-        (root / "test_suite.py").write_text(SUITE)
+    def __init__(self, folder):
+        Folder.__init__(self, folder)
+        self.save = folder / "runs" / "run.json"
+        self.journal = folder / "runs" / "run.json.journal"
+        self.write({"pytest.ini": "[pytest]\n", "conftest.py": CONFTEST, "test_suite.py": SUITE})
 
     def start(self, *arguments, seconds=0, deadly="no case", **streams):
         """Start pytest in a session of its own."""
         environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
-        environment |= {LOG: str(self.root / "log"), SECONDS: str(seconds), DEADLY: deadly}
+        environment |= {LOG: str(self.folder / "log"), SECONDS: str(seconds), DEADLY: deadly}
         command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments]
         command += ["-p", "no:hypothesispytest"]  # a third of the time that pytest takes to start
         return subprocess.Popen(
             command,
-            cwd=self.root,
+            cwd=self.folder,
             env=environment,
             text=True,
             start_new_session=True,
@@ -109,7 +106,7 @@ class StubProject:
     @property
     def log(self):
         """The cases that were begun, in order."""
-        path = self.root / "log"
+        path = self.folder / "log"
         return path.read_text().split() if path.exists() else []
 
     @property
@@ -119,18 +116,17 @@ class StubProject:
         return {line.case for line in lines}
 
 
-class InnerProject(StubProject):
+class InnerProject(StubProject, Suite):
     """The same, with runs in this process, which the fixture `stubbed` takes back."""
 
     def __init__(self, pytester):
-        super().__init__(pytester.path)
+        StubProject.__init__(self, pytester.path)
         self.pytester = pytester
 
     def inner(self, *arguments):
         """Return the exit code and what pytest printed."""
-        with registry_restored():
-            done = self.pytester.runpytest_inprocess("-p", "no:cacheprovider", *arguments)
-        return int(done.ret), done.stdout.str() + done.stderr.str()
+        code, out, err = self.pytest(*arguments)
+        return code, out + err
 
-    def saved(self):
-        return read_run_file(self.save).run
+    def saved(self, name="runs/run.json"):
+        return super().saved(name)

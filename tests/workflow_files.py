@@ -28,12 +28,6 @@ def jobs():
     }
 
 
-def steps():
-    """Return every step of every workflow and of the action."""
-    inside_jobs = [step for job in jobs().values() for step in job.get("steps", [])]
-    return [*inside_jobs, *read(ACTION)["runs"]["steps"]]
-
-
 @dataclass(frozen=True, kw_only=True)
 class Script:
     """A step that runs a script: where it stands, its text, its shell and its variables."""

@@ -13,6 +13,7 @@ from builders import (
     make_record,
     make_run,
     read_runs,
+    references_with_drift,
     repeating,
     split_by,
     trained,
@@ -53,15 +54,39 @@ def write_kept(path, *names, size=1):
     return path
 
 
-def test_it_says_what_the_entry_judges(accepts, tmp_path, root):
-    write_entry(root, 1, make_record(LORA), make_record(FULL))
+def test_it_says_what_the_entry_judges_and_what_is_retired(accepts, tmp_path, root):
+    entry = write_entry(root, 1, make_record(LORA), make_record(FULL))
     write_run(tmp_path / "run.json")
+    for pattern in ("no/such/case", LORA):
+        code, _, err = accepts("run.json", "--retire", FULL, "--retire", pattern)
+        assert (code, pattern in err) == (2, True)
+    assert baseline_files(root) == [entry]
     assert "\nit judges nothing: its role is history\n" in accepts("run.json", "--history")[1]
     code, out, _ = accepts("run.json")
-    assert code == 0
-    assert "\nit judges 1 of 2 expected cases from now on\n" in out
-    retired = accepts("run.json", "--retire", "*/full/*", reason="gone")[1]
-    assert "\nit judges 1 of 1 expected case from now on\n" in retired
+    assert (code, "\nit judges 1 of 2 expected cases from now on\n" in out) == (0, True)
+    code, out, _ = accepts("run.json", "--retire", "*/full/*", reason="gone")
+    assert (code, "\nit judges 1 of 1 expected case from now on\n" in out) == (0, True)
+    assert out.endswith(f"1 retired: {FULL}\n")
+    assert references_with_drift(read_runs(root)).keys() == {LORA}
+
+
+def test_what_the_cases_of_a_baseline_ship_is_stored_and_named(accepts, tmp_path, root):
+    write_kept(tmp_path / "run.json", HEAD)
+    weights = tmp_path / "run.adapters" / "shift--head--resnet18" / "model.safetensors"
+    weights.write_bytes(b"y")
+    code, _, err = accepts("run.json")
+    assert (code, "model.safetensors: expected sha256" in err) == (2, True)
+    assert not baseline_files(root)
+    weights.write_bytes(b"x")
+    code, out, _ = accepts("run.json", "--history")
+    assert (code, "adapters" in out, (root / "adapters").exists()) == (0, False, False)
+    code, out, _ = accepts("run.json")
+    assert (code, out.endswith(f"\nadapters stored: {HEAD}\n")) == (0, True)
+    (stored,) = (root / "adapters").glob("*/model.safetensors")
+    assert stored.read_bytes() == b"x"
+    other = write_run(tmp_path / "other.json")
+    out = accepts("other.json")[1]
+    assert out.endswith(f"no adapters stored: there are none beside {other}\n")
 
 
 def test_what_is_false_is_said_before_it_is_stored(accepts, tmp_path, root):

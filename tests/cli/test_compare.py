@@ -35,7 +35,6 @@ from peft_regress.project.budgets import Bound
 from peft_regress.project.devices import process_bytes
 from peft_regress.runs import schema
 from peft_regress.runs.journal import Header, JournalWriter, KeptRecord
-from peft_regress.runs.run_file import read_run_file
 
 CASES = matrix_cases("default")
 IDS = [case.id for case in CASES]
@@ -43,45 +42,40 @@ ROOT = Path(__file__).parents[2]
 MORE = {**VALUES, "forward_flops": 4_000_000_000}
 
 
-@pytest.fixture
-def run(command, tmp_path, monkeypatch):
-    """Call `compare` in a folder of its own; return (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
-    return lambda *arguments: command("compare", *arguments)
+NARROWED = ("baselines", "run.json", "--matrix", "own", "--stored-only")
+"""A run of some cases of a project, judged by what is stored of them."""
 
 
 @pytest.fixture
-def storage(tmp_path):
-    write_entry(tmp_path / "baselines", 1, *map(make_record, IDS))
-    return tmp_path / "baselines"
+def run(project):
+    """Call `compare`."""
+    return lambda *words: project.run("compare", *words)
+
+
+@pytest.fixture
+def storage(project):
+    project.store(1, *map(make_record, IDS))
+    return project.folder / "baselines"
 
 
 @pytest.mark.parametrize("side", ["new", "old"])
-def test_the_journal_of_an_interrupted_run_is_a_partial_run(run, tmp_path, side):
+def test_the_journal_of_an_interrupted_run_is_a_partial_run(project, run, snapshot, side):
     """Of another environment, a cost trial and an older record of a case nothing counts."""
     here = Header(environment=ENVIRONMENT, machine=MACHINE, metrics_known=sorted(KNOWN))
     before = msgspec.structs.replace(here, environment={**ENVIRONMENT, "peft": "0.1"})
-    writer = JournalWriter(tmp_path / "part.json.journal")
+    writer = JournalWriter(project.folder / "part.json.journal")
     writer.add(before, KeptRecord(record=make_record(GALORE)))
     writer.add(here, KeptRecord(record=make_record(LORA, MORE)))
     writer.add(here, KeptRecord(record=make_record(LORA)))
     writer.add(here, KeptRecord(record=make_record(FULL), trains=False))
     writer.close()
-    whole = make_run(make_record(LORA, MORE), make_record(FULL))
-    write_run(tmp_path / "whole.json", whole)
+    project.write({"whole.json": [make_record(LORA, MORE), make_record(FULL)]})
     sides = ("whole.json", "part.json.journal")
-    code, out, _ = run(*(sides if side == "new" else sides[::-1]))
-    if side == "new":
-        assert "part.json.journal is a partial run (interrupted)" in out
-        assert "INCOMPLETE" in out
-        assert (code, "1 improved" in out, "1 missing" in out) == (3, True, True)
-    else:
-        assert (code, "1 regressed" in out, "1 new" in out) == (1, True, True)
-    assert "galore" not in out
+    assert run(*(sides if side == "new" else sides[::-1])) == snapshot
 
 
-def test_a_journal_without_a_training_is_no_run(run, tmp_path):
-    (tmp_path / "empty.json.journal").touch()
+def test_a_journal_without_a_training_is_no_run(project, run):
+    project.write({"empty.json.journal": ""})
     code, _, err = run("empty.json.journal", "empty.json.journal")
     assert (code, "has no record of a training" in err) == (2, True)
 
@@ -108,92 +102,93 @@ def counts(run):
     ],
     ids=["all", "a case is lost", "a shard is lost"],
 )
-def test_shards_are_judged_by_the_storage_as_one_run(counts, storage, tmp_path, made, expected):
-    write_shards(tmp_path / "shards", **made)
+def test_shards_are_judged_by_the_storage_as_one_run(project, counts, storage, made, expected):
+    write_shards(project.folder / "shards", **made)
     assert counts() == expected
 
 
-def test_a_regression_in_one_shard_is_seen(counts, storage, tmp_path):
-    write_shards(tmp_path / "shards")
-    path = tmp_path / "shards" / "shard-3.json"
-    made = read_run_file(path).run
-    name = next(iter(made.cases))
-    worse = {**made.cases, name: make_record(name, MORE)}
-    write_run(path, msgspec.structs.replace(made, cases=worse))
+def test_a_regression_in_one_shard_is_seen(project, counts, storage):
+    write_shards(project.folder / "shards")
+    made = project.saved("shards/shard-3.json")
+    worse = {next(iter(made.cases)): make_record(next(iter(made.cases)), MORE)}
+    changed = msgspec.structs.replace(made, cases={**made.cases, **worse})
+    project.write({"shards/shard-3.json": changed})
     assert counts() == (1, {"regressed": 1, "unchanged": 99})
 
 
-def test_a_case_that_only_the_matrix_knows_is_missing_too(counts, tmp_path):
+def test_a_case_that_only_the_matrix_knows_is_missing_too(project, counts):
     """Neither the storage nor a shard holds it: `peft-regress list` does."""
-    write_entry(tmp_path / "baselines", 1, *(make_record(n) for n in IDS if n != LORA))
-    write_shards(tmp_path / "shards", cases=[case for case in CASES if case.id != LORA])
+    project.store(1, *(make_record(name) for name in IDS if name != LORA))
+    write_shards(project.folder / "shards", cases=[case for case in CASES if case.id != LORA])
     assert counts() == (3, {"missing": 1, "unchanged": 99})
 
 
-def test_cases_of_other_matrices_are_not_expected_unless_asked_for(run, counts, storage, tmp_path):
-    extended = [case.id for case in matrix_cases("extended")]
-    write_entry(storage, 2, *map(make_record, extended))
-    write_shards(tmp_path / "shards")
-    write_run(tmp_path / "extended.json", make_run(*map(make_record, extended)))
-    assert run("baselines", "shards")[0] == 0
-    assert run("baselines", "extended.json", "--matrix", "extended")[0] == 0
+def test_cases_of_other_matrices_are_not_expected_unless_asked_for(project, run, counts, storage):
+    extended = [make_record(case.id) for case in matrix_cases("extended")]
+    project.store(2, *extended)
+    write_shards(project.folder / "shards")
+    project.write({"extended.json": extended})
+    assert run("baselines", "shards").code == 0
+    assert run("baselines", "extended.json", "--matrix", "extended").code == 0
     code, out, _ = run("baselines", "extended.json")
     assert (code, "100 missing" in out) == (3, True)
     # A stored case of no matrix is expected, too.
-    write_entry(storage, 3, make_record("own/method/network"))
+    project.store(3, make_record("own/method/network"))
     assert counts() == (3, {"missing": 1, "unchanged": 100})
 
 
-def test_changes_that_add_up_over_entries_are_drift(run, storage, tmp_path):
+def test_changes_that_add_up_over_entries_are_drift(project, run, storage):
     newest = [make_record(name, {**VALUES, "peak_bytes": 120_108_000}) for name in IDS]
-    write_entry(storage, 2, *newest, date="2026-01-02T00:00:00+00:00")
-    write_shards(tmp_path / "shards", metrics={**VALUES, "peak_bytes": 120_216_000})
+    project.store(2, *newest, date="2026-01-02T00:00:00+00:00")
+    write_shards(project.folder / "shards", metrics={**VALUES, "peak_bytes": 120_216_000})
     code, out, _ = run("baselines", "shards")
-    assert code == 1
-    assert "drift since 0001_peft-0.18.1" in out
+    assert (code, "drift since 0001_peft-0.18.1" in out) == (1, True)
     # An entry that is named judges alone.
-    assert run("0002", "shards")[0] == 0
+    assert run("0002", "shards").code == 0
 
 
-def test_a_judge_imports_no_case_of_the_project(run, storage, tmp_path):
+def test_a_judge_imports_no_case_of_the_project(project, run, storage):
     """The code of a pull request could end its process with exit code 0."""
-    write_entry(storage, 2, make_record("own/method/network"))
-    (tmp_path / "gates.py").write_text("raise SystemExit(0)")
-    (tmp_path / "pyproject.toml").write_text('[tool.peft_regress]\ncases = ["gates:GATES"]\n')
-    write_run(tmp_path / "run.json", make_run(make_record("own/method/network")))
-    assert run("baselines", "run.json", "--stored-only")[0] == 0
-    assert run("baselines", "run.json")[0] == 2
+    own = make_record("own/method/network")
+    project.store(2, own)
+    table = '[tool.peft_regress]\ncases = ["gates:GATES"]\n'
+    code = "raise SystemExit(0)"
+    project.write({"gates.py": code, "pyproject.toml": table, "run.json": [own]})
+    assert run("baselines", "run.json", "--stored-only").code == 0
+    assert run("baselines", "run.json").code == 2
     # Built-in cases are of another matrix; named, they are expected.
-    assert run("baselines", "run.json", "--stored-only", "--matrix", "default")[0] == 3
+    assert run("baselines", "run.json", "--stored-only", "--matrix", "default").code == 3
 
 
-def test_only_the_cases_asked_for_are_expected(run, storage, tmp_path):
-    names = ["own/a/network", "own/b/network"]
-    write_entry(storage, 2, *map(make_record, names))
-    narrowed = schema.Selection(complete=False, narrowed_by=["x"], not_selected=names[1:])
-    write_run(tmp_path / "a.json", make_run(make_record(names[0]), selection=narrowed))
-    arguments = ("baselines", "a.json", "--matrix", "own", "--stored-only")
-    assert run(*arguments)[0] == 3
-    code, out, _ = run(*arguments, "--cases", "own/a/*")
+OWN = [make_record("own/a/network"), make_record("own/b/network")]
+
+
+def selected(project, *narrowed_by, lost=("own/b/network",)):
+    """Write a run of the first of two cases."""
+    selection = schema.Selection(complete=False, narrowed_by=[*narrowed_by], not_selected=[*lost])
+    project.write({"run.json": make_run(OWN[0], selection=selection)})
+
+
+def test_only_the_cases_asked_for_are_expected(project, run, storage):
+    project.store(2, *OWN)
+    selected(project, "x")
+    assert run(*NARROWED).code == 3
+    code, out, _ = run(*NARROWED, "--cases", "own/a/*")
     assert (code, "partial" in out) == (0, False)
-    assert run(*arguments, "--cases", "own/b/*")[0] == 3
+    assert run(*NARROWED, "--cases", "own/b/*").code == 3
     # Neither side holds it, but it was left out.
-    assert run("a.json", "a.json", "--cases", "own/b/*")[0] == 3
+    assert run("run.json", "run.json", "--cases", "own/b/*").code == 3
     # It was interrupted, and nobody narrowed it.
-    cut = schema.Selection(complete=False)
-    write_run(tmp_path / "a.json", make_run(make_record(names[0]), selection=cut))
-    assert run(*arguments, "--cases", "own/a/*")[0] == 3
+    selected(project, lost=())
+    assert run(*NARROWED, "--cases", "own/a/*").code == 3
 
 
-def test_a_case_that_was_retired_since_is_missing_from_no_run(run, storage, tmp_path):
-    write_entry(storage, 2, make_record("own/a/network"))
-    arguments = ("baselines", "a.json", "--matrix", "own", "--stored-only")
-    for narrowed_by, exit_code in (([], 0), (["-k a"], 3)):
-        left = schema.Selection(
-            complete=False, narrowed_by=narrowed_by, not_selected=["own/b/network"]
-        )
-        write_run(tmp_path / "a.json", make_run(make_record("own/a/network"), selection=left))
-        assert run(*arguments)[0] == exit_code
+def test_a_case_that_was_retired_since_is_missing_from_no_run(project, run, storage):
+    project.store(2, OWN[0])
+    selected(project)
+    assert run(*NARROWED).code == 0
+    selected(project, "-k a")
+    assert run(*NARROWED).code == 3
 
 
 WRITES = [(os, "mkdir"), (os, "fsync"), (os, "replace"), (shutil, "copyfile")]
@@ -214,38 +209,36 @@ NO_ENTRY = "is no file and no entry of baselines. Entries: 0001_peft-0.18.1."
         (("baselines", "run.json", "--save", "shards/shard-2.json/new.json"), "cannot be written"),
     ],
 )
-def test_what_cannot_be_compared_or_saved_is_exit_2(run, storage, tmp_path, arguments, message):
-    write_run(tmp_path / "run.json")
-    (write_shards(tmp_path / "shards") / "shard-1.json").write_text("{")
+def test_what_cannot_be_compared_or_saved_is_exit_2(project, run, storage, arguments, message):
+    write_shards(project.folder / "shards")
+    project.write({"run.json": [make_record()], "shards/shard-1.json": "{"})
     code, out, err = run(*arguments)
     assert (code, out) == (2, "")
     assert message in err
-    assert not (tmp_path / "new.json").exists()
+    assert not (project.folder / "new.json").exists()
 
 
-def test_the_union_is_one_run_file_with_the_adapters_and_can_be_accepted(
-    run, command, storage, tmp_path
-):
-    shards = write_shards(tmp_path / "shards", metrics=MORE)
+def test_the_union_is_one_run_file_with_the_adapters_and_can_be_accepted(project, run, storage):
+    shards = write_shards(project.folder / "shards", metrics=MORE)
     lora, galore = "shift/lora-r1/resnet18", "unseen/galore-r1/mobilenet_v2"
     keep_weights(shards / "shard-1.json", make_record(lora), b"1")
     keep_weights(shards / "shard-2.json", make_record(galore), b"2")
     code, out, _ = run("baselines", "shards", "--save", "out/run.json")
     assert code == 1  # also when red
     assert "peft-regress accept out/run.json" in out
-    union = read_run_file(tmp_path / "out" / "run.json").run
+    union = project.saved("out/run.json")
     assert list(union.cases) == sorted(IDS)
     assert union.selection == schema.Selection(complete=True)
     assert union.machine.digest == schema.MIXED_MACHINES
-    kept = {path.name for path in (tmp_path / "out" / "run.adapters").iterdir()}
+    kept = {path.name for path in (project.folder / "out" / "run.adapters").iterdir()}
     assert kept == {lora.replace("/", "--"), galore.replace("/", "--")}
-    assert command("accept", "out/run.json", "--reason", "why")[0] == 0
+    assert project.run("accept", "out/run.json", "--reason", "why").code == 0
     entry = read_runs(storage)[-1].run.accepted
     assert entry.adapters.keys() == {lora, galore}
     assert {path.name for path in (storage / "adapters").iterdir()} == {
         digest.removeprefix("sha256:") for digest in entry.adapters.values()
     }
-    assert run("baselines", "out/run.json")[0] == 0
+    assert run("baselines", "out/run.json").code == 0
 
 
 def test_a_full_disk_keeps_the_saved_run_and_its_adapters(run, tmp_path, monkeypatch):
@@ -282,16 +275,16 @@ def test_a_full_disk_keeps_the_saved_run_and_its_adapters(run, tmp_path, monkeyp
     assert all(path.read_bytes() != content for path, content in saved.items())
 
 
-def test_the_union_is_saved_even_if_it_is_incomplete_and_there_is_no_baseline(run, tmp_path):
-    write_shards(tmp_path / "shards", skipped=[4])
-    (tmp_path / "run.adapters" / "old").mkdir(parents=True)
-    assert run("baselines", "shards", "--save", "run.json")[0] == 2
-    union = read_run_file(tmp_path / "run.json").run
-    assert len(union.cases) == 75
-    assert not union.selection.complete
+def test_the_union_is_saved_even_if_it_is_incomplete_and_there_is_no_baseline(project, run):
+    write_shards(project.folder / "shards", skipped=[4])
+    old = project.folder / "run.adapters" / "old"
+    old.mkdir(parents=True)
+    assert run("baselines", "shards", "--save", "run.json").code == 2
+    union = project.saved()
+    assert (len(union.cases), union.selection.complete) == (75, False)
     assert len(union.selection.not_selected) == 25
     # Adapters of an earlier union do not stay.
-    assert not (tmp_path / "run.adapters").exists()
+    assert not old.parent.exists()
 
 
 @pytest.mark.parametrize(
@@ -346,19 +339,17 @@ def test_a_regressed_release_is_shown_with_its_layer_and_a_command_for_its_metho
     ],
     ids=" ".join,
 )
-def test_every_command_to_type_works_when_typed(run, command, tmp_path, named, output):
+def test_every_command_to_type_works_when_typed(project, run, named, output):
     more = {"forward_flops": {"aten.convolution": 4 * 10**9}}
     wider = msgspec.structs.replace(
         LEDGER, modules={**LEDGER.modules, "conv2": schema.ModuleCosts(**more)}
     )
     old, new = (make_record(LORA, split_by(one), ledger=one) for one in (LEDGER, wider))
-    for number, record in enumerate((old, new), start=1):
-        write_entry(
-            tmp_path / "other/place", number, record, role=("baseline", "history")[number - 1]
-        )
-    write_entry(tmp_path / "another", 1, new)
-    write_run(tmp_path / "old.json", make_run(old))
-    write_run(tmp_path / "new.json", make_run(new))
+    other, another = project.folder / "other" / "place", project.folder / "another"
+    write_entry(other, 1, old)
+    write_entry(other, 2, new, role="history")
+    write_entry(another, 1, new)
+    project.write({"old.json": [old], "new.json": [new]})
     code, out, _ = run(*named, "--format", output)
     assert code == 1
     lines = out.replace("\\\n", "").splitlines()
@@ -366,87 +357,74 @@ def test_every_command_to_type_works_when_typed(run, command, tmp_path, named, o
     commands = [shlex.split(line) for line in typable if not line.endswith(" --retire ID")]
     assert {words[1] for words in commands} >= {"explain", "accept"}
     for _, *words in commands:
-        code, _, err = command(*words)
+        code, _, err = project.run(*words)
         assert code == (1 if words[0] == "compare" else 0), words
         assert "error" not in err
-    stored = tmp_path / ("baselines" if named[0] == "old.json" else "other/place")
+    stored = project.folder / "baselines" if named[0] == "old.json" else other
     assert list(stored.glob("*/*_peft-0.18.1.json"))
 
 
-def test_what_was_chosen_is_typed_again(run, storage, tmp_path):
-    write_run(tmp_path / "old.json", make_run(make_record(LORA)))
-    write_run(tmp_path / "new.json", make_run(make_record(LORA, MORE)))
+def test_what_was_chosen_is_typed_again(project, run, storage):
+    project.write({"old.json": [make_record(LORA)], "new.json": [make_record(LORA, MORE)]})
     arguments = ("baselines", "new.json", "--matrix", "extended", "--strict")
-    _, out, _ = run(*arguments, "--format", "markdown")
+    out = run(*arguments, "--format", "markdown").out
     assert f"\npeft-regress compare {' '.join(arguments)}\n" in out
     assert " --regress-matrix extended --regress-strict\n" in out
-    _, out, _ = run("old.json", "new.json", "--format", "markdown")
+    out = run("old.json", "new.json", "--format", "markdown").out
     assert f"pytest benchmarks --regress-cases {LORA}\n" in out
 
 
-def test_no_name_is_a_command_in_the_log_of_a_step(run, tmp_path, monkeypatch):
+def test_no_name_is_a_command_in_the_log_of_a_step(project, run, monkeypatch):
     texts = (f"{'::error::t ' * 9}##[error]a", "::set-output name=x::y " * 9)
-    write_run(tmp_path / "old.json", make_run(make_record(FULL), make_record(LORA)))
     broken = [
         make_record(name, status="error", error=schema.Failure(type=text, message=text))
         for name, text in zip((FULL, LORA), texts, strict=True)
     ]
-    write_run(tmp_path / "new.json", make_run(*broken))
+    project.write({"old.json": [make_record(FULL), make_record(LORA)], "new.json": broken})
     monkeypatch.setenv("COLUMNS", "40")
-    _, out, _ = run("old.json", "new.json")
-    assert re.search(r"^ *::", out, re.MULTILINE)
+    assert re.search(r"^ *::", run("old.json", "new.json").out, re.MULTILINE)
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
-    _, out, _ = run("old.json", "new.json")
+    out = run("old.json", "new.json").out
     # The runner looks for the one behind blanks, and for the other anywhere.
     assert not re.search(r"^\s*::|##\[", out, re.MULTILINE)
     assert ": :error::t" in out
 
 
-@pytest.mark.parametrize("output", ["text", "json", "markdown"])
-def test_strict_fails_improvements(run, tmp_path, output):
-    better = {**VALUES, "forward_flops": 1}
-    write_run(tmp_path / "old.json", make_run(make_record(FULL), make_record(GALORE)))
-    write_run(tmp_path / "new.json", make_run(make_record(FULL, better), make_record(GALORE)))
-    arguments = ("old.json", "new.json", "--format", output)
-    assert run(*arguments)[0] == 0
-    code, out, _ = run(*arguments, "--strict")
-    assert code == 1
-    if output != "json":
-        assert "FAILED by strictness: 1 case better than the baseline" in out
+def test_strict_fails_improvements(project, run):
+    same = make_record(GALORE)
+    better = make_record(FULL, {**VALUES, "forward_flops": 1})
+    project.write({"old.json": [make_record(FULL), same], "new.json": [better, same]})
+    assert run("old.json", "new.json").code == 0
+    code, out, _ = run("old.json", "new.json", "--strict")
+    assert (code, "FAILED by strictness: 1 case better than the baseline" in out) == (1, True)
 
 
-def test_json_has_over_budget_among_the_verdicts(run, tmp_path):
-    dear = {"accuracy": [0.9] * 3, "peak_bytes": 200}
+def test_json_has_over_budget_among_the_verdicts(project, run, snapshot):
+    full = make_record(FULL, {"accuracy": [0.9] * 3, "peak_bytes": 200})
     cheap = {"accuracy": [0.8] * 3, "peak_bytes": 100}
-    write_run(tmp_path / "old.json", make_run(make_record(LORA, cheap), make_record(FULL, dear)))
     over = make_record(LORA, {**cheap, "peak_bytes": 300}, budget=schema.Budget(peak=250))
-    write_run(tmp_path / "new.json", make_run(over, make_record(FULL, dear)))
-    code, out, _ = run("old.json", "new.json", "--format", "json")
-    found = json.loads(out)
-    assert (code, found["exit_code"]) == (1, 1)
-    assert found["counts"] == {"over_budget": 1, "unchanged": 1}
-    (case,) = [case for case in found["cases"] if case["id"] == LORA]
-    assert case["verdict"] == "over_budget"
-    assert case["budgets"] == [
-        {"budget": "peak", "value": 300, "limit": 250, "used": 1.2, "over": True}
-    ]
-    code, _, _ = run("new.json", "new.json")
-    assert code == 1
+    project.write({"old.json": [make_record(LORA, cheap), full], "new.json": [over, full]})
+    assert run("old.json", "new.json", "--format", "json") == snapshot
+    assert run("new.json", "new.json").code == 1
 
 
-def test_the_devices_of_the_settings_judge_too(run, tmp_path):
-    (tmp_path / "pyproject.toml").write_text('[tool.peft_regress]\ndevices = "boards.toml"\n')
+def test_the_devices_of_the_settings_judge_too(project, run):
     memory = process_bytes(150, "peft")
-    board = f'title = "T"\nmemory = "{memory} B"\nreserve = "0 B"\ncompute = "c"\nsource = "s"\n'
-    (tmp_path / "boards.toml").write_text(f"[tiny]\n{board}")
-    for name, peak in (("old", 100), ("new", 200)):
-        bounds = {"peak_bytes": Bound(bound=5.0, reason="any")}
-        record = make_record(LORA, {"peak_bytes": peak}, bounds=bounds)
-        write_run(tmp_path / f"{name}.json", make_run(record))
+    given = {"title": "T", "memory": f"{memory} B", "reserve": "0 B", "compute": "c", "source": "s"}
+    board = "[tiny]\n" + "".join(f'{name} = "{text}"\n' for name, text in given.items())
+    bounds = {"peak_bytes": Bound(bound=5.0, reason="any")}
+    project.write(
+        {
+            "pyproject.toml": '[tool.peft_regress]\ndevices = "boards.toml"\n',
+            "boards.toml": board,
+            "old.json": [make_record(LORA, {"peak_bytes": 100}, bounds=bounds)],
+            "new.json": [make_record(LORA, {"peak_bytes": 200}, bounds=bounds)],
+        }
+    )
     code, out, _ = run("old.json", "new.json")
     assert code == 1
     assert "fits tiny: 200 B (limit 150 B, missed by 50 B, 33.3 %)" in out
-    (tmp_path / "boards.toml").write_text(f"[tiny]\n{board}ram = 1\n")
+    project.write({"boards.toml": f"{board}ram = 1\n"})
     code, _, err = run("old.json", "new.json")
     assert (code, "boards.toml: tiny 'ram'" in err) == (2, True)
 
@@ -454,19 +432,18 @@ def test_the_devices_of_the_settings_judge_too(run, tmp_path):
 DORA = "shift/dora-r1/resnet18"
 
 
-def test_cases_judges_and_shows_some_cases_of_a_run_and_counts_the_others(run, tmp_path):
+def test_cases_judges_and_shows_some_cases_of_a_run_and_counts_the_others(project, run):
     """LoRA at rank 4 costs more in the newer run."""
-    write_run(tmp_path / "old.json", make_run(*map(make_record, IDS)))
     newer = [make_record(name, MORE if name == LORA else None) for name in IDS]
-    write_run(tmp_path / "new.json", make_run(*newer))
+    project.write({"old.json": [*map(make_record, IDS)], "new.json": newer})
     one_worse, glob = ("old.json", "new.json"), "*/lora-*/resnet18"
     code, out, _ = run(*one_worse, "--cases", glob)
     assert code == 1
     assert out.endswith(f"REGRESSED (1 regressed, 6 unchanged) in {glob}; not judged: 93 cases\n")
     # What nobody sees must not be accepted.
-    assert "peft-regress accept" in run(*one_worse)[1]
+    assert "peft-regress accept" in run(*one_worse).out
     assert "accept" not in out
-    out = run(*one_worse, "--cases", glob, "--format", "markdown")[1]
+    out = run(*one_worse, "--cases", glob, "--format", "markdown").out
     assert f"peft-regress compare old.json new.json --cases '{glob}'\n" in out
     code, out, _ = run(*one_worse, "--cases", DORA)
     assert (code, LORA in out) == (0, False)

@@ -84,26 +84,6 @@ def test_json_has_what_was_found_and_another_output_breaks(command, adapter, rel
     assert shown["base"]["name"] == "small_nets:make"
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (("absent", *OWN), "absent: no such folder"),
-        (("lora",), "name the model that the adapter is for: --base pkg.mod:callable"),
-        (("lora", *OWN, "--shape", "4,3"), "--inputs and --shape exclude each other"),
-        (("lora", "--base", "a:b", "--shape", "4,x"), "'4,x' is no shape"),
-        (("lora", "--base", "a:b", "--shape", "0"), "'0' is no shape"),
-        (("lora", "--base", "resnet17"), "unknown architecture 'resnet17'"),
-        (("lora", *OWN, "--releases", "new"), "'new' is not a release"),
-        (("lora", *OWN, "--saved-by", "new", "--releases", "1"), "'new' is not a version"),
-        (("lora", "--base", "", "--releases", "1"), "name the model"),
-    ],
-)
-def test_wrong_use_is_exit_2_and_one_line(command, adapter, words, message):
-    code, out, err = command("compat", *words)
-    assert (code, out) == (2, "")
-    assert message in err
-
-
 def test_a_base_that_fails_is_wrong_use(command, adapter, releases):
     code, _, err = command(
         "compat", "lora", "--base", "small_nets:broken", "--releases", "1", "--shape", "2,6"

@@ -68,21 +68,6 @@ def test_help_shows_each_option_once(name):
     assert not arguments
 
 
-@pytest.mark.parametrize(
-    ("typed", "message"),
-    [
-        (["comparr", "a", "b"], "Did you mean 'compare'"),
-        (["historie"], "Did you mean 'history'"),
-        (["compare", "--stirct", "a", "b"], "Did you mean --strict"),
-        (["frobnicate"], "No such command 'frobnicate'"),
-    ],
-)
-def test_the_closest_command_or_option_is_named(command, typed, message):
-    code, out, err = command(*typed)
-    assert (code, out) == (2, "")
-    assert message in err.replace("'--strict'", "--strict")
-
-
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_a_shell_can_complete_commands_and_options(command, monkeypatch, shell):
     monkeypatch.setenv("_PEFT_REGRESS_COMPLETE", f"{shell}_source")
@@ -120,3 +105,22 @@ print(json.dumps(found), file=sys.stderr)
     assert modules & set(loaded["list"]) == {"peft_regress.cli.list"}
     for arguments, modules in loaded.items():
         assert not HEAVY & set(modules), arguments
+
+
+def test_without_torch_a_command_that_needs_it_is_one_line(tmp_path):
+    code = """
+import sys
+sys.modules["torch"] = None
+from peft_regress.cli.main import main
+for words in (["cost", "--architecture", "resnet18", "--method", "full"], ["sources", "--check"]):
+    try:
+        main(words)
+    except SystemExit as stopped:
+        print(stopped.code)
+"""
+    words = [sys.executable, "-c", code]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["2", "2"]
+    first, second = done.stderr.splitlines()
+    assert first.startswith("error: ModuleNotFoundError: import of torch halted")
+    assert second.endswith("Repair or install that package.")

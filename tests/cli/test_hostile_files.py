@@ -72,7 +72,7 @@ READS = {
     f"{FOLDER}/current.txt": [JUDGE],
     f"{KEPT}/stored.json": [ACCEPT],
     f"{KEPT}/model.safetensors": [ACCEPT],
-    "baselines/sources/manifest": [MEASURE],
+    "baselines/sources/manifest": [MEASURE, ("sources", "--check", "--architecture", "resnet18")],
     "budgets.toml": [MEASURE],
     "devices.toml": [
         ("compare", "good.json", "good.json"),
@@ -147,6 +147,34 @@ def test_what_is_no_such_file_is_one_line(command, here, monkeypatch, name, word
         assert (code, out) == (3 if path.name == "manifest" else 2, ""), (kind, err)
         assert err.count("\n") == 1, (kind, err)
         assert path.name in err, (kind, err)
+
+
+LONG = "x" * 10_000
+
+
+@pytest.mark.usefixtures("limited")
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("accept", LONG, "--reason", "r"), 3),
+        ((*ACCEPT, "--baselines", LONG), 2),
+        ((*ACCEPT, "--baselines", "loop"), 2),
+        (("compare", LONG, "run.json"), 2),
+        (("compare", "run.json", "run.json", "--save", LONG), 2),
+        (("explain", "loop", "run.json", LORA), 3),
+        (("history", LONG), 2),
+        (("history", "loop"), 2),
+        (("report", "loop"), 2),
+        (("report", "run.json", "--html", LONG), 2),
+        (("report", "run.json", "--html", "loop/page.html"), 2),
+    ],
+    ids=lambda one: f"{one[0]}-{one[-1][:9]}" if isinstance(one, tuple) else None,
+)
+def test_so_is_a_path_that_the_system_refuses(command, here, words, expected):
+    (here / "loop").symlink_to("loop")
+    code, out, err = command(*words)
+    assert (code, out, err.count("\n")) == (expected, "", 1)
+    assert err.startswith("error: ")
 
 
 @pytest.mark.usefixtures("limited")

@@ -63,8 +63,9 @@ def test_each_case_has_a_record_in_a_run_that_the_gate_takes(worker, measure, co
 
 def test_a_case_in_error_is_data_and_its_count_is_shown(worker, measure, tmp_path):
     worker(how={FIRST: "kill"})
-    code, out, err = measure()
+    code, out, err = measure("--resume", "nowhere/a.json")
     assert (code, out) == (0, f"{tmp_path}/run.json: 2 cases, 1 in error\n")
+    assert "resuming nowhere/a.json: 0 records" in err
     assert f"[1/2] {FIRST} error (WorkerLost: its worker was killed by SIGKILL" in err
 
 
@@ -130,24 +131,6 @@ def test_an_interrupt_keeps_what_was_measured_and_leaves_no_process(
     code, _, err = measure("--resume", str(save))
     assert code == 0, err
     assert [request["case"] for _, request in logged(python, "measure")[before:]] == [SECOND]
-
-
-@pytest.mark.parametrize(
-    ("words", "code", "problem"),
-    [
-        (["--cases", "nothing/*"], 2, "unknown case pattern 'nothing/*'"),
-        (["--matrix", "nothing"], 2, "unknown matrix 'nothing'"),
-        (["--jobs", "0"], 2, "0 is not in the range"),
-        (["--baselines", "nowhere"], 3, "a checkout of peft_regress"),
-        (["--save", str(ROOT / "baselines" / "run.json")], 2, "lies in the baseline storage"),
-        (["--resume", "nowhere/a.json"], 0, "resuming nowhere/a.json: 0 records"),
-    ],
-)
-def test_bad_input_is_one_line(worker, measure, words, code, problem):
-    worker()
-    found, _, err = measure(*words)
-    assert found == code
-    assert problem in err
 
 
 @pytest.mark.nightly

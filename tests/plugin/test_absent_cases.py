@@ -1,7 +1,8 @@
 """A run that should have cases and has none fails; what is stored is not overwritten."""
 
 import pytest
-from builders import LORA, make_record, write_entry
+from builders import LORA, make_record
+from projects import Suite
 
 PLAIN = "def test_plain():\n    pass\n"
 SUITE = """
@@ -16,18 +17,15 @@ def test_case(peft_regress):
 @pytest.fixture
 def project(pytester, outside_xdist):
     """A project with an entry, whose files of cases were renamed beside ordinary tests."""
-    write_entry(pytester.path / "baselines", 1, make_record(LORA))
-    for name in ("benchmarks/test_paper.py", "benchmarks/bench_cases.py", "tests/test_unit.py"):
-        path = pytester.path / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(PLAIN)
-    pytester.makeini("[pytest]")
-    return pytester
+    suite = Suite(pytester)
+    suite.store(1, make_record(LORA))
+    files = ("benchmarks/test_paper.py", "benchmarks/bench_cases.py", "tests/test_unit.py")
+    return suite.write({"pytest.ini": "[pytest]\n", **dict.fromkeys(files, PLAIN)})
 
 
 def run(project, *arguments):
-    done = project.runpytest_inprocess("-p", "no:cacheprovider", *arguments)
-    return int(done.ret), " ".join((done.stdout.str() + done.stderr.str()).split())
+    code, out, err = project.pytest(*arguments)
+    return code, " ".join((out + err).split())
 
 
 SAID = "no test with a case was collected, but baselines has baselines"
@@ -83,16 +81,14 @@ def test_what_contradicts_itself_is_wrong_use(project, options, message):
     ],
 )
 def test_the_folders_of_cases_can_be_named(project, asked, ini, code):
-    for name in ("tests/deep", "benchmarks/deep"):
-        (project.path / name).mkdir()
-        (project.path / name / f"test_{name[:3]}.py").write_text(PLAIN)
-    project.makeini(f"[pytest]\n{ini}\n")
+    deep = dict.fromkeys(("tests/deep/test_tes.py", "benchmarks/deep/test_ben.py"), PLAIN)
+    project.write({"pytest.ini": f"[pytest]\n{ini}\n", **deep})
     assert run(project, *asked)[0] == code
 
 
 @pytest.mark.parametrize("content", [None, "{}"])
 def test_a_folder_of_that_name_without_an_entry_is_none_of_the_gate_s(project, content):
-    entry = next((project.path / "baselines").rglob("*.json"))
+    entry = next((project.folder / "baselines").rglob("*.json"))
     entry.unlink()
     if content is not None:
         (entry.parent / "results.json").write_text(content)
@@ -101,7 +97,7 @@ def test_a_folder_of_that_name_without_an_entry_is_none_of_the_gate_s(project, c
 
 
 def test_under_regress_off_a_case_is_skipped_and_said_to_be(project):
-    (project.path / "benchmarks" / "test_cases.py").write_text(SUITE)
+    project.write({"benchmarks/test_cases.py": SUITE})
     code, out = run(project, "--regress-off", "-rs")
     assert code == 0
     assert "1 skipped" in out
@@ -114,8 +110,8 @@ def test_under_regress_off_a_case_is_skipped_and_said_to_be(project):
     "name", ["baselines/new.json", "linked/x/0001_y.json", "tests/../baselines"]
 )
 def test_nothing_is_written_into_the_storage(project, option, name):
-    (project.path / "linked").symlink_to(project.path / "baselines")
-    (project.path / "benchmarks" / "test_cases.py").write_text(SUITE)
+    (project.folder / "linked").symlink_to(project.folder / "baselines")
+    project.write({"benchmarks/test_cases.py": SUITE})
     code, out = run(project, f"--regress-{option}={name}")
     assert code == pytest.ExitCode.USAGE_ERROR
     assert f"--regress-{option} " in out

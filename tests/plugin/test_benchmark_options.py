@@ -28,7 +28,7 @@ def test_pytest_benchmark_does_not_write_into_the_storage(project, options):
 
 
 def test_a_run_without_cases_compares_with_what_was_saved(project):
-    (project.root / "test_suite.py").write_text(PLAIN)
+    (project.folder / "test_suite.py").write_text(PLAIN)
     assert project.inner("--benchmark-save=mine")[0] == 0
     code, out = project.inner("--benchmark-compare")
     assert code == 0

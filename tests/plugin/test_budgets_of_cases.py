@@ -1,11 +1,10 @@
 """Budgets of a project's file in a pytest run, whose measuring is a stub."""
 
 import pytest
-from builders import make_record, make_run, write_run
+from builders import make_record
 from stub_measuring import CONFTEST, InnerProject
 
 from peft_regress.project.budgets import Budget
-from peft_regress.runs.run_file import read_run_file
 
 BASE, SAVE = "--regress-baseline=runs/base.json", "--regress-save=runs/run.json"
 IDS = [
@@ -29,22 +28,21 @@ class Project(InnerProject):
         super().__init__(pytester)
         kept = '("head", "lora")'
         assert kept in CONFTEST
-        (self.root / "conftest.py").write_text(CONFTEST.replace(kept, '("full", "lora")'))
         named = '[tool.peft_regress]\nbudgets = "budgets.toml"\n'
-        (self.root / "pyproject.toml").write_text(named)
-        self.store(*IDS)
+        conftest = CONFTEST.replace(kept, '("full", "lora")')
+        self.write({"conftest.py": conftest, "pyproject.toml": named})
+        self.judge_by(*IDS)
 
-    def store(self, *ids, **more):
+    def judge_by(self, *ids, **more):
         """Write the run that judges."""
-        write_run(
-            self.root / "runs" / "base.json", make_run(*(make_record(x, **more) for x in ids))
-        )
+        self.write({"runs/base.json": [make_record(name, **more) for name in ids]})
 
     def inner(self, *arguments):
         return super().inner("--benchmark-disable", BASE, *arguments)
 
-    def write(self, text):
-        (self.root / "budgets.toml").write_text(text)
+    def limit(self, text):
+        """Write the file of budgets."""
+        self.write({"budgets.toml": text})
 
 
 @pytest.fixture
@@ -53,15 +51,15 @@ def project(stubbed):
 
 
 def test_a_run_within_the_budgets_of_the_file_passes_and_its_records_have_them(project):
-    project.write(KEPT)
+    project.limit(KEPT)
     code, out = project.inner(SAVE)
     assert code == 0, out
-    cases = read_run_file(project.save).run.cases
+    cases = project.saved().cases
     assert cases[LORA].budget == Budget(of=FULL, peak_of=1.0)
 
 
 def test_a_share_above_its_limit_fails_the_case_and_the_run(project):
-    project.write(OVER)
+    project.limit(OVER)
     code, out = project.inner(SAVE)
     assert code == 1
     assert "FAILED test_suite.py::test_case[shift/lora-r4/tiny]" in out
@@ -72,15 +70,15 @@ def test_a_share_above_its_limit_fails_the_case_and_the_run(project):
 
 
 def test_the_reference_of_full_fine_tuning_judges_a_run_that_did_not_select_it(project):
-    project.write(OVER)
+    project.limit(OVER)
     code, out = project.inner(SAVE, "-k", "lora-r4 and tiny2")
     assert code == 1
     assert "shift/lora-r4/tiny2: over budget" in out
 
 
 def test_without_full_fine_tuning_a_share_is_not_judged_and_the_run_says_so(project):
-    project.write(OVER)
-    project.store(LORA)
+    project.limit(OVER)
+    project.judge_by(LORA)
     code, out = project.inner(SAVE, "-k", "lora-r4 and not tiny2")
     assert code == 0, out
     flat = " ".join(out.split())
@@ -89,15 +87,15 @@ def test_without_full_fine_tuning_a_share_is_not_judged_and_the_run_says_so(proj
 
 
 def test_a_budget_that_is_looser_than_the_references_fails_a_strict_run(project):
-    project.store(LORA, budget=Budget(of=FULL, peak_of=1.0))
-    project.write(KEPT.replace("= 1}", "= 1.5}"))
+    project.judge_by(LORA, budget=Budget(of=FULL, peak_of=1.0))
+    project.limit(KEPT.replace("= 1}", "= 1.5}"))
     code, out = project.inner("--regress-strict", "-k", "lora-r4 and not tiny2")
     assert code == 1
     assert f"budget peak_of {FULL} is looser than the baseline's: 100.0 % -> 150.0 %" in out
 
 
 def test_a_file_that_cannot_be_used_ends_the_run_before_it_measures(project):
-    project.write(KEPT.replace("peak_of_full", "peek_of_full"))
+    project.limit(KEPT.replace("peak_of_full", "peek_of_full"))
     code, out = project.inner(SAVE)
     assert code == pytest.ExitCode.USAGE_ERROR
     assert "peek_of_full" in out
@@ -106,9 +104,9 @@ def test_a_file_that_cannot_be_used_ends_the_run_before_it_measures(project):
 
 
 def test_the_settings_may_name_another_file(project):
-    project.write(KEPT)
-    (project.root / "mine.toml").write_text(OVER)
-    (project.root / "pyproject.toml").write_text("[tool.peft_regress]\nbudgets = 'mine.toml'\n")
+    project.limit(KEPT)
+    named = "[tool.peft_regress]\nbudgets = 'mine.toml'\n"
+    project.write({"mine.toml": OVER, "pyproject.toml": named})
     code, out = project.inner(SAVE)
     assert code == 1
     assert f"{LORA}: over budget" in out

@@ -1,8 +1,7 @@
 """pytest on a project's own cases: where settings are found, shards, workers, globs, refusals."""
 
 import pytest
-
-from peft_regress.runs.run_file import read_run_file
+from projects import Suite
 
 CASES = """\
 import torch
@@ -38,32 +37,26 @@ TABLE = '[tool.peft_regress]\ncases = ["toy_gates:GATES"]\nbaselines = "data"\n'
 IDS = ["toy/full/one", "toy/head/one", "toy/lora-r1/two"]
 
 
-class Suite:
+class Toy(Suite):
     """A project with settings at its top and the tests in a package below."""
 
     def __init__(self, pytester):
-        self.pytester, self.root = pytester, pytester.path
-        (self.root / "toy_gates.py").write_text(CASES)
-        (self.root / "pyproject.toml").write_text(TABLE)
-        self.tests = self.root / "packages" / "one"
-        self.tests.mkdir(parents=True)
-        self.write()
+        super().__init__(pytester)
+        self.write({"toy_gates.py": CASES, "pyproject.toml": TABLE})
+        self.tests = self.folder / "packages" / "one"
+        self.write_tests()
 
-    def write(self, *, given="", more=""):
-        (self.tests / "test_toy.py").write_text(SUITE.format(given=given, more=more))
+    def write_tests(self, *, given="", more=""):
+        self.write({"packages/one/test_toy.py": SUITE.format(given=given, more=more)})
 
     def run(self, *arguments):
-        options = ("-p", "no:cacheprovider", "-W", "ignore::DeprecationWarning")
-        saving = f"--regress-save={self.root / 'run.json'}"
-        return self.pytester.runpytest_inprocess(*options, saving, *arguments)
-
-    def saved(self):
-        return read_run_file(self.root / "run.json").run
+        saving = f"--regress-save={self.folder / 'run.json'}"
+        return self.pytest("-W", "ignore::DeprecationWarning", saving, *arguments)
 
 
 @pytest.fixture
 def suite(pytester, outside_xdist):
-    return Suite(pytester)
+    return Toy(pytester)
 
 
 @pytest.mark.parametrize("workers", [(), pytest.param(("-n", "2"), marks=pytest.mark.nightly)])
@@ -71,20 +64,20 @@ def test_the_cases_of_the_settings_are_measured_and_judged_by_their_storage(
     suite, command, workers
 ):
     """From a folder below: pytest and the commands find the same storage."""
-    (suite.root / ".git").mkdir()
+    (suite.folder / ".git").mkdir()
     first = suite.run(*workers)
-    assert first.ret == 1
+    assert first.code == 1
     assert sorted(suite.saved().cases) == IDS
     assert suite.saved().selection.complete
     with_code = [record for record in suite.saved() if str(record.own_code).startswith("sha256:")]
     assert len(with_code) == len(IDS)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(suite.tests)
-        assert command("accept", suite.root / "run.json", "--reason", "first")[0] == 0
-        assert list((suite.root / "data").glob("*/0001_*.json"))
+        assert command("accept", suite.folder / "run.json", "--reason", "first")[0] == 0
+        assert list((suite.folder / "data").glob("*/0001_*.json"))
         done = suite.run(*workers)
-        assert done.ret == 0, done.stdout.str()
-        assert command("compare", "0001", suite.root / "run.json")[0] == 0
+        assert done.code == 0, done.out
+        assert command("compare", "0001", suite.folder / "run.json")[0] == 0
 
 
 UNSEEDED = """\
@@ -105,14 +98,14 @@ while True:
 @pytest.mark.slow
 def test_a_script_without_a_seed_is_judged_by_all_that_repeats(suite, command):
     cases = "from peft_regress import Script\nGATES = [Script('toy/lora-r4/one', 'train.py')]\n"
-    (suite.root / "toy_gates.py").write_text(cases)
+    suite.write({"toy_gates.py": cases})
 
     def says(script, *lines):
-        (suite.root / "train.py").write_text(script)
-        suite.run().stdout.fnmatch_lines(lines)
+        suite.write({"train.py": script})
+        pytest.LineMatcher(suite.run().out.splitlines()).fnmatch_lines(lines)
 
     says(UNSEEDED, "*files that the script wrote: log.txt*", "INCOMPLETE: * (1 new)")
-    assert command("accept", suite.root / "run.json", "--reason", "first")[0] == 0
+    assert command("accept", suite.folder / "run.json", "--reason", "first")[0] == 0
     for _ in range(2):
         says(UNSEEDED, "*two runs of the script differ: init*", "no regression (1 unchanged)")
     says(UNSEEDED.replace("r=4", "r=8"), "*trainable_params +100 %*", "REGRESSED*")
@@ -123,38 +116,38 @@ def test_a_case_that_cannot_be_measured_is_in_error_never_missing_and_not_accept
     suite, command
 ):
     wrong = 'case("toy/own/one", lambda model: model.nowhere),\n    case("toy/full/one"'
-    (suite.root / "toy_gates.py").write_text(CASES.replace('case("toy/full/one"', wrong))
+    suite.write({"toy_gates.py": CASES.replace('case("toy/full/one"', wrong)})
     done = suite.run("--regress-cases=*/one")
-    shown = " ".join(done.stdout.str().split())
-    assert done.ret == 1
+    shown = " ".join(done.out.split())
+    assert done.code == 1
     assert "missing in" not in shown
     assert "new in 3 cases: no accepted baseline has it" in shown
     (failed,) = (one for one in suite.saved() if one.status == "error")
     assert failed.case.id == "toy/own/one"
     assert "the adapter cannot be put on the model" in failed.status_text
-    accept = ("accept", suite.root / "run.json", "--reason", "first")
+    accept = ("accept", suite.folder / "run.json", "--reason", "first")
     code, _, err = command(*accept)
     assert code == 2
     assert "toy/own/one is in error (" in err
     assert "`--allow-errors toy/own/one`" in err
-    assert not list((suite.root / "data").glob("*/*.json"))
+    assert not list((suite.folder / "data").glob("*/*.json"))
     assert command(*accept, "--allow-errors", "toy/own/*")[0] == 0
     done = suite.run("--regress-cases=*/one")
-    assert "missing in" not in done.stdout.str()
+    assert "missing in" not in done.out
 
 
 @pytest.mark.parametrize("asked", ["", "packages/one", "packages/one/test_toy.py"])
 def test_a_project_inside_another_one_has_its_own_settings(suite, monkeypatch, asked):
-    inner = suite.root / "inner"
+    inner = suite.folder / "inner"
     inner.mkdir()
     for name in ("toy_gates.py", "pyproject.toml", "packages"):
-        (suite.root / name).rename(inner / name)
-    (suite.root / "pytest.ini").write_text("[pytest]\n")
+        (suite.folder / name).rename(inner / name)
+    suite.write({"pytest.ini": "[pytest]\n"})
     if not asked:
         monkeypatch.chdir(inner)
     done = suite.run("--collect-only", "-q", *([f"inner/{asked}"] if asked else []))
-    assert f"[{IDS[0]}]" in done.stdout.str()
-    assert len(done.stdout.str().split("test_toy.py::")) == 1 + len(IDS)
+    assert f"[{IDS[0]}]" in done.out
+    assert len(done.out.split("test_toy.py::")) == 1 + len(IDS)
 
 
 def test_shards_and_globs_narrow_a_run(suite):
@@ -178,22 +171,22 @@ def test_shards_and_globs_narrow_a_run(suite):
     ],
 )
 def test_globs_without_a_match_and_wrong_settings_are_wrong_use(suite, option, table, message):
-    (suite.root / "pyproject.toml").write_text(table)
+    suite.write({"pyproject.toml": table})
     done = suite.run(option)
-    assert done.ret == pytest.ExitCode.USAGE_ERROR
-    assert message in done.stderr.str()
-    assert "Traceback" not in done.stderr.str()
+    assert done.code == pytest.ExitCode.USAGE_ERROR
+    assert message in done.err
+    assert "Traceback" not in done.err
 
 
 def test_a_suite_without_settings_gives_its_cases_itself(suite):
-    (suite.root / "pyproject.toml").unlink()
-    (suite.root / "pytest.ini").write_text("[pytest]\npythonpath = .\n")
-    suite.write(given="GATES", more="from toy_gates import GATES")
+    (suite.folder / "pyproject.toml").unlink()
+    suite.write({"pytest.ini": "[pytest]\npythonpath = .\n"})
+    suite.write_tests(given="GATES", more="from toy_gates import GATES")
     done = suite.run("-k", "full")
-    assert done.ret == 1
+    assert done.code == 1
     assert sorted(suite.saved().cases) == IDS[:1]
     assert suite.saved().selection.not_selected == IDS[1:]
-    assert "--regress-matrix" not in done.stdout.str()
+    assert "--regress-matrix" not in done.out
 
 
 @pytest.mark.parametrize(
@@ -206,11 +199,11 @@ def test_a_suite_without_settings_gives_its_cases_itself(suite):
 def test_cases_that_cannot_be_had_are_told_in_one_line_without_a_traceback(
     suite, file, text, message
 ):
-    (suite.root / file).write_text(text)
+    (suite.folder / file).write_text(text)
     done = suite.run()
-    assert done.ret == pytest.ExitCode.INTERRUPTED
-    lines = done.stdout.lines
+    assert done.code == pytest.ExitCode.INTERRUPTED
+    lines = done.out.splitlines()
     start = next(i for i, line in enumerate(lines) if "ERROR collecting" in line)
     assert lines[start + 1].startswith(message)
     assert lines[start + 2].startswith("=====")
-    assert "Traceback" not in done.stdout.str()
+    assert "Traceback" not in done.out

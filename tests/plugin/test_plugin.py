@@ -6,21 +6,17 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import NamedTuple
 from xml.etree import ElementTree as ET
 
 import msgspec
 import pytest
 from builders import accept
 from measured_once import FOLDER
-from restored import registry_restored
-from screen import Terminal
+from projects import Suite
 
 # Imported before the first inner run: pytester forgets modules that a run was first to import,
 # and torch cannot be imported twice.
 from peft_regress.cli.main import main
-from peft_regress.plugin import session
-from peft_regress.plugin.session import RegressSession
 from peft_regress.runs.run_file import read_run_file, write_run_file
 from peft_regress.runs.schema import Ledger
 
@@ -76,57 +72,36 @@ WORKERS = pytest.param(("-n", "2"), marks=pytest.mark.nightly)
 """Two workers of pytest-xdist take seconds to start."""
 
 
-class Done(NamedTuple):
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-class Project:
-    """A folder with a suite, a conftest and sources; runs share this process and its imports."""
+class Project(Suite):
+    """A folder with a suite, a conftest and sources."""
 
     def __init__(self, pytester, sources):
-        self.pytester = pytester
-        self.root = root = pytester.path
-        (root / "baselines").mkdir()
-        shutil.copytree(sources / "sources", root / "baselines" / "sources")
-        (root / "pytest.ini").write_text("[pytest]\n")
-        (root / "test_suite.py").write_text(SUITE)
+        super().__init__(pytester)
+        shutil.copytree(sources / "sources", self.folder / "baselines" / "sources")
+        self.write({"pytest.ini": "[pytest]\n", "test_suite.py": SUITE})
         self.configure()
 
     def configure(self, *, methods=("head",), tasks=("shift",), architectures=("tiny",), extra=""):
-        text = CONFTEST.format(
-            tests=str(Path(__file__).parents[1]),
-            methods=methods,
-            tasks=tasks,
-            architectures=architectures,
-            extra=extra,
-        )
-        (self.root / "conftest.py").write_text(text)
-
-    def run(self, *arguments):
-        with registry_restored():
-            done = self.pytester.runpytest_inprocess("-p", "no:cacheprovider", *arguments)
-        return Done(returncode=done.ret, stdout=done.stdout.str(), stderr=done.stderr.str())
+        tests = str(Path(__file__).parents[1])
+        names = {"methods": methods, "tasks": tasks, "architectures": architectures}
+        self.write({"conftest.py": CONFTEST.format(tests=tests, extra=extra, **names)})
 
     def accept(self, *options):
-        before = set((self.root / "baselines").glob("*/*.json"))
-        self.cli("accept", str(self.root / "run.json"), "--reason", "a test", *options)
-        (new,) = set((self.root / "baselines").glob("*/*.json")) - before
+        storage = self.folder / "baselines"
+        before = set(storage.glob("*/*.json"))
+        run = str(self.folder / "run.json")
+        self.cli("accept", run, "--reason", "a test", "--baselines", str(storage), *options)
+        (new,) = set(storage.glob("*/*.json")) - before
         return new
 
     def cli(self, *arguments):
-        storage = ["--baselines", str(self.root / "baselines")] if arguments[0] == "accept" else []
         with pytest.raises(SystemExit) as exit_:
-            main([*arguments, *storage])
+            main([*arguments])
         return exit_.value.code
 
     def compare(self, name):
         """Return the exit code of `compare` of the accepted run and another one."""
-        return self.cli("compare", str(self.root / "run.json"), str(self.root / name))
-
-    def saved(self, name="run.json"):
-        return read_run_file(self.root / name).run
+        return self.cli("compare", str(self.folder / "run.json"), str(self.folder / name))
 
 
 @pytest.fixture(scope="module")
@@ -136,16 +111,9 @@ def measured(tmp_path_factory):
 
 
 @pytest.fixture
-def project(pytester, tiny_sources, measured, monkeypatch):
+def project(stubbed, tiny_sources, measured, monkeypatch):
     monkeypatch.setenv(FOLDER, str(measured))
-    # The inner conftest.py replaces it in this process, too.
-    monkeypatch.setattr(RegressSession, "_measured", RegressSession._measured)
-    monkeypatch.setattr(RegressSession, "define", RegressSession.define)
-    monkeypatch.setattr(session, "describe_machine", session.describe_machine)
-    # An outer run under pytest-xdist must not make the inner ones think that they are workers.
-    for name in ("PYTEST_XDIST_WORKER", "PYTEST_XDIST_WORKER_COUNT", "PYTEST_XDIST_TESTRUNUID"):
-        monkeypatch.delenv(name, raising=False)
-    return Project(pytester, tiny_sources)
+    return Project(stubbed, tiny_sources)
 
 
 @pytest.fixture(scope="module")
@@ -159,14 +127,14 @@ def accepted(project, accepted_files):
     """A project whose two cases, head and lora, have a baseline."""
     project.configure(methods=("head", "lora"))
     if not any(accepted_files.iterdir()):
-        done = project.run("--regress-save=run.json", "-k", "head or lora-r4")
-        assert done.returncode == 1, done.stdout
+        done = project.pytest("--regress-save=run.json", "-k", "head or lora-r4")
+        assert done.code == 1, done.out
         project.accept()
         for name in ("run.json", "run.adapters", "baselines"):
-            copy = shutil.copytree if (project.root / name).is_dir() else shutil.copy
-            copy(project.root / name, accepted_files / name)
+            copy = shutil.copytree if (project.folder / name).is_dir() else shutil.copy
+            copy(project.folder / name, accepted_files / name)
         return project
-    shutil.copytree(accepted_files, project.root, dirs_exist_ok=True)
+    shutil.copytree(accepted_files, project.folder, dirs_exist_ok=True)
     return project
 
 
@@ -174,40 +142,40 @@ SELECT = ("-k", "head or lora-r4")
 
 
 def test_a_case_without_a_baseline_fails_with_its_numbers_and_the_command_to_type(project):
-    done = project.run("--regress-save=run.json")
-    assert done.returncode == 1
-    shown = done.stdout.partition("= peft_regress =")[2]
+    done = project.pytest("--regress-save=run.json")
+    assert done.code == 1
+    shown = done.out.partition("= peft_regress =")[2]
     assert re.search(r"^shift/head/tiny +130 .*new in 1 case: ", shown, re.MULTILINE | re.DOTALL)
     assert "peft-regress accept run.json --reason" in shown
 
 
 def test_below_a_failing_case_stands_no_trace_of_torch(project):
     project.configure(extra=TRACED)
-    done = project.run()
-    assert done.returncode == 1
-    assert "torch.__trace" not in done.stdout
+    done = project.pytest()
+    assert done.code == 1
+    assert "torch.__trace" not in done.out
 
 
 FILES = ("--regress-save=next.json", "--regress-summary=summary.md", "--junitxml=junit.xml")
 
 
 def test_a_run_against_its_own_baseline_is_clean_in_every_file(accepted):
-    done = accepted.run(*SELECT, *FILES)
-    assert done.returncode == 0, done.stdout
+    done = accepted.pytest(*SELECT, *FILES)
+    assert done.code == 0, done.out
     outcome = "no regression in what was selected (2 unchanged)"
-    text = done.stdout.partition("= peft_regress =")[2]
+    text = done.out.partition("= peft_regress =")[2]
     assert re.search(rf"\n{re.escape(outcome)}\n=+ 2 passed", text), text
     assert "accuracy" not in text
-    assert f"\n## peft\\_regress: {outcome}\n" in (accepted.root / "summary.md").read_text()
+    assert f"\n## peft\\_regress: {outcome}\n" in (accepted.folder / "summary.md").read_text()
     cases = accepted.saved("next.json").cases
-    properties = properties_in(accepted.root / "junit.xml")
+    properties = properties_in(accepted.folder / "junit.xml")
     for found, record in zip(properties, cases.values(), strict=True):
         expected = {name: str(metric.value) for name, metric in record.metrics.items()}
         expected.pop("relative_step_seconds", None)
         assert found == expected
     # What head ships was stored, and must load in the next run. Lora ran at rank 4, and the lowest
     # of its ranks is 1.
-    assert [path.name for path in (accepted.root / "run.adapters").iterdir()] == [
+    assert [path.name for path in (accepted.folder / "run.adapters").iterdir()] == [
         "shift--head--tiny"
     ]
     stored = json.loads((stored_folder(accepted) / "stored.json").read_text())
@@ -221,41 +189,31 @@ def properties_in(junit):
     return [{p.get("name"): p.get("value") for p in case.iter("property")} for case in cases]
 
 
-def test_a_terminal_shows_the_verdict_in_colour_and_at_its_width(project):
-    terminal = Terminal(columns=40)
-    terminal.run(sys.executable, "-m", "pytest", "--regress-save=run.json", cwd=project.root)
-    shown = "\n".join(terminal.screen()).partition("= peft_regress =")[2]
-    assert shown.index("new in 1 case: no accepted") < shown.index("INCOMPLETE: not")
-    case = "\n".join(terminal.screen()).partition("shift/head/tiny: new\n")[2].split("-----")[0]
-    assert max(map(len, case.splitlines())) <= 40
-    assert "\x1b[1;33mINCOMPLETE: not everything expected was\x1b[0m" in terminal.output
-
-
 def test_a_convolution_that_runs_twice_fails_and_names_metric_change_and_module(
     accepted, monkeypatch
 ):
     monkeypatch.delenv("GITHUB_ACTIONS", raising=False)
     accepted.configure(methods=("head", "lora"), extra=TWICE)
-    done = accepted.run(*SELECT, "--regress-save=worse.json", "--junitxml=junit.xml")
-    assert done.returncode == 1
-    assert "shift/head/tiny: regressed" in done.stdout
-    assert "forward_flops: " in done.stdout
-    assert "conv aten.convolution: +" in done.stdout
-    assert "environment: as in the baseline" in done.stdout
-    assert "::error" not in done.stdout
-    assert all("forward_flops" in one for one in properties_in(accepted.root / "junit.xml"))
+    done = accepted.pytest(*SELECT, "--regress-save=worse.json", "--junitxml=junit.xml")
+    assert done.code == 1
+    assert "shift/head/tiny: regressed" in done.out
+    assert "forward_flops: " in done.out
+    assert "conv aten.convolution: +" in done.out
+    assert "environment: as in the baseline" in done.out
+    assert "::error" not in done.out
+    assert all("forward_flops" in one for one in properties_in(accepted.folder / "junit.xml"))
     assert accepted.compare("worse.json") == 1
 
 
 def test_an_improvement_passes_and_fails_under_strict(project):
     project.configure(extra=TWICE)
-    project.run("--regress-save=run.json")
+    project.pytest("--regress-save=run.json")
     project.accept()
     project.configure()
-    assert project.run().returncode == 0
-    done = project.run("--regress-strict")
-    assert done.returncode == 1
-    assert "improved" in done.stdout
+    assert project.pytest().code == 0
+    done = project.pytest("--regress-strict")
+    assert done.code == 1
+    assert "improved" in done.out
 
 
 def test_the_run_file_holds_every_metric_and_is_a_pytest_benchmark_file(accepted):
@@ -266,7 +224,7 @@ def test_the_run_file_holds_every_metric_and_is_a_pytest_benchmark_file(accepted
         record.metrics
     )
     assert [len(s) for s in record.metrics["first_losses"].samples] == [4, 4, 4]
-    document = json.loads((accepted.root / "run.json").read_text())
+    document = json.loads((accepted.folder / "run.json").read_text())
     (entry,) = [e for e in document["benchmarks"] if "lora-r4" in e["name"]]
     assert entry["extra_info"]["peft_regress"]["case_id"] == "shift/lora-r4/tiny"
     assert entry["stats"]["rounds"] == 3
@@ -280,54 +238,54 @@ def test_the_run_file_holds_every_metric_and_is_a_pytest_benchmark_file(accepted
 
 def stored_folder(project):
     """Return the folder of the one adapter in the storage of a project."""
-    (folder,) = (project.root / "baselines" / "adapters").iterdir()
+    (folder,) = (project.folder / "baselines" / "adapters").iterdir()
     return folder
 
 
 def test_a_stored_adapter_that_gives_another_output_fails(accepted):
-    manifest = accepted.root / "run.adapters" / "shift--head--tiny" / "stored.json"
+    manifest = accepted.folder / "run.adapters" / "shift--head--tiny" / "stored.json"
     stored = json.loads(manifest.read_text())
     stored["output"][0][0] += 1.0
     manifest.write_text(json.dumps(stored))
     accept(
-        accepted.root / "run.json",
-        root=accepted.root / "baselines",
+        accepted.folder / "run.json",
+        root=accepted.folder / "baselines",
         reason="as another release stored it",
         date="2026-01-01T00:00:00+00:00",
     )
-    done = accepted.run(*SELECT)
-    assert done.returncode == 1
-    assert re.search("invariant stored_adapter_loads: absent -> false", done.stdout), done.stdout
+    done = accepted.pytest(*SELECT)
+    assert done.code == 1
+    assert re.search("invariant stored_adapter_loads: absent -> false", done.out), done.out
 
 
 def test_an_altered_stored_adapter_stops_its_case_and_an_absent_one_the_run(accepted):
     """Their removal once turned a failing check into a check that did not apply."""
     path = stored_folder(accepted) / "model.safetensors"
     path.write_bytes(path.read_bytes() + b" ")
-    altered = accepted.run(*SELECT)
-    assert altered.returncode == 1
-    assert f"{path}: expected sha256" in altered.stdout
-    shutil.rmtree(accepted.root / "baselines" / "adapters")
-    absent = accepted.run(*SELECT)
-    assert absent.returncode == pytest.ExitCode.USAGE_ERROR
-    assert "shift/head/tiny: its adapter" in absent.stderr
-    assert "Traceback" not in altered.stdout + absent.stdout + absent.stderr
+    altered = accepted.pytest(*SELECT)
+    assert altered.code == 1
+    assert f"{path}: expected sha256" in altered.out
+    shutil.rmtree(accepted.folder / "baselines" / "adapters")
+    absent = accepted.pytest(*SELECT)
+    assert absent.code == pytest.ExitCode.USAGE_ERROR
+    assert "shift/head/tiny: its adapter" in absent.err
+    assert "Traceback" not in altered.out + absent.out + absent.err
 
 
 def test_a_run_without_a_file_or_to_a_device_keeps_nothing(accepted):
     def found():
-        return {path.name for path in accepted.root.iterdir()} - {".benchmarks", "__pycache__"}
+        return {path.name for path in accepted.folder.iterdir()} - {".benchmarks", "__pycache__"}
 
     before = found()
-    accepted.run(*SELECT)
-    accepted.run(*SELECT, "--regress-save=/dev/null")
+    accepted.pytest(*SELECT)
+    accepted.pytest(*SELECT, "--regress-save=/dev/null")
     assert found() == before
     assert not Path("/dev/null.adapters").exists()
 
 
 def test_a_narrowed_run_is_partial_and_no_failure(accepted):
-    done = accepted.run("-k", "head", "--regress-save=part.json", "--benchmark-disable")
-    assert done.returncode == 0, done.stdout
+    done = accepted.pytest("-k", "head", "--regress-save=part.json", "--benchmark-disable")
+    assert done.code == 0, done.out
     run = accepted.saved("part.json")
     assert not run.selection.complete
     assert run.selection.narrowed_by == ["-k head"]
@@ -340,75 +298,75 @@ def test_a_narrowed_run_is_partial_and_no_failure(accepted):
 
 
 def test_a_marker_expression_selects_exactly_one_case_and_an_empty_selection_is_no_pass(accepted):
-    done = accepted.run("-m", "case(method='lora', rank=4, architecture='tiny')")
-    assert done.returncode == 0, done.stdout
-    assert "1 passed" in done.stdout
-    done = accepted.run("-k", "nothing_has_this_name")
-    assert done.returncode == pytest.ExitCode.NO_TESTS_COLLECTED
+    done = accepted.pytest("-m", "case(method='lora', rank=4, architecture='tiny')")
+    assert done.code == 0, done.out
+    assert "1 passed" in done.out
+    done = accepted.pytest("-k", "nothing_has_this_name")
+    assert done.code == pytest.ExitCode.NO_TESTS_COLLECTED
 
 
 def test_a_case_that_nobody_collects_is_a_hole_that_fails_the_run(project):
     project.configure(methods=("full", "head"))
-    project.run("--regress-save=run.json")
+    project.pytest("--regress-save=run.json")
     project.accept()
-    assert project.run().returncode == 0
+    assert project.pytest().code == 0
     # The suite now forgets one case that `list` and the baseline hold.
     text = SUITE.replace("case_params()", "[p for p in case_params() if 'full' not in p.id]")
-    (project.root / "test_suite.py").write_text(text)
+    project.write({"test_suite.py": text})
     for narrowing in ((), ("--regress-shard=1/1",), ("-k", "tiny")):
-        done = project.run(*narrowing)
-        assert done.returncode == 1, done.stdout
-        assert "1 passed" in done.stdout
-        assert "shift/full/tiny" in done.stdout.partition("missing in 1 case")[2]
+        done = project.pytest(*narrowing)
+        assert done.code == 1, done.out
+        assert "1 passed" in done.out
+        assert "shift/full/tiny" in done.out.partition("missing in 1 case")[2]
 
 
 def test_a_renamed_case_is_missing_and_new_until_the_old_id_is_retired(project):
-    project.run("--regress-save=run.json")
+    project.pytest("--regress-save=run.json")
     project.accept()
     project.configure(architectures=("tiny2",))
-    done = project.run("--regress-save=run.json")
-    assert done.returncode == 1
-    assert "missing in 1 case" in done.stdout
-    assert "shift/head/tiny\n" in done.stdout
-    assert "new in 1 case: no accepted baseline has it" in done.stdout
-    assert "shift/head/tiny2" in done.stdout
-    assert "add `--retire ID`" in " ".join(done.stdout.split())
+    done = project.pytest("--regress-save=run.json")
+    assert done.code == 1
+    assert "missing in 1 case" in done.out
+    assert "shift/head/tiny\n" in done.out
+    assert "new in 1 case: no accepted baseline has it" in done.out
+    assert "shift/head/tiny2" in done.out
+    assert "add `--retire ID`" in " ".join(done.out.split())
     project.accept()
-    assert project.run().returncode == 1
+    assert project.pytest().code == 1
     project.accept("--retire", "shift/*/tiny")
-    assert project.run("--regress-save=run.json").returncode == 0
+    assert project.pytest("--regress-save=run.json").code == 0
     assert project.saved().selection.complete
     # What was retired and runs again is new: nothing judges it.
     project.configure(architectures=("tiny", "tiny2"))
-    done = project.run()
-    assert done.returncode == 1
-    assert "1 new, 1 unchanged" in done.stdout
+    done = project.pytest()
+    assert done.code == 1
+    assert "1 new, 1 unchanged" in done.out
 
 
 @pytest.mark.parametrize("narrowing", [(), ("-k", "tiny"), ("test_suite.py",), WORKERS])
 def test_a_case_that_a_hook_takes_away_is_a_hole_and_not_deselected(project, narrowing):
     hook = "def pytest_collection_modifyitems(items):\n    del items[0]\n"
     project.configure(methods=("full", "head"), extra=hook)
-    done = project.run("--regress-save=run.json", *narrowing)
-    assert done.returncode == 1
-    assert "missing in 1 case" in done.stdout
-    assert "shift/full/tiny" in done.stdout.partition("missing in 1 case")[2]
+    done = project.pytest("--regress-save=run.json", *narrowing)
+    assert done.code == 1
+    assert "missing in 1 case" in done.out
+    assert "shift/full/tiny" in done.out.partition("missing in 1 case")[2]
     assert not project.saved().selection.complete
 
 
 def test_a_skipped_case_fails_the_run(accepted):
     text = SUITE.replace("    peft_regress(case)", "    pytest.skip('not today')")
-    (accepted.root / "test_suite.py").write_text(text)
-    done = accepted.run(*SELECT)
-    assert done.returncode == 1
-    assert "missing in 2 cases" in done.stdout
+    accepted.write({"test_suite.py": text})
+    done = accepted.pytest(*SELECT)
+    assert done.code == 1
+    assert "missing in 2 cases" in done.out
 
 
 def test_xdist_gives_the_same_verdicts_and_the_same_run_file_but_for_times(accepted):
-    done = accepted.run(*SELECT, "-n", "2", "--regress-save=parallel.json")
-    assert done.returncode == 0, done.stdout
-    assert "no regression in what was selected (2 unchanged)" in done.stdout
-    assert "times: not measured" in done.stdout
+    done = accepted.pytest(*SELECT, "-n", "2", "--regress-save=parallel.json")
+    assert done.code == 0, done.out
+    assert "no regression in what was selected (2 unchanged)" in done.out
+    assert "times: not measured" in done.out
     serial, parallel = accepted.saved(), accepted.saved("parallel.json")
     assert serial.cases.keys() == parallel.cases.keys()
     for name, record in serial.cases.items():
@@ -422,21 +380,23 @@ def test_xdist_gives_the_same_verdicts_and_the_same_run_file_but_for_times(accep
 
 
 def test_an_unknown_baseline_under_xdist_fails_every_case_with_the_reason(accepted):
-    done = accepted.run(*SELECT, "-n", "2", "--regress-baseline=0099", "--regress-save=run2.json")
-    assert done.returncode == 1
-    assert "2 failed" in done.stdout
-    assert "0001_peft-" in done.stdout
-    assert "Traceback" not in done.stdout
-    assert "INTERNALERROR" not in done.stdout
+    done = accepted.pytest(
+        *SELECT, "-n", "2", "--regress-baseline=0099", "--regress-save=run2.json"
+    )
+    assert done.code == 1
+    assert "2 failed" in done.out
+    assert "0001_peft-" in done.out
+    assert "Traceback" not in done.out
+    assert "INTERNALERROR" not in done.out
 
 
 def test_shards_keep_an_architecture_together_and_their_union_compares_like_one_run(project):
     project.configure(tasks=("shift", "unseen"), architectures=("tiny", "tiny2"))
-    project.run("--regress-save=run.json")
-    (project.root / "shards").mkdir()
+    project.pytest("--regress-save=run.json")
+    (project.folder / "shards").mkdir()
     architectures = []
     for index in (1, 2):
-        project.run(f"--regress-shard={index}/2", f"--regress-save=shards/{index}.json")
+        project.pytest(f"--regress-shard={index}/2", f"--regress-save=shards/{index}.json")
         cases = project.saved(f"shards/{index}.json").cases
         architectures.append({record.case.architecture for record in cases.values()})
     assert sorted(map(sorted, architectures)) == [["tiny"], ["tiny2"]]
@@ -455,16 +415,16 @@ def test_shards_keep_an_architecture_together_and_their_union_compares_like_one_
 )
 def test_wrong_use_is_refused_before_anything_is_measured(accepted, option, message):
     if option == "-q":
-        (accepted.root / "test_again.py").write_text(SUITE)
-    done = accepted.run(option)
-    assert done.returncode == pytest.ExitCode.USAGE_ERROR
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
+        accepted.write({"test_again.py": SUITE})
+    done = accepted.pytest(option)
+    assert done.code == pytest.ExitCode.USAGE_ERROR
+    assert message in done.err
+    assert "Traceback" not in done.err
 
 
 def accept_with_other_bytes(project, *, factor):
     """Store the accepted run once more, its peak moved, and without the ledger that explains it."""
-    (first,) = (project.root / "baselines").glob("*/0001_*.json")
+    (first,) = (project.folder / "baselines").glob("*/0001_*.json")
     entry = read_run_file(first)
     cases = {}
     for name, record in entry.run.cases.items():
@@ -473,52 +433,54 @@ def accept_with_other_bytes(project, *, factor):
         metrics = {**record.metrics, "peak_bytes": peak}
         cases[name] = msgspec.structs.replace(record, metrics=metrics, ledger=Ledger())
     run = msgspec.structs.replace(entry.run, cases=cases, accepted=None)
-    moved = project.root / "moved.json"
+    moved = project.folder / "moved.json"
     write_run_file(moved, run, entry.document)
-    accept(moved, root=project.root / "baselines", reason="moved", date="2901-01-01T00:00:00+00:00")
+    accept(
+        moved, root=project.folder / "baselines", reason="moved", date="2901-01-01T00:00:00+00:00"
+    )
 
 
 def test_small_moves_that_add_up_fail_by_default_and_not_against_a_named_entry(accepted):
     accept_with_other_bytes(accepted, factor=1 - 0.0018)
     accept_with_other_bytes(accepted, factor=1 - 0.0009)
-    done = accepted.run(*SELECT)
-    assert done.returncode == 1
-    assert "peak_bytes (drift since 0001_peft-" not in done.stdout
-    assert "peak_bytes (drift since 0002_peft-" in done.stdout
-    assert "+0.18" in done.stdout
-    assert "baseline: 0003_peft-" in done.stdout
-    assert "--case shift/head/tiny --metric peak_bytes" in done.stdout
-    assert accepted.run(*SELECT, "--regress-baseline=0003").returncode == 0
-    assert accepted.run(*SELECT, "--regress-baseline=run.json").returncode == 0
+    done = accepted.pytest(*SELECT)
+    assert done.code == 1
+    assert "peak_bytes (drift since 0001_peft-" not in done.out
+    assert "peak_bytes (drift since 0002_peft-" in done.out
+    assert "+0.18" in done.out
+    assert "baseline: 0003_peft-" in done.out
+    assert "--case shift/head/tiny --metric peak_bytes" in done.out
+    assert accepted.pytest(*SELECT, "--regress-baseline=0003").code == 0
+    assert accepted.pytest(*SELECT, "--regress-baseline=run.json").code == 0
     # Another storage than that of the settings judges as that one would.
-    (accepted.root / "baselines").rename(accepted.root / "elsewhere")
-    done = accepted.run(*SELECT, "--regress-baseline=elsewhere")
-    assert done.returncode == 1
-    assert "peak_bytes (drift since 0002_peft-" in done.stdout
-    assert "--metric peak_bytes --baselines elsewhere" in done.stdout
+    (accepted.folder / "baselines").rename(accepted.folder / "elsewhere")
+    done = accepted.pytest(*SELECT, "--regress-baseline=elsewhere")
+    assert done.code == 1
+    assert "peak_bytes (drift since 0002_peft-" in done.out
+    assert "--metric peak_bytes --baselines elsewhere" in done.out
 
 
 def test_a_damaged_baseline_stops_the_run_before_it_measures(accepted):
-    (entry,) = (accepted.root / "baselines").glob("*/0001_*.json")
+    (entry,) = (accepted.folder / "baselines").glob("*/0001_*.json")
     entry.write_text("<<<<<<< ours\n" + entry.read_text())
-    done = accepted.run(*SELECT)
-    assert done.returncode == pytest.ExitCode.USAGE_ERROR
-    assert entry.name in done.stderr
-    assert "Traceback" not in done.stdout + done.stderr
+    done = accepted.pytest(*SELECT)
+    assert done.code == pytest.ExitCode.USAGE_ERROR
+    assert entry.name in done.err
+    assert "Traceback" not in done.out + done.err
 
 
 def test_a_missing_or_an_altered_source_fails_with_the_command(project):
-    path = project.root / "baselines" / "sources" / "tiny.safetensors"
+    path = project.folder / "baselines" / "sources" / "tiny.safetensors"
     content = path.read_bytes()
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    done = project.run()
-    assert done.returncode == 1
-    assert "expected sha256" in done.stdout
+    done = project.pytest()
+    assert done.code == 1
+    assert "expected sha256" in done.out
     (path.parent / "manifest").unlink()
-    done = project.run()
-    assert done.returncode == 1
-    assert "peft-regress sources" in done.stdout
-    assert "Traceback" not in done.stdout
+    done = project.pytest()
+    assert done.code == 1
+    assert "peft-regress sources" in done.out
+    assert "Traceback" not in done.out
 
 
 METHOD = """
@@ -547,63 +509,51 @@ def test_what_a_library_cannot_do_is_recorded_and_compared(project, where, error
         methods=("odd",),
         extra=METHOD.format(name="odd", where=where, error=error, message="no such thing"),
     )
-    project.run("--regress-save=run.json")
+    done = project.pytest("--regress-save=run.json")
+    assert f"{status}: {error}: no such thing" in done.out
     record = project.saved().cases["shift/odd-r4/tiny"]
     assert record.status == status
     assert record.error.type == error
     assert record.metrics == {}
     project.accept("--allow-errors", "shift/odd-*")
-    done = project.run("-W", "error")
-    assert done.returncode == 0, done.stdout
-    assert ("1 known defect" if status == "error" else "1 unchanged") in done.stdout
+    done = project.pytest("-W", "error")
+    assert done.code == 0, done.out
+    assert ("1 known defect" if status == "error" else "1 unchanged") in done.out
 
 
 @pytest.mark.parametrize("is_known", [True, False])
 @pytest.mark.parametrize("error", ["RuntimeError", "InputError"])
 def test_a_case_whose_definition_fails_is_in_error(accepted, is_known, error):
     if not is_known:
-        (accepted.root / "baselines").rename(accepted.root / "old")
-        shutil.copytree(accepted.root / "old" / "sources", accepted.root / "baselines" / "sources")
+        (accepted.folder / "baselines").rename(accepted.folder / "old")
+        shutil.copytree(
+            accepted.folder / "old" / "sources", accepted.folder / "baselines" / "sources"
+        )
     broken = METHOD.format(name="lora", where="hyperparameters", error=error, message="boom")
     extra = f"from peft_regress.errors import InputError{broken}"
     accepted.configure(methods=("head",), extra=extra)
-    done = accepted.run(*SELECT, "--regress-save=broken.json")
-    assert done.returncode == 1
-    assert "missing" not in done.stdout
+    done = accepted.pytest(*SELECT, "--regress-save=broken.json")
+    assert done.code == 1
+    assert "missing" not in done.out
     record = accepted.saved("broken.json").cases["shift/lora-r4/tiny"]
     assert record.status == "error"
     assert record.definition.startswith("sha256:" if is_known else "undefined")
 
 
-@pytest.mark.parametrize("is_new", [False, True])
-def test_a_case_that_fails_says_why_whether_it_is_new_or_not(accepted, is_new):
-    name = "odd" if is_new else "lora"
-    broken = METHOD.format(name=name, where="adapt", error="RuntimeError", message="no kernel")
+def test_a_case_that_fails_since_its_baseline_says_why(accepted):
+    broken = METHOD.format(name="lora", where="adapt", error="RuntimeError", message="no kernel")
     accepted.configure(methods=("head",), extra=broken)
-    done = accepted.run("-k", f"head or {name}-r4")
-    assert done.returncode == 1
-    assert ("error: RuntimeError: no kernel" if is_new else "newly failing") in done.stdout
-    assert "no kernel" in done.stdout
+    done = accepted.pytest(*SELECT)
+    assert done.code == 1
+    assert "newly failing" in done.out
+    assert "no kernel" in done.out
 
 
 def test_a_loss_that_is_not_finite_is_an_error_never_a_pass(accepted):
     accepted.configure(methods=("head", "lora"), extra=POISON)
-    done = accepted.run("-k", "head", "--regress-save=nan.json")
-    assert done.returncode == 1
+    done = accepted.pytest("-k", "head", "--regress-save=nan.json")
+    assert done.code == 1
     assert accepted.saved("nan.json").cases["shift/head/tiny"].error.type == "NonFiniteLossError"
-
-
-def test_an_interrupted_run_keeps_what_was_measured_and_is_incomplete(accepted):
-    text = SUITE + "    if 'lora' in case.id:\n        raise KeyboardInterrupt\n"
-    (accepted.root / "test_suite.py").write_text(text)
-    # In a process of its own: pytester hands an interrupt on to the outer run.
-    run = accepted.pytester.runpytest_subprocess
-    done = run("--regress-save=cut.json", "-k", "head or lora-r4")
-    assert done.ret == pytest.ExitCode.INTERRUPTED
-    run = accepted.saved("cut.json")
-    assert "shift/head/tiny" in run.cases
-    assert not run.selection.complete
-    assert accepted.compare("cut.json") == 3
 
 
 @pytest.mark.parametrize(
@@ -615,25 +565,25 @@ def test_an_interrupted_run_keeps_what_was_measured_and_is_incomplete(accepted):
     ],
 )
 def test_a_file_that_cannot_be_written_fails_the_run_with_one_message(accepted, option, problem):
-    (accepted.root / "file").write_text("")
-    done = accepted.run("-k", "head", option)
-    assert done.returncode == 1
-    assert " ".join(done.stdout.split()).count(problem) == 1
-    assert "Traceback" not in done.stdout + done.stderr
+    (accepted.folder / "file").write_text("")
+    done = accepted.pytest("-k", "head", option)
+    assert done.code == 1
+    assert " ".join(done.out.split()).count(problem) == 1
+    assert "Traceback" not in done.out + done.err
 
 
 def test_the_summary_of_a_step_on_github_is_added_to(accepted, monkeypatch):
-    path = accepted.root / "step.md"
+    path = accepted.folder / "step.md"
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(path))
     path.write_text("what the step wrote before\n")
-    accepted.run(*SELECT, "--regress-summary=step.md")
+    accepted.pytest(*SELECT, "--regress-summary=step.md")
     before, _, mine = path.read_text().partition("\n")
     assert before == "what the step wrote before"
     assert mine.startswith("<!-- peft-regress -->\n\n## peft\\_regress: ")
     # Another file is replaced.
     for _ in range(2):
-        accepted.run(*SELECT, "--regress-summary=other.md")
-    assert (accepted.root / "other.md").read_text() == mine
+        accepted.pytest(*SELECT, "--regress-summary=other.md")
+    assert (accepted.folder / "other.md").read_text() == mine
 
 
 PLAIN = """
@@ -648,13 +598,13 @@ def test_one(peft_regress):
 
 
 def test_a_test_without_parametrize_needs_the_marker_of_its_case(project):
-    (project.root / "test_suite.py").write_text(PLAIN.format(marker=""))
-    done = project.run()
-    assert done.returncode == 1
-    assert "case_params()" in done.stdout
+    project.write({"test_suite.py": PLAIN.format(marker="")})
+    done = project.pytest()
+    assert done.code == 1
+    assert "case_params()" in done.out
     marker = "@pytest.mark.case(**NAMES)"
-    (project.root / "test_suite.py").write_text(PLAIN.format(marker=marker))
-    project.run("--regress-save=run.json")
+    project.write({"test_suite.py": PLAIN.format(marker=marker)})
+    project.pytest("--regress-save=run.json")
     assert project.saved().cases.keys() == {"shift/head/tiny"}
 
 
@@ -664,26 +614,26 @@ def test_a_suite_without_cases_is_left_alone_unless_an_option_of_the_gate_is_giv
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
     # Another suite may have a marker of that name.
     text = "import pytest\n@pytest.mark.case('TC-1')\ndef test_plain():\n    pass\n"
-    (project.root / "test_suite.py").write_text(text)
-    done = project.run()
-    assert done.returncode == 0
-    assert "peft_regress" not in done.stdout.replace(str(project.root), "").split("collected")[1]
+    project.write({"test_suite.py": text})
+    done = project.pytest()
+    assert done.code == 0
+    assert "peft_regress" not in done.out.replace(str(project.folder), "").split("collected")[1]
     assert project.pytester.runpytest_subprocess("-p", "no:benchmark").ret == 0
-    done = project.run("--regress-save=run.json")
-    assert done.returncode == 1
-    assert "no test with a case was collected" in done.stdout
-    (project.root / "test_suite.py").write_text("def test_plain(): assert False\n")
-    assert "::error" not in project.run().stdout
+    done = project.pytest("--regress-save=run.json")
+    assert done.code == 1
+    assert "no test with a case was collected" in done.out
+    project.write({"test_suite.py": "def test_plain(): assert False\n"})
+    assert "::error" not in project.pytest().out
 
 
 def test_collecting_imports_no_torch(project):
-    (project.root / "conftest.py").write_text(
+    (project.folder / "conftest.py").write_text(
         "import sys\n"
         "def pytest_sessionfinish():\n"
         "    assert 'torch' not in sys.modules and 'peft' not in sys.modules\n"
     )
     command = [sys.executable, "-m", "pytest", "--collect-only", "-q"]
-    done = subprocess.run(command, cwd=project.root, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=project.folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "100 tests collected" in done.stdout
 
@@ -704,9 +654,9 @@ registry.add("architecture", Architecture(name="tiny", matrices=("default", "oth
 def test_cases_of_another_matrix_are_left_out_and_said_to_be(project, workers):
     project.configure(methods=(), architectures=(), extra=OTHER_MATRIX)
     both = SUITE.replace("case_params()", "[*case_params(), *case_params(matrix='other')]")
-    (project.root / "test_suite.py").write_text(both)
-    done = project.run("--regress-save=run.json", *workers)
-    assert "1 case of the other matrix not measured: use --regress-matrix other" in done.stdout
+    project.write({"test_suite.py": both})
+    done = project.pytest("--regress-save=run.json", *workers)
+    assert "1 case of the other matrix not measured: use --regress-matrix other" in done.out
     saved = project.saved()
     assert list(saved.cases) == ["shift/head/tiny"]
     assert saved.selection.complete
@@ -715,11 +665,11 @@ def test_cases_of_another_matrix_are_left_out_and_said_to_be(project, workers):
 @pytest.mark.parametrize("arguments", [(), WORKERS, ("--regress-shard=1/1",), ("-q",)])
 def test_on_github_the_summary_has_what_regressed(accepted, monkeypatch, arguments):
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
-    monkeypatch.setenv("GITHUB_WORKSPACE", str(accepted.root.parent))
+    monkeypatch.setenv("GITHUB_WORKSPACE", str(accepted.folder.parent))
     accepted.configure(methods=("head", "lora"), extra=TWICE)
-    done = accepted.run(*SELECT, *arguments, "--regress-summary=s.md")
-    assert done.returncode == 1
-    summary = (accepted.root / "s.md").read_text()
+    done = accepted.pytest(*SELECT, *arguments, "--regress-summary=s.md")
+    assert done.code == 1
+    summary = (accepted.folder / "s.md").read_text()
     assert "REGRESSED (2 regressed)" in summary
     assert "\npytest . " in summary
     assert "peft-regress compare baselines run.json\n" in summary
@@ -730,9 +680,9 @@ def test_on_github_no_message_of_a_library_is_a_command(accepted, monkeypatch, a
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
     said = f"raise RuntimeError('{'x ' * 50}::error::boom ##[error]bam {'::warning::x ' * 9}')"
     accepted.configure(methods=("head", "lora"), extra=NETWORK.format(statement=said))
-    done = accepted.run(*SELECT, *arguments)
-    assert done.returncode == 1
-    assert "## [error]bam" in done.stdout
+    done = accepted.pytest(*SELECT, *arguments)
+    assert done.code == 1
+    assert "## [error]bam" in done.out
     assert not [
-        line for line in done.stdout.splitlines() if line.lstrip().startswith("::") or "##[" in line
+        line for line in done.out.splitlines() if line.lstrip().startswith("::") or "##[" in line
     ]

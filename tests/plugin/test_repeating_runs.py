@@ -23,9 +23,9 @@ class Project(InnerProject):
         self.accept(*(trained(name, curve=curve(2 if name == OTHER else None)) for name in IDS))
 
     def accept(self, *records):
-        full = write_run(self.root / "full.json", make_run(*records))
+        full = write_run(self.folder / "full.json", make_run(*records))
         date = "2026-01-01T00:00:00+00:00"
-        accept(full, root=self.root / "baselines", reason="for a test", date=date)
+        accept(full, root=self.folder / "baselines", reason="for a test", date=date)
 
     @property
     def repeating(self):

@@ -37,13 +37,22 @@ def pytest_runtest_teardown(item):
 @pytest.fixture
 def dead(project):
     """A project beside a journal that has five of the eight cases, as of a run that was killed."""
-    (project.root / "conftest.py").write_text(CONFTEST + BLOCKED.format(path=str(project.save)))
+    (project.folder / "conftest.py").write_text(CONFTEST + BLOCKED.format(path=str(project.save)))
     project.inner(SAVE, "-k", "head or lora-r16 or (lora-r1 and tiny2)")
     project.save.rmdir()
     assert len(project.log) == 5
-    (project.root / "conftest.py").write_text(CONFTEST)
-    (project.root / "log").unlink()
+    (project.folder / "conftest.py").write_text(CONFTEST)
+    (project.folder / "log").unlink()
     return project
+
+
+def test_an_interrupted_run_keeps_what_was_measured_and_is_incomplete(project):
+    ending = "    if 'lora' in case.id:\n        raise KeyboardInterrupt\n    peft"
+    project.write({"test_suite.py": SUITE.replace("    peft", ending)})
+    code, _ = project.run(SAVE)
+    run = project.saved()
+    assert (code, run.selection.complete) == (pytest.ExitCode.INTERRUPTED, False)
+    assert "shift/head/tiny" in run.cases
 
 
 def test_a_run_file_may_be_named_like_a_journal(project):
@@ -120,7 +129,7 @@ def test_a_case_whose_definition_has_changed_is_measured_again(dead, monkeypatch
         "usual = 'sha256:definition'\n"
         "RegressSession.define = lambda self, case: usual if 'head' in case.id else ''\n"
     )
-    (dead.root / "conftest.py").write_text(CONFTEST + extra)
+    (dead.folder / "conftest.py").write_text(CONFTEST + extra)
     _, out = dead.inner(SAVE, RESUME)
     assert "2 cases taken, 6 measured" in out
 
@@ -130,9 +139,9 @@ def test_a_run_file_is_resumed_too_and_a_resumed_run_that_dies_has_lost_nothing(
     _, out = dead.inner(SAVE, RESUME, "-k", "head")
     assert "2 cases taken, 0 measured" in out
     text = SUITE + "    if 'lora-r1/' in case.id:\n        raise KeyboardInterrupt\n"
-    (dead.root / "test_suite.py").write_text(text)
+    (dead.folder / "test_suite.py").write_text(text)
     dead.inner(SAVE, "-k", "tiny2")
-    (dead.root / "test_suite.py").write_text(
+    (dead.folder / "test_suite.py").write_text(
         SUITE.replace("    peft", "    raise KeyboardInterrupt\n    peft")
     )
     code, out = dead.run(SAVE, RESUME)
@@ -141,7 +150,7 @@ def test_a_run_file_is_resumed_too_and_a_resumed_run_that_dies_has_lost_nothing(
 
 
 def test_a_run_file_that_cannot_be_written_leaves_the_journal(project):
-    (project.root / "conftest.py").write_text(CONFTEST + BLOCKED.format(path=str(project.save)))
+    (project.folder / "conftest.py").write_text(CONFTEST + BLOCKED.format(path=str(project.save)))
     code, out = project.inner(SAVE)
     assert code == 1
     assert "Traceback" not in out

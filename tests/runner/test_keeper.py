@@ -1,8 +1,6 @@
 """What a search measured is kept, and a search that died goes on where it was."""
 
 import dataclasses
-import os
-import signal
 from importlib.metadata import version
 from pathlib import Path
 
@@ -13,7 +11,7 @@ from fake_interpreters import logged, write_worker
 from peft_regress.catalogue.matrix import parse_case_id
 from peft_regress.errors import InputError
 from peft_regress.gate.repeats import KnownCurve
-from peft_regress.interrupts import EndingSignal, ending_signals_interrupt
+from peft_regress.interrupts import EndingSignal
 from peft_regress.overlay.pip import Planned
 from peft_regress.runner import keeper
 from peft_regress.runner.keeper import kept_records
@@ -39,7 +37,6 @@ class Search:
         *,
         resume=None,
         stop_after=None,
-        is_signal=False,
         packages=None,
         uses=None,
         trains=True,
@@ -56,16 +53,10 @@ class Search:
         def on_record(record):
             done.append(record.case.id)
             if len(done) == stop_after:
-                if is_signal:
-                    os.kill(os.getpid(), signal.SIGTERM)
-                else:
-                    raise EndingSignal
+                raise EndingSignal
 
         try:
-            with (
-                ending_signals_interrupt(),
-                kept_records(self.save if save else None, resume, self.said.append) as keeper,
-            ):
+            with kept_records(self.save if save else None, resume, self.said.append) as keeper:
                 setup = dataclasses.replace(SETUP, keeper=keeper)
                 options = {"setup": setup, "trains": trains, "on_record": on_record}
                 options |= {"planned": planned}
@@ -99,14 +90,6 @@ def test_a_search_that_was_ended_goes_on_where_it_was(search, name):
     assert set(second) == set(IDS) - kept
     assert search.said[-1].endswith(f"{name}: 2 cases taken, 1 measured")
     assert not journal_of(search.save).exists()
-
-
-def test_a_signal_ends_it_and_loses_nothing(search):
-    first = search.run(stop_after=1, is_signal=True)
-    kept = cases_in(journal_of(search.save))
-    # The worker may have gone on for a moment.
-    assert set(first[:1]) <= kept < set(IDS) or set(first) == kept
-    assert set(search.run(resume=search.save)) == set(IDS) - kept
 
 
 @pytest.mark.parametrize("other", [{"packages": {"peft": "0.15.0"}}, {"trains": False}])

@@ -4,7 +4,6 @@ import dataclasses
 import os
 import re
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -12,10 +11,17 @@ from concurrent.futures import Future
 from pathlib import Path
 from types import SimpleNamespace
 
-import fake_interpreters
 import msgspec
 import pytest
 from builders import CURVE, MACHINE, make_record, make_run
+from fake_interpreters import (
+    all_gone,
+    logged,
+    processes_of,
+    wait_until,
+    write_program,
+    write_worker,
+)
 from msgspec import UNSET
 from tiny_architecture import TinyArchitecture
 
@@ -48,18 +54,18 @@ CASES = [parse_case_id(name) for name in IDS]
 
 @pytest.fixture
 def worker(tmp_path, monkeypatch):
-    """Write a worker outside of an environment; as soon as it hangs, its time limit is over."""
+    """Write a worker outside of an environment; as soon as it hangs, its time limit is over.
 
-    def write(**options):
-        return fake_interpreters.write_worker(tmp_path / "python", **options)
-
+    Afterwards no process of it is left.
+    """
     python = str(tmp_path / "python")
     clock = SimpleNamespace(
-        monotonic=lambda: time.monotonic() + 1000 * len(fake_interpreters.logged(python, "child"))
+        monotonic=lambda: time.monotonic() + 1000 * len(logged(python, "child"))
     )
     monkeypatch.setattr(process_module, "time", clock)
     monkeypatch.setattr(processes, "time", clock)
-    return write
+    yield lambda **options: write_worker(tmp_path / "python", **options)
+    assert all_gone(processes_of(python))
 
 
 def measured(python, *, cases=CASES, jobs=1, **options):
@@ -101,11 +107,11 @@ def test_workers_share_the_cases_and_each_adaptation_has_one(worker, monkeypatch
     assert run.selection.complete
     assert run.selection.narrowed_by == []
     by_adaptation: dict[tuple, set[int]] = {}
-    for process, request in fake_interpreters.logged(python, "measure"):
+    for process, request in logged(python, "measure"):
         by_adaptation.setdefault(request["case"].partition("/")[2:], set()).add(process)
     assert all(len(found) == 1 for found in by_adaptation.values())
-    assert len(fake_interpreters.logged(python, "measure")) == len(cases)
-    started = [one for _, one in fake_interpreters.logged(python, "started")]
+    assert len(logged(python, "measure")) == len(cases)
+    started = [one for _, one in logged(python, "started")]
     assert len(started) <= 3
     for one in started:
         # A folder of its own, which is removed; no variables of the test runner.
@@ -113,7 +119,6 @@ def test_workers_share_the_cases_and_each_adaptation_has_one(worker, monkeypatch
         assert {"HF_HOME", "HF_HUB_OFFLINE", "PYTHONHASHSEED"} <= set(one["variables"])
         assert not [name for name in one["variables"] if name.startswith("PYTEST_")]
     assert not Path("litter").exists()
-    assert fake_interpreters.all_gone(fake_interpreters.processes_of(python))
 
 
 @pytest.mark.parametrize(
@@ -139,7 +144,6 @@ def test_a_lost_case_is_in_error_and_the_rest_goes_on(worker, how, kind, message
     assert "/tmp" not in lost.error.message
     assert (lost.definition, lost.metrics) == (run.cases[SECOND].definition, {})
     assert [run.cases[name].status for name in (SECOND, OTHER)] == ["ok", "ok"]
-    assert fake_interpreters.all_gone(fake_interpreters.processes_of(python))
 
 
 WRONG = [
@@ -190,7 +194,7 @@ def test_a_worker_lost_between_cases_is_replaced(worker):
     run = measured(python)
     assert {record.status for record in run} == {"ok"}
     # No case was measured twice.
-    assert len(fake_interpreters.logged(python, "measure")) == len(IDS)
+    assert len(logged(python, "measure")) == len(IDS)
 
 
 @pytest.mark.parametrize("at", [f"before {OTHER}", OTHER])
@@ -198,7 +202,6 @@ def test_a_request_that_a_fresh_worker_refuses_is_no_record(worker, at):
     python = worker(how={at: "refuse"})
     with pytest.raises(UnusableEnvironmentError, match=rf"{OTHER}: .*HybridCache"):
         measured(python)
-    assert fake_interpreters.all_gone(fake_interpreters.processes_of(python))
 
 
 def test_a_child_that_holds_the_pipe_open_does_not_hide_a_death(worker):
@@ -208,7 +211,7 @@ def test_a_child_that_holds_the_pipe_open_does_not_hide_a_death(worker):
     )
     assert "os.fork" in script
     before = time.monotonic()
-    run = measured(fake_interpreters.write_program(path, script), cases=CASES[:1])
+    run = measured(write_program(path, script), cases=CASES[:1])
     assert time.monotonic() - before < SETUP.time_limit / 2
     assert "SIGKILL" in run.cases[BAD].error.message
 
@@ -217,7 +220,6 @@ def test_an_environment_that_cannot_import_peft_shows_the_import_error(worker):
     python = worker(how={"import_modules": "refuse"})
     with pytest.raises(UnusableEnvironmentError, match="ImportError: cannot import name 'Hybrid"):
         measured(python)
-    assert fake_interpreters.all_gone(fake_interpreters.processes_of(python))
 
 
 @pytest.mark.parametrize(
@@ -233,7 +235,6 @@ def test_a_worker_lost_at_its_start_makes_the_environment_unusable(worker, at, h
     python = worker(how={at: how})
     with pytest.raises(UnusableEnvironmentError):
         measured(python)
-    assert fake_interpreters.all_gone(fake_interpreters.processes_of(python))
 
 
 def test_packages_that_change_during_a_run_are_refused(worker):
@@ -244,8 +245,7 @@ def test_packages_that_change_during_a_run_are_refused(worker):
         .replace("packages=script", 'packages={"pid": str(os.getpid())} or script')
     )
     with pytest.raises(UnusableEnvironmentError, match="packages changed"):
-        measured(fake_interpreters.write_program(Path(python), script))
-    assert fake_interpreters.all_gone(fake_interpreters.processes_of(python))
+        measured(write_program(Path(python), script))
 
 
 def test_a_package_that_is_not_the_installed_one_is_refused(tmp_path):
@@ -255,9 +255,9 @@ def test_a_package_that_is_not_the_installed_one_is_refused(tmp_path):
     own = installed / "__init__.py"
     own.touch()
     (tmp_path / "bin").mkdir()
-    fake_interpreters.write_worker(tmp_path / "bin" / "python", file=str(own))
+    write_worker(tmp_path / "bin" / "python", file=str(own))
     measured(str(tmp_path / "bin" / "python"))
-    fake_interpreters.write_worker(tmp_path / "bin" / "python", file="/checkout/peft/__init__.py")
+    write_worker(tmp_path / "bin" / "python", file="/checkout/peft/__init__.py")
     with pytest.raises(UnusableEnvironmentError, match=r"/checkout/peft.*unset PYTHONPATH"):
         measured(str(tmp_path / "bin" / "python"))
 
@@ -273,7 +273,6 @@ def test_an_interrupt_here_ends_every_worker_and_saves_the_records(worker, tmp_p
         measured(python, on_record=interrupt, save=save, cases=CASES[:2])
     run = read_run_file(save).run
     assert (list(run.cases), run.selection.narrowed_by) == ([BAD], ["interrupted"])
-    assert fake_interpreters.all_gone(fake_interpreters.processes_of(python))
 
 
 @pytest.fixture
@@ -286,11 +285,11 @@ def interruptible():
 
 @pytest.mark.parametrize("at", [SECOND, "greeting", "import_modules"])
 def test_an_interrupt_ends_every_process(tmp_path, interruptible, at):
-    python = fake_interpreters.write_worker(tmp_path / "python", how={at: "hang"})
+    python = write_worker(tmp_path / "python", how={at: "hang"})
     save = tmp_path / "run.json"
 
     def interrupt():
-        fake_interpreters.wait_until(lambda: fake_interpreters.logged(python, "child"))
+        wait_until(lambda: logged(python, "child"))
         os.kill(os.getpid(), signal.SIGINT)
 
     thread = threading.Thread(target=interrupt)
@@ -299,50 +298,7 @@ def test_an_interrupt_ends_every_process(tmp_path, interruptible, at):
         measured(python, jobs=2, save=save, cases=CASES[:2])
     thread.join()
     assert save.exists() == (at == SECOND)
-    assert fake_interpreters.all_gone(fake_interpreters.processes_of(python))
-
-
-_UPGRADE = """
-import contextlib, sys
-from pathlib import Path
-from types import SimpleNamespace
-from peft_regress.upgrades import upgrade as upgrading
-from peft_regress.cli.main import main
-
-@contextlib.contextmanager
-def opened(*_, **__):
-    nothing = dict(packages=dict(), planned=(), remarks=(), requested=())
-    yield SimpleNamespace(python=Path({python!r}), **nothing)
-
-upgrading.opened_overlay = opened
-main(sys.argv[1:])
-"""
-
-
-def test_an_interrupted_upgrade_is_exit_130_and_leaves_a_partial_run_file(tmp_path):
-    python = fake_interpreters.write_worker(tmp_path / "python", how={SECOND: "hang"})
-    save = tmp_path / "run.json"
-    command = [sys.executable, "-c", _UPGRADE.format(python=python), "upgrade", "peft==0.14.0"]
-    # A stored base: the current environment would be measured for real.
-    options = ["--cases", "*/lora-r4/resnet18", "--base", "0003", "--jobs", "1", "--save", save]
-    process = subprocess.Popen(
-        [*command, *map(str, options)],
-        stderr=subprocess.PIPE,
-        cwd=ROOT,
-        # A run in the background ignores Ctrl-C, and so would its children.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
-    )
-    try:
-        fake_interpreters.wait_until(lambda: fake_interpreters.logged(python, "child"))
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=120)
-    finally:
-        process.kill()
-    assert process.returncode == 130
-    assert b"Traceback" not in errors
-    assert errors.endswith(b"interrupted\n")
-    assert list(read_run_file(save).run.cases) == [BAD]
-    assert fake_interpreters.all_gone(fake_interpreters.processes_of(python))
+    assert all_gone(processes_of(python))
 
 
 @pytest.fixture

@@ -53,7 +53,7 @@ def project(tmp_path_factory):
     project.run("--regress-save=runs/run.json")
     project.run("--benchmark-disable", "--regress-save=runs/untimed.json", "-k", "r1")
     for name in ("run", "untimed"):
-        accept(project.root / "runs" / f"{name}.json", root=project.root / "baselines")
+        accept(project.folder / "runs" / f"{name}.json", root=project.folder / "baselines")
     return project
 
 
@@ -123,10 +123,10 @@ def test_the_commands_need_nothing_of_the_tests_though_they_import_their_conftes
     "more", ["-q", pytest.param("--benchmark-storage=file://baselines", marks=pytest.mark.nightly)]
 )
 def test_a_run_is_compared_with_the_entry_that_is_named(project, more):
-    before = sorted((project.root / "baselines").rglob("*"))
+    before = sorted((project.folder / "baselines").rglob("*"))
     code, out = project.run("--benchmark-compare=0001", more, "-k", "head")
     assert code == 0
     heads = ("shift/head/tiny", "shift/head/tiny2")
     assert rows(out) == {(case, side) for case in heads for side in ("NOW", FIRST)}
     assert "machine_info is different" not in out
-    assert sorted((project.root / "baselines").rglob("*")) == before
+    assert sorted((project.folder / "baselines").rglob("*")) == before

@@ -19,8 +19,6 @@ from faults import line
 from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.runs.schema import Curve, Failure
 
-CHEAPEST = "shift/head/shufflenet_v2_x0_5"
-
 
 def make_fault(replacement=None, *, at="library:right", case=LORA, stops=False):
     return Fault(

@@ -61,28 +61,54 @@ def results_of(ended):
     return Path(ended.outputs["results"])
 
 
-def test_the_action_passes_its_inputs_to_the_command(gate):
-    ended = gate.upgrade(
-        requirements="peft==0.14.0\n\n  # ours\npeft-x @ git+https://g/p#subdirectory=a\n.\n",
-        cases="shift/* or so",
-        matrix="extended",
-        base="0004_peft-0.21.2",
-        jobs="2",
-        time_limit="600",
-        strict="true",
-    )
+OWN = "[tool.peft_regress]\n"
+PULL = {"GITHUB_BASE_REF": "main", "GITHUB_REF": "refs/pull/7/merge", "GITHUB_SHA": "c0ffee"}
+GIT = [
+    Answer(start="git rev-parse HEAD", output="c0ffee"),
+    Answer(start="git rev-parse --is-shallow", output="true"),
+    Answer(start="git rev-parse --quiet", code=1),
+]
+SCENARIOS = {
+    "every input": (
+        {
+            "requirements": "peft==0.14.0\n\n  # ours\npeft-x @ git+https://g/p#subdirectory=a\n.\n",
+            "cases": "shift/* or so",
+            "matrix": "extended",
+            "base": "0004_peft-0.21.2",
+            "jobs": "2",
+            "time_limit": "600",
+            "strict": "true",
+        },
+        {},
+        "",
+    ),
+    "a checkout": ({}, {}, ""),
+    "a release, with the storage of the project": ({"requirements": "peft==0.14.0"}, {}, OWN),
+    "a release in a pull request": ({"requirements": "peft==0.14.0"}, PULL, ""),
+    "a named base in a pull request": ({"base": "0004"}, PULL, ""),
+    "a pull request of a library": ({}, PULL, ""),
+    "one whose merge moved": ({"requirements": "./python"}, {**PULL, "GITHUB_SHA": "other"}, ""),
+    # A checkout with cases would run its code of today on both sides of a commit.
+    "a pull request of a project with cases of its own": ({}, PULL, OWN),
+}
+
+
+@pytest.mark.parametrize(
+    ("inputs", "variables", "settings"), SCENARIOS.values(), ids=SCENARIOS.keys()
+)
+def test_what_the_action_runs(gate, snapshot, inputs, variables, settings):
+    (gate.project / "pyproject.toml").write_text(settings)
+    gate.sandbox.variables |= variables
+    ended = gate.run(*GIT, upgraded(), PAGE, **{"requirements": ".", **inputs})
     assert ended.code == 0, ended.errors
-    requirements = ["peft==0.14.0", "peft-x @ git+https://g/p#subdirectory=a", "."]
-    results = results_of(ended)
-    assert command_of(ended) == [
-        "upgrade",
-        *("--cases", "shift/* or so", "--matrix", "extended", "--base", "0004_peft-0.21.2"),
-        *("--jobs", "2", "--time-limit", "600", "--strict"),
-        *("--baselines", f"{ACTION.parent}/../../../baselines", "--yes", "--format", "json"),
-        *("--save", f"{results}/run.json", "--summary", f"{results}/findings.md"),
-        *("--", *requirements),
-    ]
-    assert (results / "requirements.txt").read_text().splitlines() == requirements
+    lines = (results_of(ended) / "requirements.txt").read_text().splitlines()
+    words = [word.replace(str(results_of(ended)), "RESULTS") for word in command_of(ended)]
+    calls = [line for line in ended.lines if "fetch" in line]
+    assert {
+        "fetched": calls,
+        "requirements": lines,
+        "upgrade": [word.replace(str(ACTION.parent), "ACTION") for word in words],
+    } == snapshot
 
 
 @pytest.mark.parametrize(
@@ -107,8 +133,7 @@ def test_the_shell_runs_no_input_and_the_log_no_line_of_the_findings(gate):
     assert ended.summary == FINDINGS
 
 
-@pytest.mark.parametrize("code", [0, 1, 2, 3])
-@pytest.mark.parametrize("has_page", [True, False])
+@pytest.mark.parametrize(("code", "has_page"), [(0, True), (1, False), (2, True), (3, True)])
 def test_the_action_exits_as_the_command_does_and_keeps_its_files(gate, code, has_page):
     page = PAGE if has_page else Answer(start="peft-regress report", code=2)
     ended = gate.run(upgraded(code), page, requirements=".")
@@ -124,57 +149,6 @@ def test_the_tool_publishes_what_the_action_keeps(gate, capsys):
     ended = gate.upgrade(code=1)
     assert publish.main(["issue", str(results_of(ended)), "--dry-run"]) == 0
     assert "--title finding" in capsys.readouterr().out
-
-
-def test_the_storage_is_the_projects_own_if_it_has_one(gate):
-    (gate.project / "pyproject.toml").write_text("[tool.peft_regress]\n")
-    assert "--baselines" not in command_of(gate.upgrade(requirements="peft==0.14.0"))
-
-
-REFS = "refs/heads/main:refs/remotes/origin/main"
-
-
-@pytest.mark.parametrize(
-    ("inputs", "variables", "calls", "base"),
-    [
-        ({}, {}, [], None),
-        ({"requirements": "peft==0.14.0"}, {"GITHUB_BASE_REF": "main"}, [], None),
-        ({"base": "0004"}, {"GITHUB_BASE_REF": "main"}, [], "0004"),
-        (
-            {},
-            {"GITHUB_BASE_REF": "main", "GITHUB_REF": "refs/pull/7/merge", "GITHUB_SHA": "c0ffee"},
-            ["fetch --quiet --no-tags --depth=2 origin c0ffee"],
-            "git:HEAD^1",
-        ),
-        (
-            {"requirements": "./python"},
-            {"GITHUB_BASE_REF": "main", "GITHUB_REF": "refs/pull/7/merge", "GITHUB_SHA": "other"},
-            [f"fetch --quiet --no-tags --unshallow origin +{REFS}"],
-            "merge-base",
-        ),
-    ],
-)
-def test_a_pull_request_of_a_library_is_compared_with_what_it_starts_from(
-    gate, inputs, variables, calls, base
-):
-    gate.sandbox.variables |= variables
-    git = [
-        Answer(start="git rev-parse HEAD", output="c0ffee"),
-        Answer(start="git rev-parse --is-shallow", output="true"),
-        Answer(start="git rev-parse --quiet", code=1),
-    ]
-    ended = gate.run(*git, upgraded(), PAGE, **{"requirements": ".", **inputs})
-    assert ended.code == 0, ended.errors
-    typed = command_of(ended)
-    assert (typed[typed.index("--base") + 1] if "--base" in typed else None) == base
-    assert [line for line in ended.lines if "fetch" in line] == [f"git {call}" for call in calls]
-
-
-def test_own_cases_with_requirements_are_compared_with_their_baseline(gate):
-    """A checkout with cases would run its code of today on both sides of a commit."""
-    (gate.project / "pyproject.toml").write_text("[tool.peft_regress]\n")
-    gate.sandbox.variables |= {"GITHUB_BASE_REF": "main"}
-    assert "--base" not in command_of(gate.upgrade())
 
 
 def own_project(folder, **settings):

@@ -1,11 +1,9 @@
 """Workflows and the action: what the linters of `tox -e lint` do not see."""
 
 import re
-import shlex
 
-import publish
 import pytest
-from workflow_files import ACTION, ROOT, WORKFLOWS, jobs, read, steps, tox, workflow
+from workflow_files import ACTION, ROOT, WORKFLOWS, jobs, read, tox, workflow
 
 from peft_regress.catalogue.matrix import matrix_cases, shard_of
 
@@ -123,17 +121,6 @@ def test_the_reusable_workflow_passes_every_input_to_the_action():
     path = ACTION.parent.relative_to(ROOT).as_posix()
     (step,) = [s for s in document["jobs"]["gate"]["steps"] if s["uses"] == f"$/{path}"]
     assert step["with"] == {name: f"${{{{ inputs.{name} }}}}" for name in inputs}
-
-
-def test_the_tool_knows_each_command_of_the_pages_and_of_the_steps():
-    lines = [line for step in steps() for line in step.get("run", "").splitlines()]
-    lines += [line.removeprefix("$ ") for line in PAGES.splitlines()]
-    found = [re.fullmatch(r"python tools/ci/publish\.py (.*)", line) for line in lines]
-    commands = [match[1] for match in found if match]
-    assert len(commands) == len(WRITERS)
-    for line in commands:
-        words = shlex.split(line.replace("$CANDIDATE", "main"), comments=True)
-        publish.argument_parser().parse_args(words)
 
 
 def test_lint_checks_every_workflow_and_issue_form():

@@ -1,13 +1,12 @@
 """The release that changes a case is found in a world of known releases."""
 
-import json
 import math
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
-from package_world import SETUP, World, set_world
+from package_world import SETUP, World, drawn, set_world, since
 from packaging.version import Version
 
 from peft_regress.errors import AbsentError, InputError, UnknownNameError
@@ -16,9 +15,6 @@ from peft_regress.overlay.overlay import ReplacesTorchError
 from peft_regress.overlay.pip import PipError
 from peft_regress.project.budgets import Budget
 from peft_regress.project.script import Script
-from peft_regress.report import as_markdown, as_text
-from peft_regress.report.upgrades import bisection_document, encode_bisection
-from peft_regress.runs.schema import Inputs, TensorSummary
 from peft_regress.upgrades import bisect as bisecting
 from peft_regress.upgrades import reproduction, responsible
 from peft_regress.upgrades.bisect import BisectSettings, bisect, find_boundary, releases_between
@@ -26,12 +22,6 @@ from peft_regress.upgrades.bisect import BisectSettings, bisect, find_boundary, 
 RELEASES = [f"0.{minor}.0" for minor in range(10, 41)]
 CASE = "shift/dora-r4/resnet18"
 GOOD, BAD = RELEASES[0], RELEASES[-1]
-
-
-def since(version, **moved):
-    """Return what moves in each release from one on."""
-    first = Version(version)
-    return lambda packages, _: moved if packages["peft"] >= first else {}
 
 
 @pytest.fixture
@@ -47,14 +37,19 @@ def found(**settings):
     return bisect(BisectSettings(**{**usual, **settings}))
 
 
+@pytest.fixture
+def searched(world, command, monkeypatch):
+    monkeypatch.setattr(reproduction, "_output", lambda *_, **__: "1 ``` 2")
+
+    def call(*options, case=CASE):
+        ends = ("--good", GOOD, "--bad", BAD)
+        return command("bisect", "peft", *ends, "--case", case, *options)
+
+    return call
+
+
 def boundaries(bisection):
     return [(str(one.old), str(one.new)) for one in bisection.transitions]
-
-
-def test_a_budget_that_every_release_exceeds_is_no_change(world):
-    moves = since("0.20.0", forward_flops=2000)
-    world.moved = lambda packages, name: {"budget": Budget(peak=1), **moves(packages, name)}
-    assert boundaries(found()) == [("0.19.0", "0.20.0")]
 
 
 @pytest.mark.parametrize("first", RELEASES[1:])
@@ -110,20 +105,6 @@ def test_a_metric_an_invariant_or_a_state_is_found_among_others_that_change(worl
     assert all(trains for _, _, trains in world.runs) == (
         metric in {"accuracy", "frozen_unchanged"}
     )
-
-
-def test_good_may_be_newer_than_bad(world):
-    world.moved = since("0.21.0", forward_flops=500)
-    result = found(good=BAD, bad=GOOD)
-    assert boundaries(result) == [("0.21.0", "0.20.0")]
-    assert result.transitions[0].comparison.findings[0].verdict == "regressed"
-
-
-def test_the_same_at_both_ends_is_no_boundary(world):
-    result = found()
-    assert result.transitions == ()
-    assert len(world.runs) == 4
-    assert "no boundary" in as_text(bisection_document(result))
 
 
 def test_cases_that_fail_at_both_ends_are_not_called_the_same(world):
@@ -189,40 +170,20 @@ def test_without_a_case_one_of_each_method_and_architecture_is_taken(world):
     assert boundaries(result) == [("0.20.0", "0.21.0")]
 
 
-def test_a_release_that_cannot_be_installed_or_imported_is_skipped_and_listed(world):
+UNUSABLE = {
+    "0.24.0": InputError("ImportError: HybridCache"),
+    "0.25.0": PipError("peft==0.25.0", "no wheel for this Python"),
+    "0.26.0": ReplacesTorchError("peft==0.26.0", "2.0", "1.9"),
+}
+
+
+def test_releases_that_cannot_be_tried_are_skipped_and_listed(world, searched, snapshot):
+    """They do not install, import or leave torch as it is, or were yanked."""
     world.moved = since("0.25.0", forward_flops=2000)
-
-    def broken(packages):
-        version = packages["peft"]
-        if version == Version("0.25.0"):
-            return PipError("peft==0.25.0", "no wheel for this Python")
-        if version == Version("0.24.0"):
-            return InputError("ImportError: HybridCache")
-        return None
-
-    world.broken = broken
-    result = found()
-    assert boundaries(result) == [("0.23.0", "0.26.0")]
-    assert list(map(str, result.transitions[0].between)) == ["0.24.0", "0.25.0"]
-    assert {str(version) for version in result.skipped} == {"0.24.0", "0.25.0"}
-    for shown in (
-        as_text(bisection_document(result)),
-        as_markdown(bisection_document(result, {})).replace("\\", ""),
-    ):
-        text = " ".join(shown.split())
-        assert "peft 0.26.0, or one of 0.24.0, 0.25.0 before it, changes what 0.23.0 does" in text
-        assert "skipped 0.24.0: " in text
-        assert "HybridCache" in text
-        assert "no wheel for this Python" in text
-
-
-def test_a_release_in_between_that_would_replace_torch_is_skipped(world):
-    world.moved = since("0.25.0", forward_flops=2000)
-    other = ReplacesTorchError("peft==0.25.0", "2.0", "1.9")
-    world.broken = lambda packages: other if packages["peft"] == Version("0.25.0") else None
-    result = found()
-    assert boundaries(result) == [("0.24.0", "0.26.0")]
-    assert "Add --yes" in result.skipped[Version("0.25.0")]
+    world.broken = lambda packages: UNUSABLE.get(str(packages["peft"]))
+    world.yanked = {"peft==0.23.0"}
+    assert searched() == snapshot
+    assert found().transitions[0].between == tuple(map(Version, ["0.23.0", *UNUSABLE]))
 
 
 @pytest.mark.parametrize("end", [GOOD, BAD])
@@ -247,14 +208,6 @@ def test_a_release_whose_cases_were_lost_is_skipped(world, monkeypatch):
     assert list(found().skipped.values()) == [why]
 
 
-def test_a_yanked_release_in_between_is_skipped(world):
-    world.moved = since("0.25.0", forward_flops=2000)
-    world.yanked = {"peft==0.25.0"}
-    result = found()
-    assert boundaries(result) == [("0.24.0", "0.26.0")]
-    assert list(result.skipped.values()) == ["yanked by its maintainers"]
-
-
 @pytest.fixture
 def pair(world):
     """From 0.21.0 on peft needs the newer of two releases of transformers."""
@@ -266,23 +219,18 @@ def pair(world):
     return world
 
 
-NEW = {"peft": Version("0.21.0"), "transformers": Version("5.0")}
+def test_packages_that_changed_together_are_tried_alone(pair, searched, snapshot):
+    pair.moved = lambda packages, _: {"forward_flops": 1000 * (packages["transformers"].major - 3)}
+    assert searched() == snapshot
 
 
-def test_packages_that_changed_together_are_tried_alone(pair):
-    pair.moved = lambda packages, _: (
-        {"forward_flops": 2000} if packages["transformers"] >= NEW["transformers"] else {}
-    )
-    sentence = "transformers alone does it; peft alone: no"
-    result = found()
-    assert boundaries(result) == [("0.20.0", "0.21.0")]
-    (transition,) = result.transitions
-    assert set(transition.changed) == {"peft", "transformers"}
-    assert [one.sentence for one in transition.responsible] == [sentence]
-    assert sentence in " ".join(as_text(bisection_document(result)).split())
-    assert sentence in as_markdown(bisection_document(result, {})).replace("\\", "")
-    (printed,) = encode_bisection(result)["transitions"][0]["findings"]
-    assert printed["which_package"] == sentence
+def test_ctrl_c_while_packages_are_tried_leaves_the_release(pair, searched, monkeypatch, snapshot):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(responsible, "opened_part", interrupted)
+    pair.moved = since("0.21.0", forward_flops=2000)
+    assert searched() == snapshot
 
 
 def test_further_requirements_are_in_every_environment(world):
@@ -317,71 +265,30 @@ def test_wrong_settings_are_refused(world, settings, error, message):
         found(**settings)
 
 
-@pytest.fixture
-def searched(world, command, monkeypatch):
-    monkeypatch.setattr(reproduction, "_output", lambda *_, **__: "1 ``` 2")
-
-    def call(*options, case=CASE):
-        ends = ("--good", GOOD, "--bad", BAD)
-        return command("bisect", "peft", *ends, "--case", case, *options)
-
-    return call
+BOUNDARY = since("0.21.0", forward_flops=2000)
 
 
-def test_a_boundary_is_exit_0_and_none_is_exit_3(world, searched):
-    code, out, err = searched()
-    assert code == 3
-    assert "no boundary" in out
-    world.moved = since("0.21.0", forward_flops=2000)
-    code, out, err = searched()
-    assert code == 0
-    assert out.startswith("peft 0.21.0 is the first release that changes what 0.20.0 does\n")
-    assert "regressed: forward_flops +100 %" in out
-    assert "peft 0.20.0: costs of 1 case\n" in err
-    assert max(map(len, out.splitlines())) <= 100
-
-
-def test_ctrl_c_while_packages_are_tried_leaves_the_release(pair, searched, monkeypatch):
-    def interrupted(*_, **__):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(responsible, "opened_part", interrupted)
-    pair.moved = since("0.21.0", forward_flops=2000)
-    code, out, err = searched()
-    assert (code, "peft 0.21.0 changes what 0.20.0 does\n" in err) == (130, True)
-    assert out.startswith("peft 0.21.0 is the first release that changes what 0.20.0 does\n")
-    assert "which package: not tried, interrupted\n" in out
-
-
-def test_the_release_that_draws_other_inputs_is_found(world):
-    def moved(packages, _):
-        norm = 2.0 if packages["peft"] >= Version("0.21.0") else 1.0
-        drawn = TensorSummary(shape=[4], dtype="float32", mean=0.0, norm=norm)
-        return {"inputs": Inputs(weights={"head": drawn})}
-
+@pytest.mark.parametrize("form", ["text", "json"])
+@pytest.mark.parametrize(
+    "moved",
+    [BOUNDARY, lambda *_: {}, lambda packages, _: drawn(1 + (packages["peft"].minor > 20))],
+    ids=["a boundary", "none", "other inputs"],
+)
+def test_what_a_search_says(world, searched, snapshot, moved, form):
     world.moved = moved
-    result = found()
-    assert boundaries(result) == [("0.20.0", "0.21.0")]
-    (finding,) = result.transitions[0].comparison.findings
-    assert (finding.verdict, finding.cause.strand) == ("regressed", "inputs")
+    assert searched("--format", form) == snapshot
 
 
-def test_json_says_what_was_tried(world, searched):
-    world.moved = since("0.21.0", forward_flops=2000)
-    code, out, _ = searched("--format", "json")
-    printed = json.loads(out)
-    assert code == 0
-    assert (printed["package"], printed["evidence"], printed["cases"]) == ("peft", "costs", [CASE])
-    assert printed["releases"] == RELEASES
-    assert set(printed["tried"]) == set(world.versions_tried())
-    (transition,) = printed["transitions"]
-    assert (transition["last_good"], transition["first_bad"]) == ("0.20.0", "0.21.0")
-    assert transition["environment"] == [{"package": "peft", "old": "0.20.0", "new": "0.21.0"}]
-    assert transition["findings"][0]["reasons"][0]["metric"] == "forward_flops"
+def test_what_every_release_exceeds_is_no_change_and_good_may_be_newer_than_bad(world):
+    world.moved = lambda *given: {"budget": Budget(peak=1), **BOUNDARY(*given)}
+    assert boundaries(found()) == [("0.20.0", "0.21.0")]
+    result = found(good=BAD, bad=GOOD)
+    assert boundaries(result) == [("0.21.0", "0.20.0")]
+    assert result.transitions[0].comparison.findings[0].verdict == "improved"
 
 
 def test_the_summary_is_an_issue_with_a_script(world, searched, tmp_path):
-    world.moved = since("0.21.0", forward_flops=2000)
+    world.moved = BOUNDARY
     summary = tmp_path / "issue.md"
     code, out, _ = searched("--summary", str(summary), "--format", "markdown")
     assert code == 0
@@ -396,28 +303,23 @@ FINAL = ["0.9.0", "0.10.0", "0.10.1", "1.0"]
 WITH_PRE = ["0.9.0", "0.10.0rc1", "0.10.0", "0.10.1", "1.0.dev2", "1.0"]
 
 
-@pytest.fixture
-def between(monkeypatch):
+@pytest.mark.parametrize(
+    ("good", "bad", "releases"),
+    [
+        ("0.9.0", "0.10.1", "0.9.0 0.10.0 0.10.1"),
+        ("0.10.1", "0.9.0", "0.10.1 0.10.0 0.9.0"),
+        (" v0.10 ", "1", "0.10.0 0.10.1 1.0"),
+        # A pre-release is included as an end.
+        ("0.10.0rc1", "1.0", "0.10.0rc1 0.10.0 0.10.1 1.0"),
+    ],
+)
+def test_releases_are_ordered_from_the_good_one_to_the_bad_one(monkeypatch, good, bad, releases):
     def released(package, *, pre):
         return [Version(text) for text in (WITH_PRE if pre else FINAL)]
 
     monkeypatch.setattr(bisecting, "released_versions", released)
-
-    def call(good, bad):
-        settings = BisectSettings(package="candy", good=good, bad=bad, setup=SETUP)
-        return [str(one) for one in releases_between(settings)]
-
-    return call
-
-
-def test_releases_are_ordered_from_the_good_one_to_the_bad_one(between):
-    assert between("0.9.0", "0.10.1") == ["0.9.0", "0.10.0", "0.10.1"]
-    assert between("0.10.1", "0.9.0") == ["0.10.1", "0.10.0", "0.9.0"]
-    assert between(" v0.10 ", "1") == ["0.10.0", "0.10.1", "1.0"]
-
-
-def test_a_pre_release_is_included_as_an_end(between):
-    assert between("0.10.0rc1", "1.0") == ["0.10.0rc1", "0.10.0", "0.10.1", "1.0"]
+    settings = BisectSettings(package="candy", good=good, bad=bad, setup=SETUP)
+    assert " ".join(map(str, releases_between(settings))) == releases
 
 
 def check(count, first_changed, untriable):

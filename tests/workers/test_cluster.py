@@ -170,17 +170,24 @@ def test_an_interrupt_keeps_what_came_back(shared, measure, tmp_path, monkeypatc
     assert len(logged(python, "measure")) == 6 - len(kept)
 
 
+def kill_later(when):
+    """Kill, in a thread, the process that `when` returns as soon as it returns one."""
+
+    def strike():
+        wait_until(when)
+        kill(when())
+
+    thread = threading.Thread(target=strike)
+    thread.start()
+    return thread
+
+
 @pytest.mark.slow
 def test_a_task_whose_worker_dies_is_measured_on_another_one(own_cluster, measure, tmp_path):
     cluster = own_cluster()
     python = cluster.write(pause=0.5)
-
-    def strike():
-        wait_until(lambda: logged(python, "measure"))
-        kill(processes(cluster.dask)[0])
-
-    thread = threading.Thread(target=strike)
-    thread.start()
+    first = processes(cluster.dask)[0]
+    thread = kill_later(lambda: logged(python, "measure") and first)
     code, _, err = measure(cluster.address)
     thread.join()
     assert code == 0, err
@@ -193,14 +200,12 @@ def test_a_case_that_no_worker_survives_is_incomplete_and_no_error(own_cluster, 
         cluster = own_cluster()
     python = cluster.write(how={FIRST: "hang"})
 
-    def strike():
-        wait_until(lambda: logged(python, "child"))
-        # The one that hangs has a child; its parent is Dask's worker.
-        ((hanging, _),) = logged(python, "child")
-        kill(int(Path(f"/proc/{hanging}/stat").read_text().split()[3]))
+    def parent_of_the_hanging():
+        """The one that hangs has a child; its parent is Dask's worker."""
+        hanging = [process for process, _ in logged(python, "child")]
+        return hanging and int(Path(f"/proc/{hanging[0]}/stat").read_text().split()[3])
 
-    thread = threading.Thread(target=strike)
-    thread.start()
+    thread = kill_later(parent_of_the_hanging)
     code, out, err = measure(cluster.address, cases="*/lora-r[14]/resnet18")
     thread.join()
     assert (code, out) == (3, f"{tmp_path}/run.json: 3 cases\n")
@@ -292,14 +297,19 @@ def test_an_address_without_a_scheduler_is_one_line(measure, address, code, prob
     assert problem in err
 
 
-def test_a_cluster_without_a_slot_is_refused_with_what_to_start():
-    workers = {"tcp://a:2": {"resources": None}}
+def pool_of(workers, **more):
+    """Return a pool over nodes as Dask describes them."""
     client = SimpleNamespace(
         status="running",
         wait_for_workers=lambda *_, **__: None,
         scheduler_info=lambda **_: {"workers": workers},
+        **more,
     )
-    pool = DaskPool("tcp://a:1", client, say=print)
+    return DaskPool("tcp://a:1", client, say=print)
+
+
+def test_a_cluster_without_a_slot_is_refused_with_what_to_start():
+    pool = pool_of({"tcp://a:2": {"resources": None}})
     with pytest.raises(ClusterLostError, match=r'`dask worker tcp://a:1 .* "slot=1"`$'):
         pool.prepare(None)
 
@@ -357,52 +367,44 @@ def test_a_run_is_of_the_machine_that_measured_most_and_records_name_others():
 
 
 @pytest.fixture
-def own_modules_forgotten():
-    """Take modules of `gates` out of this process afterwards: other tests write their own."""
-    yield
-    for name in [name for name in sys.modules if name.split(".")[0] == "gates"]:
-        del sys.modules[name]
-
-
-@pytest.fixture
-def project(tmp_path, monkeypatch, command, clean_registry, own_modules_forgotten):
+def own(project):
     """A project whose cases import a package of the user's own below `src`."""
-    monkeypatch.chdir(tmp_path)
-    assert command("init")[0] == 0
-    (tmp_path / "src" / "ours").mkdir(parents=True)
-    (tmp_path / "src" / "ours" / "__init__.py").write_text("WIDTH = 32\n")
-    cases = tmp_path / "gates" / "cases.py"
-    cases.write_text(cases.read_text().replace("import torch\n", "import ours\nimport torch\n"))
-    monkeypatch.syspath_prepend(tmp_path / "src")
-    yield tmp_path
-    sys.modules.pop("ours", None)
+    assert project.run("init").code == 0
+    cases = (project.folder / "gates" / "cases.py").read_text()
+    cases = cases.replace("import torch\n", "import ours\nimport torch\n")
+    return project.write({"src/ours/__init__.py": "WIDTH = 32\n", "gates/cases.py": cases})
 
 
-def test_a_package_below_src_comes_before_an_installed_one(project, monkeypatch):
-    found = own_code(read_settings(project))
+def test_a_package_below_src_comes_before_an_installed_one(own, monkeypatch):
+    folder = own.folder
+    monkeypatch.syspath_prepend(folder / "src")
+    found = own_code(read_settings(folder))
     assert found.modules == ["gates", "gates.cases", "ours"]
-    assert [Path(folder) for folder in found.search] == [project, project / "src"]
-    here = facts_here(project, (), found)
-    other = project / "site-packages"
-    (other / "ours").mkdir(parents=True)
-    (other / "ours" / "__init__.py").write_text("WIDTH = 64\n")
-    monkeypatch.setattr(sys, "path", [str(other), *sys.path])
+    assert [Path(one) for one in found.search] == [folder, folder / "src"]
+    here = facts_here(folder, (), found)
+    own.write({"site-packages/ours/__init__.py": "WIDTH = 64\n"})
+    monkeypatch.setattr(sys, "path", [str(folder / "site-packages"), *sys.path])
     sys.modules.pop("ours", None)
-    assert facts_here(project, (), found) == here
-    (project / "src" / "ours" / "__init__.py").unlink()
-    assert facts_here(project, (), found)["module ours"] != here["module ours"]
-    (project / "pyproject.toml").write_text("")
-    name = f"file {project / 'pyproject.toml'}"
-    assert facts_here(project, (), found)[name] != here[name]
-    assert own_code(Settings(folder=project, baselines=project)) is None
+    assert facts_here(folder, (), found) == here
+    (folder / "src" / "ours" / "__init__.py").unlink()
+    assert facts_here(folder, (), found)["module ours"] != here["module ours"]
+    own.write({"pyproject.toml": ""})
+    name = f"file {folder / 'pyproject.toml'}"
+    assert facts_here(folder, (), found)[name] != here[name]
+    assert own_code(Settings(folder=folder, baselines=folder)) is None
 
 
-def test_the_process_of_a_node_finds_a_package_below_src(shared, command, project):
+def test_the_process_of_a_node_finds_own_cases_where_they_lie_and_a_package_below_src(
+    shared, own, monkeypatch
+):
+    monkeypatch.syspath_prepend(own.folder / "src")
     python = shared.write()
-    code, _, err = command("measure", "--on", shared.address, "--save", "run.json")
+    code, _, err = own.run("measure", "--on", shared.address, "--save", "run.json")
     assert code == 0, err
     ((_, started),) = logged(python, "started")
     assert "PYTHONPATH" in started["variables"]
+    ((_, request),) = logged(python, "prepare")
+    assert request["folder"] == str(own.folder)
 
 
 @pytest.mark.parametrize(("uses", "code"), [(version("pytest"), 0), ("0.1", 2)])
@@ -413,19 +415,6 @@ def test_a_case_that_uses_another_version_on_a_node_is_refused(shared, measure, 
     assert (f"uses pytest 0.1 there, and {version('pytest')} here" in err) == bool(code)
 
 
-@pytest.mark.usefixtures("own_modules_forgotten")
-def test_nodes_look_up_own_cases_where_they_lie(
-    shared, command, tmp_path, monkeypatch, clean_registry
-):
-    monkeypatch.chdir(tmp_path)
-    assert command("init")[0] == 0
-    python = shared.write()
-    code, _, err = command("measure", "--on", shared.address, "--save", "run.json")
-    assert code == 0, err
-    ((_, request),) = logged(python, "prepare")
-    assert request["folder"] == str(tmp_path)
-
-
 def test_a_node_that_dies_while_nodes_prepare_is_left_out():
     plugins = []
 
@@ -434,14 +423,10 @@ def test_a_node_that_dies_while_nodes_prepare_is_left_out():
         if len(plugins) == 1:
             raise OSError("Stream is closed")
 
-    workers = {name: {"resources": {"slot": 1}} for name in ("dead", "alive")}
-    client = SimpleNamespace(
-        status="running",
-        wait_for_workers=lambda *_, **_kept: None,
-        scheduler_info=lambda **_: {"workers": workers},
+    pool = pool_of(
+        {name: {"resources": {"slot": 1}} for name in ("dead", "alive")},
         register_plugin=register_plugin,
         run=lambda *_, **_kept: {"dead": OSError("Timed out"), "alive": ""},
     )
-    pool = DaskPool("tcp://here", client, say=print)
     pool.prepare("node")
     assert (plugins, pool.slots) == (["node", "node"], 1)
