@@ -74,10 +74,6 @@ class Adaptation:
     architecture: str
     rank: int | None = None
 
-    def __str__(self) -> str:
-        method = self.method if self.rank is None else f"{self.method}-r{self.rank}"
-        return f"{method}/{self.architecture}"
-
 
 class Case(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A method on an architecture and a task, at a rank."""
@@ -138,9 +134,7 @@ def is_word(text: object) -> bool:
     """Return whether a text can name a metric, which is only ever shown: more than a name may."""
     if not isinstance(text, str):
         return False
-    return bool(text) and not any(
-        letter in "/*?[]" or letter.isspace() or not letter.isprintable() for letter in text
-    )
+    return text.isprintable() and re.fullmatch(r"[^ /*?\[\]]+", text) is not None
 
 
 def in_words(message: str) -> str:

@@ -69,8 +69,6 @@ def pattern_of(message: str) -> str:
     return _VARYING.sub("*", message)
 
 
-# --- What is stored -------------------------------------------------------------------------------
-
 _SECRET_NAMES: Final = ("TOKEN", "KEY", "SECRET", "PASSWORD")
 _SHORTEST_SECRET: Final = 8
 """Characters: a shorter value may be a word of the text."""

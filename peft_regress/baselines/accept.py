@@ -29,12 +29,7 @@ from peft_regress.files import remove_leftovers, write_atomic
 from peft_regress.locks import opened_lock
 from peft_regress.runs.ledger import check_sums
 from peft_regress.runs.ledger_files import ledger_content, ledger_file, with_digests
-from peft_regress.runs.run_file import (
-    RunFile,
-    read_run,
-    read_run_file,
-    write_run_file,
-)
+from peft_regress.runs.run_file import RunFile, read_run, read_run_file, write_run_file
 from peft_regress.runs.schema import Acceptance, Role, Run, check_acceptance
 from peft_regress.text import clean
 
@@ -155,9 +150,8 @@ def _store(
             write_atomic(place, ledger_content(ledger))
     for adapter in adapters.adapters:
         store_adapter(root, adapter)
-    entry = RunFile(
-        path=path, run=write_run_file(path, run, document, ledgers=False), document=document
-    )
+    run = write_run_file(path, run, document, ledgers=False)
+    entry = RunFile(path=path, run=run, document=document)
     contents.add(entry)
     try:
         write_current(root, contents)
@@ -167,7 +161,6 @@ def _store(
 
 
 def _described(entry: RunFile, contents: Contents, adapters: Choice, *, is_new: bool) -> Accepted:
-    """Say what the newest entry does."""
     return Accepted(
         path=entry.path,
         run=entry.run,

@@ -41,9 +41,6 @@ _OTHERS: Final = (
 """The fields of a record whose lines have no form of their own."""
 
 
-# --- what all entries say -------------------------------------------------------------------------
-
-
 @dataclass(kw_only=True)
 class Contents:
     """The entries of a storage in order, as far as they were added, and what follows from them."""
@@ -79,7 +76,6 @@ class Contents:
             self._judge(entry, accepted)
 
     def _judge(self, entry: RunFile, accepted: Acceptance) -> None:
-        """Let an entry judge its cases from now on."""
         for name in accepted.retired:
             self.judges.pop(name, None)
         for name, new in observations_of(entry.run, entry.path.stem).items():
@@ -126,9 +122,6 @@ def read_contents(
         return contents
 
     return read_while_still(root, read)
-
-
-# --- current.txt ----------------------------------------------------------------------------------
 
 
 def current_texts(contents: Contents) -> dict[str, str]:
@@ -233,7 +226,6 @@ def _digest(value: Any) -> str:
 
 
 def _start(digest: str) -> str:
-    """Return the first 12 digits of a digest."""
     return digest.removeprefix("sha256:")[:12]
 
 

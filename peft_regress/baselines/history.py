@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 import msgspec
+from msgspec import UNSET
 
 from peft_regress.baselines.current import Contents, read_contents
 from peft_regress.baselines.named_runs import find_input
@@ -48,7 +49,6 @@ class Entry:
     role: Role | Literal["run"]
     run: Run
     path: Path
-    """The run file or the folder of shards."""
     references: Mapping[str, Observation] = field(default_factory=dict)
     """What judged each case before it, with the older entries that drift counts from."""
 
@@ -95,12 +95,22 @@ def read_entries(root: Path, runs: Sequence[str]) -> list[Entry]:
     The records of entries read their ledgers when they are asked for. Raises `AbsentError` if there
     is nothing to read, `InputError` for a name of nothing.
     """
-    entries, judges = _stored_entries(root)
+    stored = dict[Path, Entry]()
+
+    def see(file: RunFile, before: Contents) -> RunFile:
+        file = with_unread_ledgers(file)
+        name, how = file.path.stem, acceptance_of(file)
+        entry = Entry(name=name, date=how.date, role=how.role, run=file.run, path=file.path)
+        stored[file.path] = replace(entry, references=dict(before.judges))
+        return file
+
+    contents = read_contents(root, see=see)
+    entries = [stored[link.path(root)] for link in contents.links]
     for run in (find_input(root, name) for name in runs):
         file = run.read()
         date = str(file.document.get("datetime", ""))
         entry = Entry(name=run.name, date=date, role="run", run=file.run, path=run.path)
-        entries.append(replace(entry, references=judges))
+        entries.append(replace(entry, references=contents.judges))
     if not entries:
         raise AbsentError(
             f"{root}: no entry there, and no run was named, so there is no history. "
@@ -109,21 +119,6 @@ def read_entries(root: Path, runs: Sequence[str]) -> list[Entry]:
             "peft_regress."
         )
     return entries
-
-
-def _stored_entries(root: Path) -> tuple[list[Entry], Mapping[str, Observation]]:
-    """Read and check all entries of a storage; return them, and what judges each case now."""
-    entries = dict[Path, Entry]()
-
-    def see(file: RunFile, before: Contents) -> RunFile:
-        file = with_unread_ledgers(file)
-        name, how, references = file.path.stem, acceptance_of(file), dict(before.judges)
-        entry = Entry(name=name, date=how.date, role=how.role, run=file.run, path=file.path)
-        entries[file.path] = replace(entry, references=references)
-        return file
-
-    contents = read_contents(root, see=see)
-    return [entries[link.path(root)] for link in contents.links], contents.judges
 
 
 def records_by_case(
@@ -247,7 +242,8 @@ def moves_between(
     """
     sides = (
         Observation(
-            record=_shown(records[at]),
+            # No inputs, and no names of what trains.
+            record=msgspec.structs.replace(records[at], inputs=UNSET, trained=UNSET, curve=UNSET),
             environment=entries[at].run.environment,
             machine=entries[at].run.machine,
             run_name=entries[at].name,
@@ -259,12 +255,6 @@ def moves_between(
         way = WAYS.get(reason.verdict)
         if way is not None:
             yield Move(case=case, before=pair[0], entry=pair[1], reason=reason, way=way)
-
-
-def _shown(record: Record) -> Record:
-    """Return what a history shows of a record: no inputs, and no names of what trains."""
-    nothing = dict.fromkeys(("inputs", "trained", "curve"), msgspec.UNSET)
-    return msgspec.structs.replace(record, **nothing)
 
 
 def _completed(records: Series) -> dict[int, Record]:

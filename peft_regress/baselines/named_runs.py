@@ -15,7 +15,7 @@ from peft_regress.baselines.references import read_references
 from peft_regress.baselines.storage import baseline_files
 from peft_regress.cases import split_case_id
 from peft_regress.errors import AbsentError, InputError
-from peft_regress.files import is_folder, path_problem
+from peft_regress.files import path_problem
 from peft_regress.gate.repeats import whole
 from peft_regress.gate.verdicts import Observation, observations_of
 from peft_regress.runs.journal import partial_run, run_file_of
@@ -72,10 +72,8 @@ def find_named(root: Path, name: str) -> Named:
     path = Path(name)
     if not path.name:
         path = path.absolute()  # `.`: what is kept beside a run is found by its name
-    if is_folder(path) and baseline_files(path):
-        return Named(path, str(path), is_storage=True, root=root)
     if os.path.exists(path):  # noqa: PTH110  (`Path.exists` raises for too long a name)
-        return Named(path, str(path), is_storage=False, root=root)
+        return Named(path, str(path), is_storage=bool(baseline_files(path)), root=root)
     entries = baseline_files(root)
     fitting = [
         file for file in entries if name in (file.stem, file.name, file.stem.partition("_")[0])

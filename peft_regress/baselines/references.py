@@ -48,7 +48,6 @@ def expected_cases(
     """
     matrices = built_in_matrices if cases is None else matrices_of
     expected = {case.id for case in cases or ()}
-    # A stored case that belongs to no matrix is expected too.
     return expected | {
         name
         for name, old in references.items()
@@ -68,8 +67,6 @@ def is_complete(selection: Selection, pattern: str, expected: Collection[str]) -
     )
     return selection.complete or (bool(selection.not_selected) and not left_out)
 
-
-# --- what only repeats an entry -------------------------------------------------------------------
 
 _NEWS = frozenset({"new metric", "model"})
 """The remarks on what a reference does not hold."""

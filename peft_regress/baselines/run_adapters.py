@@ -29,6 +29,7 @@ LARGEST_BYTES: Final = 2 * 2**20
 """Larger adapters are not kept: those of forty methods must fit into 10 MB."""
 
 MANIFEST: Final = "stored.json"
+_RELOADS: Final = "saved_adapter_reloads"
 
 
 class StoredAdapter(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -52,6 +53,12 @@ def adapters_of_run(run_file: Path) -> Path:
     return run_file.with_name(f"{run_file.stem}.adapters")
 
 
+def is_of(run: Run, stored: StoredAdapter) -> bool:
+    """Return whether an adapter is of a case as this run defines it."""
+    record = run.cases.get(stored.case)
+    return record is not None and record.definition == stored.definition
+
+
 def prune_adapters(folder: Path, run: Run) -> None:
     """Remove adapters of an earlier run that this run did not keep again."""
     if not is_folder(folder):
@@ -61,9 +68,7 @@ def prune_adapters(folder: Path, run: Run) -> None:
             continue  # no run made this
         with contextlib.suppress(InputError):
             stored = read_checked(path)
-            record = run.cases.get(stored.case)
-            is_kept = record is not None and record.invariants.get("saved_adapter_reloads")
-            if record and is_kept and record.definition == stored.definition:
+            if is_of(run, stored) and run.cases[stored.case].invariants.get(_RELOADS):
                 continue
         shutil.rmtree(path, ignore_errors=True)
 

@@ -34,9 +34,6 @@ _ENTRY_NAME: Final = re.compile(r"^(\d{4,})_.+\.json$")
 _OTHER_FOLDERS = frozenset({"adapters", "ledgers", "sources"})
 
 
-# --- files ----------------------------------------------------------------------------------------
-
-
 def baseline_files(root: Path) -> list[Path]:
     """List the entries of a baseline storage, `<machine id>/NNNN_<name>.json`, oldest first.
 
@@ -46,11 +43,10 @@ def baseline_files(root: Path) -> list[Path]:
     if not is_folder(root):
         return []
     try:
-        folders = [path for path in root.iterdir() if path.is_dir()]
-        folders = [path for path in folders if not path.name.startswith(".")]
         found = [
             path
-            for folder in folders
+            for folder in root.iterdir()
+            if folder.is_dir() and not folder.name.startswith(".")
             if folder.name not in _OTHER_FOLDERS
             for path in folder.iterdir()
         ]
@@ -83,9 +79,6 @@ def entry_name(path: Path) -> str:
 def adapter_folder(root: Path, digest: str) -> Path:
     """Return where a storage keeps an adapter."""
     return root / "adapters" / digest.removeprefix("sha256:")
-
-
-# --- reading entries ------------------------------------------------------------------------------
 
 
 def read_entries_of(paths: Iterable[Path], *, ledgers: bool = False) -> Iterator[RunFile]:
@@ -136,9 +129,6 @@ class Link(NamedTuple):
         return root / f"{self.name}.json"
 
 
-# --- the newest entry -----------------------------------------------------------------------------
-
-
 class Newest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The content of `newest`."""
 
@@ -172,9 +162,6 @@ def read_newest(root: Path) -> Newest | None:
         raise RunFileError(path, problem) from error
 
 
-# --- whether all is there -------------------------------------------------------------------------
-
-
 def check_order(root: Path, links: Sequence[Link]) -> None:
     """Raise `RunFileError` unless each entry follows the one before, and `newest` names one."""
     for link in links:
@@ -205,9 +192,6 @@ def _broken_link(link: Link, links: Sequence[Link]) -> str:
     ]
     why = f"as {others[0]} does" if others else "which is not the entry before it"
     return f"follows {names[predecessor]}, {why}: two branches accepted, or files were mixed"
-
-
-# --- the way out of a storage that is not whole ---------------------------------------------------
 
 
 def read_while_still(root: Path, read: _Read[_T]) -> _T:

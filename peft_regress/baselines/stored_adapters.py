@@ -18,6 +18,7 @@ from peft_regress.baselines.current import Contents, read_contents
 from peft_regress.baselines.run_adapters import (
     MANIFEST,
     StoredAdapter,
+    is_of,
     kept_beside,
     manifest_content,
     read_checked,
@@ -54,22 +55,27 @@ class Choice(NamedTuple):
         return [*self.older.values(), *self.new.values()]
 
 
-# --- choosing -------------------------------------------------------------------------------------
-
-
 def choose_adapters(run: Run, source: Path, root: Path, contents: Contents) -> Choice:
     """Choose what a new entry names: of each method or own case one, the older while it loads.
 
     Of the adapters that the run kept, the one of the same case comes first, then the smallest.
     Raises `InputError` for an adapter that is missing, was altered, or comes from another run.
     """
-    kept = _kept_by_slot(run, source)
-    before = _by_slot(root, contents)
+    kept: dict[str, list[Adapter]] = {}
+    for adapter in _kept_by(run, source) if run.accepted is None else _named_by(run, source):
+        record = run.cases[adapter.stored.case]
+        slot = record.case.id if record.is_own else record.case.method
+        kept.setdefault(slot, []).append(adapter)
+    named = {
+        (case if case in contents.own else Case.parse(case).method): digest
+        for case, digest in contents.adapter_of.items()
+    }
+    # By method or own case, the last that was named.
+    before = {slot: _read_named(root, digest) for slot, digest in named.items()}
     choice = Choice({}, {})
     for slot, older in before.items():
-        record = run.cases.get(older.stored.case)
-        if record is not None and record.definition == older.stored.definition:
-            loads = record.invariants.get("stored_adapter_loads")
+        if is_of(run, older.stored):
+            loads = run.cases[older.stored.case].invariants.get("stored_adapter_loads")
             if loads or slot not in kept:
                 choice.older[slot] = older
     for slot, found in sorted(kept.items()):
@@ -84,20 +90,11 @@ def _preference(case: str | None, adapter: Adapter) -> tuple[bool, int, str]:
     return adapter.stored.case != case, size, adapter.stored.case
 
 
-def _kept_by_slot(run: Run, source: Path) -> dict[str, list[Adapter]]:
-    kept: dict[str, list[Adapter]] = {}
-    for adapter in _kept_by(run, source) if run.accepted is None else _named_by(run, source):
-        record = run.cases[adapter.stored.case]
-        slot = record.case.id if record.is_own else record.case.method
-        kept.setdefault(slot, []).append(adapter)
-    return kept
-
-
 def _kept_by(run: Run, source: Path) -> Iterator[Adapter]:
     """Yield the adapters beside a run."""
     for folder in sorted(one for beside in kept_beside(source) for one in beside.iterdir()):
         kept = read_checked(folder)
-        if not _is_of(run, kept):
+        if not is_of(run, kept):
             raise InputError(f"{folder}: comes from {kept.case} in another run. Remove the folder.")
         stored = msgspec.structs.replace(kept, packages=run.environment)
         yield Adapter(digest_of(manifest_content(stored)), folder, stored)
@@ -108,25 +105,8 @@ def _named_by(entry: Run, source: Path) -> Iterator[Adapter]:
     assert entry.accepted is not None  # noqa: S101  (an entry)
     for digest in entry.accepted.adapters.values():
         adapter = _read_named(source.parent.parent, digest)
-        if _is_of(entry, adapter.stored):
+        if is_of(entry, adapter.stored):
             yield adapter
-
-
-def _is_of(run: Run, stored: StoredAdapter) -> bool:
-    record = run.cases.get(stored.case)
-    return record is not None and record.definition == stored.definition
-
-
-def _by_slot(root: Path, contents: Contents) -> dict[str, Adapter]:
-    """Return the adapters that a storage holds, by method or own case, the last that was named."""
-    named = {
-        (case if case in contents.own else Case.parse(case).method): digest
-        for case, digest in contents.adapter_of.items()
-    }
-    return {slot: _read_named(root, digest) for slot, digest in named.items()}
-
-
-# --- reading --------------------------------------------------------------------------------------
 
 
 def stored_adapter(root: Path, case: Case, definition: str) -> tuple[Path, StoredAdapter] | None:
@@ -161,9 +141,6 @@ def _read_named(root: Path, digest: str) -> Adapter:
             f"Restore it with `git checkout -- {folder}`."
         )
     return Adapter(digest, folder, stored)
-
-
-# --- writing --------------------------------------------------------------------------------------
 
 
 def store_adapter(root: Path, adapter: Adapter) -> None:

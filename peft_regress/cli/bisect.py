@@ -11,7 +11,6 @@ import click
 from peft_regress.cli import options
 from peft_regress.overlay.overlay import opened_overlay
 from peft_regress.report import upgrades as reports
-from peft_regress.report.terminal import print_progress, write_markdown
 from peft_regress.runner.measuring import MeasuringSetup
 from peft_regress.upgrades.bisect import Bisection, BisectSettings, bisect
 from peft_regress.upgrades.reproduction import Reproduction, reproduce
@@ -63,21 +62,13 @@ def command(
     with ready as setup:
         chosen = BisectSettings(setup=setup, case=cases, **settings)
         found = bisect(chosen, progress=options.print_sentence)
-        _show(found, summary, output)
+        wants_scripts = (summary is not None or output == "markdown") and not found.was_interrupted
+        issue = reports.bisection_document(found, _scripts(found) if wants_scripts else {})
+        shown = reports.bisection_document(found) if output == "text" else issue
+        options.print_findings(output, reports.encode_bisection(found), shown, issue, summary)
+        if found.was_interrupted:
+            raise KeyboardInterrupt
     context.exit(0 if found.transitions else _ABSENT_EXIT)
-
-
-def _show(found: Bisection, summary: Path | None, output: str) -> None:
-    """Write the summary, and print the result; raise `KeyboardInterrupt` again if it was one."""
-    wants_scripts = (summary is not None or output == "markdown") and not found.was_interrupted
-    issue = reports.bisection_document(found, _scripts(found) if wants_scripts else {})
-    if summary is not None:
-        write_markdown(summary, issue)
-        print_progress(f"summary: {summary}")
-    document = reports.bisection_document(found) if output == "text" else issue
-    options.print_result(output, reports.encode_bisection(found), document)
-    if found.was_interrupted:
-        raise KeyboardInterrupt
 
 
 def _scripts(found: Bisection) -> dict[int, tuple[Reproduction, ...]]:

@@ -37,11 +37,8 @@ from peft_regress.text import printable
 @options.matrix_option_with("If OLD is a storage: expect the cases of this matrix.")
 @options.cases_option("Expect, judge and show only the cases whose id matches.", default="*")
 @options.strict_option
-@click.option(
-    "--save",
-    type=options.output_file,
-    metavar="FILE",
-    help="Write NEW to this file; the shards of a folder become one run.",
+@options.file_option(
+    "--save", help_text="Write NEW to this file; the shards of a folder become one run."
 )
 @options.format_option
 @click.option(

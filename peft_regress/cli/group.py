@@ -18,7 +18,7 @@ import click
 
 from peft_regress.errors import AbsentError, PeftRegressError
 from peft_regress.imports import told
-from peft_regress.report.terminal import discard_stream, echo, escape_unencodable, say
+from peft_regress.report.terminal import discard_stream, echo, say
 from peft_regress.text import clean, printable
 
 _USAGE_EXIT = 2
@@ -84,7 +84,9 @@ class LazyGroup(click.Group):
 
 def end_with(group: click.Group, name: str, arguments: list[str] | None = None) -> None:
     """Run a command line and exit. An error of the package becomes a message and an exit code."""
-    escape_unencodable()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Letters that it cannot hold are escaped, instead of an error.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = _run(group, name, arguments)
     except OSError as error:

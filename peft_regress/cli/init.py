@@ -142,7 +142,6 @@ def _released(requirement: str) -> str:
 
 
 def _add_lines(path: Path, lines: Sequence[str]) -> None:
-    """Add the lines that a file for git lacks."""
     before = path.read_bytes() if path.exists() else b""
     missing = [line for line in lines if line.encode() not in before.splitlines()]
     if missing:

@@ -14,7 +14,6 @@ from peft_regress.catalogue.sources import require_sources
 from peft_regress.cli import options
 from peft_regress.report.terminal import say
 from peft_regress.runner.measuring import MeasuringSetup, measure_cases, save_run
-from peft_regress.runs.schema import Run
 from peft_regress.text import count_of
 
 _INCOMPLETE_EXIT = 3
@@ -30,12 +29,10 @@ _INCOMPLETE_EXIT = 3
 )
 @options.cases_option()
 @options.matrix_option
-@click.option(
+@options.file_option(
     "--save",
-    type=options.output_file,
-    metavar="FILE",
     required=True,
-    help="Write the run to this file; a journal beside it keeps each record as it is made.",
+    help_text="Write the run to this file; a journal beside it keeps each record as it is made.",
 )
 @options.measuring_options
 @click.pass_context
@@ -66,12 +63,8 @@ def command(
             on_record=options.record_printer("", len(chosen), pool=setup.pool),
         )
         save_run(save, run)
-    say(_outcome(run, save))
+    wrong = sum(record.status == "error" for record in run)
+    failed = f", {wrong} in error" if wrong else ""
+    say(f"{shlex.quote(str(save))}: {count_of(len(run.cases), 'case')}{failed}")
     lacking = [case.id for case in chosen if case.id not in run.cases]
     context.exit(_INCOMPLETE_EXIT if lacking else 0)
-
-
-def _outcome(run: Run, save: Path) -> str:
-    wrong = [record for record in run if record.status == "error"]
-    failed = f", {len(wrong)} in error" if wrong else ""
-    return f"{shlex.quote(str(save))}: {count_of(len(run.cases), 'case')}{failed}"

@@ -24,7 +24,7 @@ from peft_regress.interrupts import ending_signals_interrupt
 from peft_regress.project.own_cases import usual_matrix, usual_storage, usual_suite
 from peft_regress.report.document import Document
 from peft_regress.report.sentences import REPEATED
-from peft_regress.report.terminal import echo, print_progress, show
+from peft_regress.report.terminal import echo, print_progress, show, write_markdown
 from peft_regress.runner.keeper import kept_records
 from peft_regress.runs.schema import Record
 from peft_regress.text import clean
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from peft_regress.runner.measuring import MeasuringSetup
 
 
-output_file = click.Path(path_type=Path, dir_okay=False, readable=False, writable=True)
-"""A file to write; a folder is refused before minutes of work."""
 format_option = click.option(
     "--format",
     "output",
@@ -56,6 +54,12 @@ baselines_option = click.option(
 strict_option = click.option(
     "--strict", is_flag=True, help="Fail also on improvements that nobody has accepted."
 )
+
+
+def file_option(*names: str, help_text: str, **settings: Any) -> Callable[[Any], Any]:
+    """Return an option for a file to write; a folder is refused before minutes of work."""
+    kind = click.Path(path_type=Path, dir_okay=False, readable=False, writable=True)
+    return click.option(*names, type=kind, metavar="FILE", help=help_text, **settings)
 
 
 def examples(*lines: str) -> str:
@@ -119,12 +123,7 @@ also_install_option = click.option(
 replace_torch_option = click.option(
     "--yes", "replace_torch", is_flag=True, help="Allow another build of torch."
 )
-summary_option = click.option(
-    "--summary",
-    type=output_file,
-    metavar="FILE",
-    help="Write the findings to this file, as Markdown.",
-)
+summary_option = file_option("--summary", help_text="Write the findings to this file, as Markdown.")
 
 
 _MOST: Final = 65536
@@ -181,9 +180,8 @@ def opened_pool(
 ) -> Iterator[Pool | None]:
     """Connect to what `--on` names; None for workers of this machine.
 
-    code: the packages whose code must be the same there.
-
-    Raises `InputError` and `AbsentError` for a cluster that cannot be used.
+    code: the packages whose code must be the same there. Raises `InputError` and `AbsentError` for
+    a cluster that cannot be used.
     """
     if on == "local":
         yield None
@@ -281,6 +279,16 @@ def print_result(output: str, encoded: Any, document: Document) -> None:
         print_json(encoded)
     else:
         show(document, output)
+
+
+def print_findings(
+    output: str, encoded: Any, document: Document, issue: Document, summary: Path | None
+) -> None:
+    """Write an issue for maintainers to the file of `--summary`, and print the result."""
+    if summary is not None:
+        write_markdown(summary, issue)
+        print_progress(f"summary: {summary}")
+    print_result(output, encoded, document)
 
 
 def refuse_beside(context: click.Context, option: str, names: Collection[str], reason: str) -> None:

@@ -55,13 +55,7 @@ _EVERY_PAIR: Final = 8
     ),
 )
 @click.argument("runs", metavar="[RUN]...", nargs=-1)
-@click.option(
-    "--html",
-    "page",
-    type=options.output_file,
-    metavar="FILE",
-    help="Write a page for a browser to this file.",
-)
+@options.file_option("--html", "page", help_text="Write a page for a browser to this file.")
 @options.cases_option()
 @options.format_option
 @options.baselines_option
@@ -97,18 +91,11 @@ def command(
         if page is None:
             options.print_json(page_data(content))
         else:
-            _write_page(page, content)
-
-
-def _write_page(path: Path, content: Content) -> None:
-    page = render_page(page_parts(content)).encode()
-    write_atomic(path, page)
-    entries = count_of(len(content.entries), "entry", "entries")
-    size = f"{len(page) / 1e6:.1f} MB"
-    say(f"wrote {path}: {count_of(len(content.cases), 'case')}, {entries}, {size}")
-
-
-# --- The verdicts that a page shows ---------------------------------------------------------------
+            written = render_page(page_parts(content)).encode()
+            write_atomic(page, written)
+            count = count_of(len(content.entries), "entry", "entries")
+            size = f"{len(written) / 1e6:.1f} MB"
+            say(f"wrote {page}: {count_of(len(content.cases), 'case')}, {count}, {size}")
 
 
 def judge_newest(

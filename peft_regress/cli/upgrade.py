@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -17,7 +16,7 @@ from peft_regress.files import cache_folder
 from peft_regress.overlay.folder import Overlay
 from peft_regress.overlay.overlay import clean_overlays
 from peft_regress.report import upgrades as reports
-from peft_regress.report.terminal import echo, print_progress, say, show, write_markdown
+from peft_regress.report.terminal import echo, say, show
 from peft_regress.runner.measuring import MeasuringSetup
 from peft_regress.upgrades.reproduction import Reproduction, reproduce
 from peft_regress.upgrades.upgrade import Upgrade, UpgradeSettings, is_installed_here, upgrade
@@ -43,12 +42,7 @@ from peft_regress.upgrades.upgrade import Upgrade, UpgradeSettings, is_installed
     "`run` (a new run of the installed packages), `merge-base` or `git:REF` (a checkout as it was "
     "at that commit), an entry, a run file or a folder.",
 )
-@click.option(
-    "--save",
-    type=options.output_file,
-    metavar="FILE",
-    help="Write the candidate's run to this file.",
-)
+@options.file_option("--save", help_text="Write the candidate's run to this file.")
 @options.strict_option
 @click.option(
     "--clean", "clean_up", is_flag=True, help="Remove all kept environments and do nothing else."
@@ -115,25 +109,13 @@ def command(  # noqa: PLR0913  (arguments and options)
             on_comparison=show_compared,
             finish=finish,
         )
-        _show(result, scripts, summary, output)
+        issue = reports.upgrade_document(result, scripts)
+        # As text, what follows the comparison.
+        shown = reports.tried_sections(result) if output == "text" else issue
+        options.print_findings(output, reports.encode_upgrade(result), shown, issue, summary)
+        if result.was_interrupted:
+            raise KeyboardInterrupt
     context.exit(result.comparison.exit_code)
-
-
-def _show(
-    result: Upgrade, scripts: Sequence[Reproduction], summary: Path | None, output: str
-) -> None:
-    """Write the summary, and print the result; as text, what follows the comparison.
-
-    Raises `KeyboardInterrupt` again if that ended the trials.
-    """
-    issue = reports.upgrade_document(result, scripts)
-    if summary is not None:
-        write_markdown(summary, issue)
-        print_progress(f"summary: {summary}")
-    document = reports.tried_sections(result) if output == "text" else issue
-    options.print_result(output, reports.encode_upgrade(result), document)
-    if result.was_interrupted:
-        raise KeyboardInterrupt
 
 
 def _clean() -> None:

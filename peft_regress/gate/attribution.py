@@ -22,6 +22,7 @@ from peft_regress.metrics import (
 )
 from peft_regress.runs.ledger import (
     LEDGER_METRICS,
+    MATRIX_WORK,
     PLAN_METRICS,
     Rows,
     operator_rows_of,
@@ -46,10 +47,6 @@ COSTS: tuple[str, ...] = tuple(
 
 _WRAPPED = ".base_layer"
 """The name that peft gives to the module that an adapter wraps."""
-
-_MATRIX_WORK = frozenset(
-    {"forward_flops", "backward_flops", "paper_forward_flops", "paper_backward_flops"}
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,11 +134,8 @@ class MetricChange:
 
 
 def changed_costs(old: Record, new: Record) -> tuple[MetricChange, ...]:
-    """Return every cost metric whose value differs, or that only one side has.
-
-    Return nothing if a record is not `ok`, since it has no costs.
-    """
-    if not old.status == new.status == "ok":
+    """Return every cost metric whose value differs, or that only one side has."""
+    if not old.status == new.status == "ok":  # it has no costs
         return ()
     return tuple(
         explain_metric(name, old, new) for name in COSTS if old.value_of(name) != new.value_of(name)
@@ -213,7 +207,7 @@ def _breakdown(
     layers = _layers(
         rows,
         {row.module for row in rows}.union(*modules.values()),
-        of_matrix_work=metric.removesuffix(BATCH_SUFFIX) in _MATRIX_WORK,
+        of_matrix_work=metric.removesuffix(BATCH_SUFFIX) in MATRIX_WORK,
     )
     values = [record.value_of(metric) or 0 for record in records.values()]
     return Breakdown(

@@ -130,10 +130,7 @@ def budget_findings(
     devices: Sequence[DeviceClass],
     others: Others,
 ) -> Iterator[Reason | Remark]:
-    """Yield the parts of a budget that are exceeded, not judged, or looser than the reference's.
-
-    uses: of the new record.
-    """
+    """Yield the parts of a budget that are exceeded, not judged, or looser than the reference's."""
     before: dict[str, float | None] = {}
     if old is not None:
         under_new = msgspec.structs.replace(old, budget=new.budget)
@@ -169,9 +166,6 @@ def _change(was: float | None, use: BudgetUse) -> float | None:
         return None
     change = use.value - was
     return change if is_absolute(use.spec) else relative(change, abs(was))
-
-
-# --- devices --------------------------------------------------------------------------------------
 
 
 def needs_of(record: Record, suffix: str = "") -> dict[str, float | None]:
@@ -217,8 +211,6 @@ def _fits(value: float | None, limit: int | None) -> bool | None:
 def lost_fits(old: Record, new: Record, devices: Iterable[DeviceClass]) -> Iterator[Reason]:
     """Yield a reason for each device that a case fitted into and no longer does."""
     before, after = needs_of(old), needs_of(new)
-    if (before, step_runtime(old)) == (after, step_runtime(new)):
-        return
     for device in devices:
         for need in before if fits(old, device) else ():
             was, now, limit = before[need], after[need], _limit(new, device, need)

@@ -130,9 +130,7 @@ seconds depend on the machine."""
 
 
 def next_origins(
-    older: Mapping[str, Origin],
-    before: tuple[str, Record] | None,
-    here: tuple[str, Record],
+    older: Mapping[str, Origin], before: tuple[str, Record] | None, here: tuple[str, Record]
 ) -> dict[str, Origin]:
     """Return the origins that are older than one more entry, `here`.
 
@@ -205,7 +203,6 @@ def metric_findings(old: Observation, new: Observation) -> Iterator[Reason | Rem
 
 
 def _of_newest(sides: _Sides, name: str) -> Iterator[Reason | Remark]:
-    """Compare with the newest entry."""
     old, new = (side.record.metrics.get(name) for side in sides[:2])
     either = new or old
     is_own = name in sides.new.record.own_bounds
@@ -295,7 +292,6 @@ def _beyond(
 
 
 def _drift(sides: _Sides, name: str) -> Iterator[Reason]:
-    """Compare with the entry that the metric's drift counts from."""
     origin, metric = sides.old.drift_origins.get(name), sides.new.record.metrics.get(name)
     if origin and metric and (sides.same_inputs or metric.kind not in OF_INPUTS):
         own = sides.reference.own_bounds

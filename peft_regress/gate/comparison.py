@@ -35,7 +35,6 @@ class Invocation:
     baselines: str | None = None
     """The storage if it is not ./baselines."""
     strict: bool = False
-    """Whether improvements that nobody has accepted fail, too."""
     matrix: str | None = None
     """The matrix whose cases are expected if it is not the default one."""
     cases: str = "*"

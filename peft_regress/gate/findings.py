@@ -134,9 +134,7 @@ class Finding:
 
 
 def find_causes(
-    verdicts: Iterable[CaseVerdict],
-    old: Mapping[str, Observation],
-    new: Mapping[str, Observation],
+    verdicts: Iterable[CaseVerdict], old: Mapping[str, Observation], new: Mapping[str, Observation]
 ) -> tuple[Finding, ...]:
     """Return the findings behind the verdicts: the gravest first, then by what they mean."""
     groups: dict[Cause, list[Member]] = defaultdict(list)

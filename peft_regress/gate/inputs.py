@@ -97,9 +97,6 @@ def shape_text(shape: Sequence[int]) -> str:
     return "x".join(map(str, shape)) or "scalar"
 
 
-# --- settings ------------------------------------------------------------------------------------
-
-
 def definition_reasons(old: Record, new: Record) -> Iterator[Reason]:
     """Yield each setting that differs, or if none does both digests; then the main costs."""
     changed = changed_settings(old, new) or {"": (old.definition, new.definition)}
@@ -126,9 +123,6 @@ def changed_settings(old: Record, new: Record) -> dict[str, tuple[str | None, st
     sides = old.settings, new.settings
     pairs = {name: (sides[0].get(name), sides[1].get(name)) for name in {**sides[0], **sides[1]}}
     return {name: (was, now) for name, (was, now) in pairs.items() if was != now}
-
-
-# --- tensors --------------------------------------------------------------------------------------
 
 
 def _of_tensors(part: str, old: Tensors, new: Tensors) -> Iterator[Difference]:
@@ -169,9 +163,6 @@ def _is_constant(one: TensorSummary) -> bool:
 
 def _constant_text(one: TensorSummary) -> str:
     return f"constant {one.mean:.7g}" if _is_constant(one) else f"norm {one.norm:.7g}"
-
-
-# --- batches --------------------------------------------------------------------------------------
 
 
 def _of_rows(part: str, old: Tensors, new: Tensors, *, is_script: bool) -> Iterator[Difference]:
@@ -247,9 +238,6 @@ def _of_digests(old: ScriptFacts, new: ScriptFacts) -> Iterator[Difference]:
         first = next(((at, was, now) for at, (was, now) in pairs if was != now), None)
         if first is not None:
             yield Difference("training batches", f"{name} of micro-batch {first[0]}", *first[1:])
-
-
-# --- the optimizer --------------------------------------------------------------------------------
 
 
 def optimizer_differences(old: Inputs, new: Inputs) -> Iterator[Difference]:

@@ -33,17 +33,15 @@ def invariant_findings(old: Observation, new: Observation) -> Iterator[Reason | 
         is_unknown = (
             verdict == "regressed" and name not in {*now, *new.known} and name in INVARIANTS
         )
-        before: Value
-        after: Value
-        before, after = was.get(name), now.get(name)
-        if before is after is False and verdict == "regressed":
-            before, after = (f"false: {one.record.note_on(name)}" for one in (old, new))
+        sides: list[Value] = [was.get(name), now.get(name)]
+        if sides == [False, False] and verdict == "regressed":
+            sides = [f"false: {one.record.note_on(name)}" for one in (old, new)]
             note = ""
         yield Reason(
             kind="invariant",
             subject=name,
-            old=before,
-            new=after,
+            old=sides[0],
+            new=sides[1],
             verdict="incomparable" if is_unknown else verdict,
             obstacle="not measured" if is_unknown else None,
             note=note,

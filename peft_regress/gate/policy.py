@@ -131,17 +131,16 @@ class Policy:
 
     def fingerprint(self, metric: str, numerics: Numerics, *, step: int) -> float:
         """Return the bound on one number of a fingerprint; `step` counts from 0."""
+        is_bfloat16 = numerics == "bfloat16"
         if metric == "filled_losses":
             return self.filled_bound
         if metric == "wide_filled_loss":
             return self.wide_filled_bound
         if metric == "optimizer_updates":
-            return self.bfloat16_update_bound if numerics == "bfloat16" else self.update_bound
+            return self.bfloat16_update_bound if is_bfloat16 else self.update_bound
         if metric in {"gradient_norms", "unclipped_norms"} and step == 0:
             return self.gradient_bound
-        usual = (
-            self.bfloat16_fingerprint_bound if numerics == "bfloat16" else self.fingerprint_bound
-        )
+        usual = self.bfloat16_fingerprint_bound if is_bfloat16 else self.fingerprint_bound
         bounds = self.fingerprint_bounds.get(numerics, usual)
         return bounds[min(step, len(bounds) - 1)]
 

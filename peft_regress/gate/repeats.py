@@ -121,7 +121,6 @@ def _trained_here(new: Observation, old: Observation) -> Observation | None:
 
 
 def _compared(one: Observation, old: Observation, new: Observation) -> Reason | Remark:
-    """Compare the curve of a case with that of a reference's training `one`."""
     known, curve, name = one.record.curve, new.record.curve, _plain_name(one.run_name)
     assert isinstance(known, Curve)  # noqa: S101  (only such observations are `curves`)
     assert isinstance(curve, Curve)  # noqa: S101  (asked before)

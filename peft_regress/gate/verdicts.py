@@ -119,7 +119,6 @@ class Reason:
     bound: float | None = None
     verdict: Verdict = "incomparable"
     obstacle: Obstacle | None = None
-    """Why it is incomparable."""
     share: float = math.inf
     """How large the change is: of FLOPs and bytes as a share of what the whole step takes, of other
     metrics the relative change. Infinite where no number says it."""
@@ -244,7 +243,6 @@ class CaseVerdict:
     reasons: tuple[Reason, ...] = ()
     remarks: tuple[Remark, ...] = ()
     budgets: tuple[BudgetUse, ...] = ()
-    """How much the case uses of each part of its budget."""
 
     @property
     def is_remarked(self) -> bool:
@@ -292,9 +290,8 @@ class Observation:
         """The same with its own curve alone, if all seeds trained in full on one machine."""
         record, machine = self.record, self.machine.digest
         is_trained = record.status == "ok" and not record.is_repeat and record.curve is not UNSET
-        return replace(
-            self, curves={machine: self} if is_trained and machine != MIXED_MACHINES else {}
-        )
+        curves = {machine: self} if is_trained and machine != MIXED_MACHINES else {}
+        return replace(self, curves=curves)
 
 
 def observations_of(run: Run, run_name: str) -> dict[str, Observation]:

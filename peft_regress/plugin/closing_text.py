@@ -21,7 +21,6 @@ class RunOutcome:
     """None if the baselines cannot be read."""
     problems: tuple[str, ...] = ()
     """What fails the run besides verdicts: unreadable baselines, a file that was not written."""
-
     notes: tuple[str, ...] = ()
     """What else to say: of records that were taken, and of journals."""
 
@@ -56,7 +55,6 @@ def closing_text(
 
 
 def _notes(outcome: RunOutcome, saved: str | None) -> Iterator[str]:
-    """Yield notes on the run."""
     run = outcome.run
     trained = [record for record in run if "first_losses" in record.metrics]
     if trained and not any("step_seconds" in record.metrics for record in trained):

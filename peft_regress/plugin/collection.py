@@ -21,20 +21,12 @@ from peft_regress.plugin.options import RegressOptions
 from peft_regress.plugin.selection import Collected
 from peft_regress.report.terminal import line_in_log
 
-_CASE = pytest.StashKey[Case | None]()
-
 
 def case_of(item: pytest.Item) -> Case | None:
     """Return the case that a test measures, by its marker; None for a test without a case.
 
     Raises `InputError` if the marker's arguments are wrong.
     """
-    if _CASE not in item.stash:
-        item.stash[_CASE] = _read_marker(item)
-    return item.stash[_CASE]
-
-
-def _read_marker(item: pytest.Item) -> Case | None:
     marker = item.get_closest_marker("case")
     if marker is None or "peft_regress" not in getattr(item, "fixturenames", ()):
         # Another suite may have a marker of that name.
@@ -94,7 +86,6 @@ class CollectionHooks:
             items.sort(key=_adaptation_of)
 
     def _keep_cases(self, config: pytest.Config, items: list[pytest.Item]) -> None:
-        """Keep the cases of this run's matrix, glob and shard."""
         options, glob, shard = self._options, self._options.cases, self._options.shard
         if options.typed_matrix is not None:
             # Only now has every conftest.py registered its parts.
@@ -116,8 +107,9 @@ class CollectionHooks:
             chosen = matching_ids(cases, glob)
             _keep(config, items, lambda case: case.id in chosen)
         if shard is not None:
-            shards = shard_of(filter(None, map(case_of, items)), count=shard.count)
-            _keep(config, items, lambda case: shards[case.id] == shard.index)
+            index, count = shard
+            shards = shard_of(filter(None, map(case_of, items)), count=count)
+            _keep(config, items, lambda case: shards[case.id] == index)
 
     def pytest_deselected(self, items: Sequence[pytest.Item]) -> None:
         """Note the cases that were left out on purpose."""

@@ -218,17 +218,13 @@ class _RunHooks:
         if encoded is not None:
             self._session.keep(msgspec.json.decode(encoded, type=KeptRecord))
         elif report.when not in {"setup", "call", "teardown"}:
-            self._record_crash(report.nodeid)
-
-    def _record_crash(self, test: str) -> None:
-        """Record the case of a test that has killed its worker of pytest-xdist."""
-        name = self._started.get(test)
-        if name is not None and name not in self._session.records:
-            message = (
-                "the process that measured the case died of it: it crashed, exited or was killed"
-            )
-            failure = Failure(type="WorkerCrash", message=message)
-            self._session.keep(_failed(self._session, Case.parse(name), failure))
+            # The test has killed its worker of pytest-xdist.
+            name = self._started.get(report.nodeid)
+            if name is not None and name not in self._session.records:
+                died = "the process that measured the case died of it"
+                message = f"{died}: it crashed, exited or was killed"
+                failure = Failure(type="WorkerCrash", message=message)
+                self._session.keep(_failed(self._session, Case.parse(name), failure))
 
     @property
     def _has_cases(self) -> bool:

@@ -20,45 +20,32 @@ from peft_regress.project.own_cases import use_settings, usual_matrix
 from peft_regress.project.settings import Settings, read_settings
 
 
-@dataclass(frozen=True, kw_only=True)
-class Shard:
-    """Part `index` of `count`, counted from 1."""
-
-    index: int
-    count: int
-
-    @classmethod
-    def parse(cls, text: str) -> Shard:
-        """Read `I/N`; raises `InputError` for anything else."""
-        form = re.fullmatch("([0-9]{1,9})/([0-9]{1,9})", text)
-        shard = form and cls(index=int(form[1]), count=int(form[2]))
-        if not shard or not 1 <= shard.index <= shard.count:
-            raise InputError(f"--regress-shard {text!r:.80}: I/N is wanted, for instance 1/4")
-        return shard
+def parse_shard(text: str) -> tuple[int, int]:
+    """Read `I/N`, part I of N, counted from 1; raises `InputError` for anything else."""
+    form = re.fullmatch("([0-9]{1,9})/([0-9]{1,9})", text)
+    index, count = (int(form[1]), int(form[2])) if form else (0, 0)
+    if not 1 <= index <= count:
+        raise InputError(f"--regress-shard {text!r:.80}: I/N is wanted, for instance 1/4")
+    return index, count
 
 
 @dataclass(frozen=True, kw_only=True)
 class RegressOptions:
-    """The options of one run."""
+    """The options of one run; `OPTIONS` says what they mean."""
 
     typed_matrix: str | None
-    """The matrix of `--regress-matrix`."""
     baseline: str | None
-    """What `--regress-baseline` names."""
     baselines: Path
-    """The storage that it names, or else that of the settings."""
+    """The storage that `baseline` names, or else that of the settings."""
     judged_by: str | None
     """What else it names, which judges in place of the storage."""
     cases: str | None
-    """A glob on case ids; None for all."""
     full: bool
-    """Whether every seed trains in full, also of a case that repeats its reference's training."""
     off: bool
-    """Whether the plugin does nothing."""
     resume: Path | None
-    """The journal or the run file of an earlier run."""
     save: Path | None
-    shard: Shard | None
+    shard: tuple[int, int] | None
+    """Which part, of how many."""
     strict: bool
     summary: Path | None
 
@@ -101,7 +88,7 @@ class RegressOptions:
             baseline=baseline,
             baselines=storage or settings.baselines,
             judged_by=None if storage else baseline,
-            shard=None if shard is None else Shard.parse(shard),
+            shard=None if shard is None else parse_shard(shard),
             **{name: option(f"regress_{name}") for name in ("cases", "full", "off", "strict")},
             resume=_path(config, "--regress-resume"),
             save=_path(config, "--regress-save"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -118,12 +119,7 @@ def should_have_cases(config: pytest.Config, baselines: Path) -> bool:
     with contextlib.suppress(InputError):  # a folder of that name may be another tool's
         suites: list[Path] = config.getini("regress_suites")
         asked = [config.invocation_params.dir / argument for argument in config.args]
-        return bool(baseline_files(baselines)) and (
-            not suites
-            or any(
-                path.is_relative_to(suite) or suite.is_relative_to(path)
-                for path in asked
-                for suite in suites
-            )
-        )
+        pairs = itertools.product(asked, suites)
+        are_asked = any(a.is_relative_to(b) or b.is_relative_to(a) for a, b in pairs)
+        return bool(baseline_files(baselines)) and (not suites or are_asked)
     return False

@@ -38,12 +38,13 @@ from peft_regress.runner.measurer import Measurer
 from peft_regress.runs.environment import commit_of, describe_machine, installed_packages
 from peft_regress.runs.journal import Header, KeptRecord, Line, run_of
 from peft_regress.runs.run_file import write_run_file
-from peft_regress.runs.schema import SCHEMA_VERSION, Record, Run, Selection, with_budget
+from peft_regress.runs.schema import SCHEMA_VERSION, Record, with_budget
 
 if TYPE_CHECKING:
     from peft_regress.measure.rounds import RoundRunner
 
 _THIS_RUN = "this run"
+_RELATIVE: Final = "relative_step_seconds"
 _TRACE: Final = "torch.__trace"
 
 
@@ -190,15 +191,12 @@ class RegressSession:
             references = self.references()
         return frozenset(expected_cases(references, self.options.matrix, cases))
 
-    def run_of(self, selection: Selection) -> Run:
-        """Return the records of this run."""
-        lines = [Line(header=self._header(), kept=kept) for kept in self.records.values()]
-        run = run_of(lines, self._header(), selection, self._budgets().budget_of)
-        return msgspec.structs.replace(run, cases=with_relative_times(run.cases))
-
     def finish(self, coverage: Coverage) -> RunOutcome:
         """Judge the run, write run file and summary, and return the outcome."""
-        run, options = self.run_of(coverage.selection), self.options
+        lines = [Line(header=self._header(), kept=kept) for kept in self.records.values()]
+        run = run_of(lines, self._header(), coverage.selection, self._budgets().budget_of)
+        run = msgspec.structs.replace(run, cases=with_relative_times(run.cases))
+        options = self.options
         problems: list[str] = []
         comparison = None
         try:
@@ -292,22 +290,19 @@ class RegressSession:
 
 def with_relative_times(cases: dict[str, Record]) -> dict[str, Record]:
     """Add `relative_step_seconds` to each timed case if `full` was timed in the same run."""
+    timed = {name: one for name, one in cases.items() if "step_seconds" in one.metrics}
     full = {
-        (record.case.task, record.case.architecture): record.metrics["step_seconds"].value
-        for record in cases.values()
-        if record.case.method == "full" and "step_seconds" in record.metrics
+        (one.case.task, one.case.architecture): one.metrics["step_seconds"].value
+        for one in timed.values()
+        if one.case.method == "full"
     }
-    result = {}
-    for name, record in cases.items():
-        base = full.get((record.case.task, record.case.architecture))
-        if base and "step_seconds" in record.metrics:
-            relative = record.metrics["step_seconds"].value / base
-            metrics = {
-                **record.metrics,
-                "relative_step_seconds": make_metric("relative_step_seconds", relative),
-            }
-            record = msgspec.structs.replace(record, metrics=metrics)  # noqa: PLW2901
-        result[name] = record
+    result = dict(cases)
+    for name, one in timed.items():
+        base = full.get((one.case.task, one.case.architecture))
+        if base:
+            relative = make_metric(_RELATIVE, one.metrics["step_seconds"].value / base)
+            metrics = {**one.metrics, _RELATIVE: relative}
+            result[name] = msgspec.structs.replace(one, metrics=metrics)
     return result
 
 

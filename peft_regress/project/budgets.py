@@ -97,7 +97,8 @@ class Budget(
         for name, quantity in _QUANTITIES.items():
             given = getattr(self, name)
             try:
-                if given is not None and not _is_size(given):
+                is_size = type(given) is int and 0 <= given < LARGEST
+                if given is not None and not is_size:
                     force_setattr(self, name, parse_amount(given, quantity))
             except InputError as error:
                 raise InputError(f"budget {name}={error}") from None
@@ -124,10 +125,6 @@ class Budget(
         """Return the limit of a part that is a number: bytes, FLOPs, a score or a share."""
         found: float | None = getattr(self, part)
         return found
-
-
-def _is_size(given: object) -> bool:
-    return type(given) is int and 0 <= given < LARGEST
 
 
 def _is_number(value: object) -> bool:

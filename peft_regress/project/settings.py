@@ -84,16 +84,11 @@ def read_settings(start: Path, *, root: Path | None = None) -> Settings:
     end = next((at for at in above if at == root or os.path.lexists(at / ".git")), above[-1])
     for folder in above[: above.index(end) + 1]:
         file = folder / _FILE
-        table = _table(file) if os.path.lexists(file) else None
-        if table is not None:
-            return _parsed(file, table)
+        document = read_toml(file, remedy="make it readable") if os.path.lexists(file) else {}
+        tool = document.get("tool")
+        if isinstance(tool, dict) and tool.get(_TABLE) is not None:
+            return _parsed(file, tool[_TABLE])
     return Settings(folder=start, baselines=start / _STORAGE)
-
-
-def _table(file: Path) -> Any | None:
-    document = read_toml(file, remedy="make it readable")
-    tool = document.get("tool", {})
-    return tool.get(_TABLE) if isinstance(tool, dict) else None
 
 
 def _parsed(file: Path, table: Any) -> Settings:

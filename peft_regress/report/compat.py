@@ -9,14 +9,13 @@ from typing import Any, Final
 import msgspec
 
 from peft_regress.report.document import Section
-from peft_regress.report.layout import Row, Style, Table
+from peft_regress.report.layout import STYLE_OF_EXIT, Row, Table
 from peft_regress.runs.schema import OUTPUT_SCHEMA_VERSION
 from peft_regress.text import clean, count_of, few
 from peft_regress.upgrades.compat.adapter import CONFIGURATION
 from peft_regress.upgrades.compat.compat import Compat, ReleaseResult
 from peft_regress.upgrades.compat.judging import WORDS, effect_of
 
-_STYLES: Final[dict[int, Style]] = {0: "good", 1: "bad", 3: "open"}
 _LONGEST_DETAIL: Final = 300
 
 
@@ -28,13 +27,12 @@ def compat_document(found: Compat) -> list[Section | Table]:
         numbers = (_number(judged.difference), _number(judged.merged_difference))
         cells = (clean(one.release), WORDS[judged.verdict], *numbers)
         rows.append(Row(cells=cells, notes=tuple(_notes(one, found))))
+    title = clean(f"{found.adapter.kind} adapter {found.adapter.folder}")
     headings = ("release", "verdict", "output", "merged")
     return [
-        Section(
-            title=clean(f"{found.adapter.kind} adapter {found.adapter.folder}"), body=_about(found)
-        ),
+        Section(title=title, body=_about(found)),
         Table(headings=headings, rows=tuple(rows), numbers=(2, 3)),
-        Section(title=_outcome(found), style=_STYLES[found.exit_code]),
+        Section(title=_outcome(found), style=STYLE_OF_EXIT[found.exit_code]),
     ]
 
 

@@ -50,11 +50,8 @@ def _heading(old: Observation, new: Observation) -> Iterator[str]:
         reasons = definition_reasons(old.record, new.record)
         yield f"definition changed: {sentences.definition_words(reasons)}"
     for name, was, now, note in sentences.false_on_a_side(old.record, new.record):
-        states = (
-            "false"
-            if was is now
-            else f"{sentences.shown_value(was, None)} -> {sentences.shown_value(now, None)}"
-        )
+        both = " -> ".join(sentences.shown_value(one, None) for one in (was, now))
+        states = "false" if was is now else both
         yield sentences.with_note(f"invariant {clean(name)}: {states}", [note])
 
 
@@ -160,7 +157,6 @@ def _row(
 
 
 def _presence(row: attribution.Contribution) -> str:
-    """Mark a module that only one side has."""
     return {"old": " (gone)", "new": " (new)", None: ""}[row.only_in]
 
 

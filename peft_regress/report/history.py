@@ -161,8 +161,7 @@ def _values(moves: Moves) -> Iterator[Section]:
                 old = value if before is None else value_of(before)
                 change = "" if before is None else sentences.change_words(old, value, spec)
                 shown = format_value(value, metric.unit)
-                cells = (clean(name), clean(entry.name), entry.day, shown, change)
-                rows.append(Row(cells=cells))
+                rows.append(Row.of(clean(name), clean(entry.name), entry.day, shown, change))
                 before = metric
         headings = ("metric", "entry", "date", "value", "change")
         table = Table(headings=headings, rows=tuple(rows), numbers=(3, 4))

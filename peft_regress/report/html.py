@@ -46,7 +46,9 @@ class HtmlWriter:
         if isinstance(part, doc.Section):
             return self._section(part)
         if isinstance(part, Table):
-            return self._tables(part)
+            shown, rest = folded_rows(part.rows, part.most_rows)
+            more = folded(more_rows(rest), self._table(part, rest)) if rest else ""
+            return self._table(part, shown) + more
         if isinstance(part, doc.Cases):
             return self._names(part.ids)
         assert isinstance(part, doc.Listing)  # noqa: S101  (the others are grouped)
@@ -97,11 +99,6 @@ class HtmlWriter:
         if isinstance(text, doc.Badge):
             return f'<span class="badge {text.kind}">{shown}</span>'
         return f"<code>{shown}</code>" if isinstance(text, doc.Code) else shown
-
-    def _tables(self, content: Table) -> str:
-        shown, rest = folded_rows(content.rows, content.most_rows)
-        more = folded(more_rows(rest), self._table(content, rest)) if rest else ""
-        return self._table(content, shown) + more
 
     def _table(self, content: Table, rows: Sequence[Row]) -> str:
         frame, written = self.parts(content, rows)

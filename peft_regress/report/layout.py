@@ -11,6 +11,7 @@ import wcwidth
 
 Style = Literal["bad", "open", "good", "strong"]
 
+STYLE_OF_EXIT: Final[dict[int, Style]] = {0: "good", 1: "bad", 3: "open"}
 _CODES: Final[dict[Style, str]] = {"bad": "1;31", "open": "1;33", "good": "32", "strong": "1"}
 _CUT: Final = "..."
 _UNIT: Final = re.compile(r"(?<=\d) (?=(?:%|points|[kMGT]?FLOP|[KMG]iB|B|s|ms|us|nat)(?![\w/]))")
@@ -105,6 +106,11 @@ class Row:
     is_part: bool = False
     """Whether the row is a part of a row above it."""
 
+    @classmethod
+    def of(cls, *cells: str) -> Row:
+        """Return a row without notes."""
+        return cls(cells=cells)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
@@ -146,15 +152,13 @@ def table_text(table: Table, layout: Layout = PLAIN, *, indent: str = "") -> str
         used = sum(widths[at] for at in shown) + len(gap) * (len(shown) - 1)
         return len(inset) + used > layout.width
 
-    every = columns
+    every, inset = columns, indent
     for at in table.droppable:
         if is_too_wide(columns, _GAPS[-1]):
             columns = [one for one in columns if one != at]
     if is_too_wide(columns, _GAPS[-1]):
         columns = every[1:]
         inset = indent + _PART
-    else:
-        inset = indent
     gap = next((gap for gap in _GAPS if not is_too_wide(columns, gap, inset)), _GAPS[-1])
     written = [*_aligned(table, columns, widths, layout, indent=indent, gap=gap)]
     left_out = [table.headings[at] for at in every if at not in columns and at]

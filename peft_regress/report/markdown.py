@@ -81,12 +81,18 @@ def _blocks(parts: Iterable[doc.Block]) -> Iterator[str]:
 def _block(part: doc.Block) -> Iterator[str]:
     if isinstance(part, doc.Section):
         yield from _section(part)
-    elif isinstance(part, Table):
-        yield from _tables(part)
-    elif isinstance(part, doc.Cases):
-        yield from _cases(part)
     elif isinstance(part, doc.Listing):
         yield fenced(part.text, part.language)
+    elif isinstance(part, Table):
+        shown, rest = folded_rows(part.rows, part.most_rows)
+        yield _table(part, shown)
+        if rest:
+            yield from _folded(more_rows(rest), [_table(part, rest)])
+    elif isinstance(part, doc.Cases):
+        shown, rest = folded_rows(part.ids, MOST_CASES)
+        yield fenced("\n".join(shown), "text")
+        if rest:
+            yield from _folded(count_of(len(rest), "more case"), [fenced("\n".join(rest), "text")])
 
 
 def _section(section: doc.Section) -> Iterator[str]:
@@ -122,13 +128,6 @@ def _words(words: doc.Words) -> str:
     )
 
 
-def _cases(part: doc.Cases) -> Iterator[str]:
-    shown, rest = folded_rows(part.ids, MOST_CASES)
-    yield fenced("\n".join(shown), "text")
-    if rest:
-        yield from _folded(count_of(len(rest), "more case"), [fenced("\n".join(rest), "text")])
-
-
 def folded_rows(rows: Sequence[Any], most: int | None) -> tuple[Sequence[Any], Sequence[Any]]:
     """Return the first rows, and those to fold; one more row is as short as what folds it."""
     if most is None or len(rows) <= most + 1:
@@ -140,13 +139,6 @@ def more_rows(rows: Sequence[Row]) -> str:
     """Return how many rows are folded."""
     is_of_cases = isinstance(rows[0].cells[0], doc.CaseId)
     return count_of(len(rows), "more case" if is_of_cases else "more row")
-
-
-def _tables(content: Table) -> Iterator[str]:
-    shown, rest = folded_rows(content.rows, content.most_rows)
-    yield _table(content, shown)
-    if rest:
-        yield from _folded(more_rows(rest), [_table(content, rest)])
 
 
 def _table(content: Table, rows: Sequence[Row]) -> str:

@@ -53,19 +53,15 @@ _LEFT_OUT_FIRST: Final = (
 
 def results_table(run: Run, layout: Layout = PLAIN) -> str:
     """Return what was measured as text."""
-    return table_text(results(_sorted(run)), layout)
-
-
-def _sorted(run: Run) -> list[Record]:
-    return sorted(run, key=lambda record: record.case.id)
+    return table_text(results(run), layout)
 
 
 def results(records: Iterable[Record]) -> Table:
-    """Return a row for each case, with its numbers or with why it has none.
+    """Return a row for each case, sorted by id, with its numbers or with why it has none.
 
     Each column has the unit that suits its numbers. A column without any number is not shown.
     """
-    every = list(records)
+    every = sorted(records, key=lambda record: record.case.id)
     known = [record for record in every if record.status == "ok"]
     batch = common_batch(known)
     peak = _PEAK if batch is None else f"{_PEAK} b{batch}"
@@ -137,7 +133,7 @@ def _decimals(values: Collection[float], column: _Column) -> int:
 def overview(run: Run, *, sources: str) -> list[Section | Table]:
     """Return the results; `sources` names the runs that the numbers come from."""
     title = f"{count_of(len(run.cases), 'case')}, from {clean(sources)}"
-    return [Section(title=title), results(_sorted(run))]
+    return [Section(title=title), results(run)]
 
 
 def pareto_front(
@@ -160,12 +156,10 @@ def pareto_front(
 def cost_section(title: str, metrics: Mapping[str, Metric]) -> Section:
     """Return what one training step costs: each metric with its unit, and exactly."""
     rows = tuple(
-        Row(
-            cells=(
-                name,
-                format_value(metric.value, metric.unit),
-                "" if metric.unit == "count" else f"{metric.value:,d}",
-            )
+        Row.of(
+            name,
+            format_value(metric.value, metric.unit),
+            "" if metric.unit == "count" else f"{metric.value:,d}",
         )
         for name, metric in metrics.items()
     )

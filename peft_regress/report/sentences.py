@@ -133,9 +133,8 @@ def _shown_bound(reason: verdicts.Reason) -> str:
     if limit is not None and spec is not None and isinstance(reason.new, int | float):
         beyond = abs(reason.new - limit)
         share = "" if not limit or is_absolute(spec) else f", {100 * beyond / abs(limit):.3g} %"
-        return (
-            f"{format_value(limit, spec.unit)}, missed by {format_value(beyond, spec.unit)}{share}"
-        )
+        missed = f"missed by {format_value(beyond, spec.unit)}{share}"
+        return f"{format_value(limit, spec.unit)}, {missed}"
     if reason.bound is None:
         return ""
     bound = shown_change(reason.bound, spec).lstrip("+")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import io
 import os
 import re
 import shutil
@@ -24,26 +23,15 @@ _COMMAND: Final = re.compile(r"^(?P<blanks>[^\S\n]*)::|##\[", re.MULTILINE)
 
 def stdout_layout() -> Layout:
     """Return the layout of standard output; with colour only on a terminal that wants it."""
-    stream = sys.stdout
-    coloured = (
-        stream is not None
-        and stream.isatty()
-        and not os.environ.get("NO_COLOR")
-        and os.environ.get("TERM") != "dumb"
-    )
-    return layout_of(colour=coloured)
+    is_terminal = sys.stdout is not None and sys.stdout.isatty()
+    is_wanted = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    return layout_of(colour=is_terminal and is_wanted)
 
 
 def layout_of(*, colour: bool) -> Layout:
     """Return the layout of the terminal. Other streams have no width; COLUMNS counts for both."""
     columns = shutil.get_terminal_size(fallback=(PLAIN.width, 24)).columns
     return Layout(width=max(columns, _NARROWEST), colour=colour)
-
-
-def escape_unencodable() -> None:
-    """Escape letters that standard output cannot hold, instead of raising."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def discard_stream(*streams: Any) -> None:

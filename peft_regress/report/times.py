@@ -10,14 +10,13 @@ from peft_regress.gate.paired_times import CaseTimes, TimingRun
 from peft_regress.gate.policy import DEFAULT_POLICY
 from peft_regress.metrics import format_value
 from peft_regress.report.document import Section
-from peft_regress.report.layout import Row, Style, Table
+from peft_regress.report.layout import STYLE_OF_EXIT, Row, Table
 from peft_regress.report.sentences import version_changes
 from peft_regress.runs.environment import changed_packages
 from peft_regress.runs.schema import OUTPUT_SCHEMA_VERSION
 from peft_regress.text import clean
 
 _HEADINGS = ("case", "verdict", "base", "candidate", "change", "interval", "pairs")
-_STYLES: dict[int, Style] = {0: "good", 1: "bad", 3: "open"}
 _MORE_PAIRS = 4
 """Times as many pairs halve the width of an interval."""
 
@@ -31,7 +30,7 @@ def times_document(run: TimingRun) -> list[Section | Table]:
     return [
         Table(headings=_HEADINGS, rows=rows, numbers=(2, 3, 4, 5, 6)),
         Section(title="interpreters:", body=tuple(_sides(run))),
-        Section(title=_outcome(run), style=_STYLES[run.exit_code]),
+        Section(title=_outcome(run), style=STYLE_OF_EXIT[run.exit_code]),
     ]
 
 

@@ -259,12 +259,10 @@ def _transition(found: Bisection, transition: Transition) -> Iterator[Section]:
     if transition.between:
         maybe = ", ".join(map(str, transition.between))
         title = f"{first}, or one of {maybe} before it, changes what {old} does"
-    changed = []
     sides = (transition.comparison.references, transition.comparison.observed)
     moved = version_changes(*(next(iter(side.values())).environment for side in sides))
-    if len(moved) > 1:
-        changed = [f"environment: {'; '.join(moved)}"]
-    yield Section(title=title, body=tuple(changed), level=2, style="strong")
+    changed = (f"environment: {'; '.join(moved)}",) if len(moved) > 1 else ()
+    yield Section(title=title, body=changed, level=2, style="strong")
     for finding, culprit in _with_culprits(found, transition):
         title = f"{short_verdict(finding.verdict)}: {finding_title(finding)}"
         yield _finding_section(title, finding, transition.comparison, culprit)

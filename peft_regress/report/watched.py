@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from math import prod
 from typing import TYPE_CHECKING, Final
 
+from peft_regress.gate.inputs import shape_text
 from peft_regress.metrics import format_value, make_metric
 from peft_regress.report.document import Document, Section
 from peft_regress.report.layout import Row, Table
@@ -39,15 +40,13 @@ def watched_document(shown: str, found: WatchedScript) -> Document:
 
 def _steps(found: WatchedScript) -> Table:
     rows = tuple(
-        Row(
-            cells=(
-                str(step.number),
-                " ".join(_number(batch.loss) for batch in step.micro_batches),
-                norm,
-                "" if clipped == norm else clipped,
-                " ".join(dict.fromkeys(f"{rate:.3g}" for rate in step.rates)),
-                f"{step.seconds:.2f} s{' (recorded)' if step.is_recorded else ''}",
-            )
+        Row.of(
+            str(step.number),
+            " ".join(_number(batch.loss) for batch in step.micro_batches),
+            norm,
+            "" if clipped == norm else clipped,
+            " ".join(dict.fromkeys(f"{rate:.3g}" for rate in step.rates)),
+            f"{step.seconds:.2f} s{' (recorded)' if step.is_recorded else ''}",
         )
         for step in found.steps
         for norm, clipped in [(_number(step.unclipped_norm), _number(step.gradient_norm))]
@@ -91,8 +90,7 @@ def _sentences(found: WatchedScript) -> Iterable[str]:
 
 def _trained(found: WatchedScript) -> Section:
     rows = [
-        Row(cells=(clean(name), "x".join(map(str, one.shape)) or "scalar", one.dtype))
-        for name, one in found.trained.items()
+        Row.of(clean(name), shape_text(one.shape), one.dtype) for name, one in found.trained.items()
     ]
     total = sum(prod(one.shape) for one in found.trained.values())
     title = f"What trains: {total:,} of {total + found.frozen_params:,} parameters"
@@ -105,7 +103,7 @@ def _by_module(title: str, sites: Iterable[ByteSite]) -> Section:
     for site in sites:
         held[site.module, site.category] += site.bytes
     rows = [
-        Row(cells=(clean(module) or "(outside any)", category, format_value(size, "byte")))
+        Row.of(clean(module) or "(outside any)", category, format_value(size, "byte"))
         for (module, category), size in held.most_common()
     ]
     table = Table(

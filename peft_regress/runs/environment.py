@@ -110,10 +110,7 @@ def is_from_folder(package: str) -> bool:
 
 
 def files_from_here(*, without: Collection[str]) -> set[str]:
-    """Return the files of the packages that were installed from a folder or file of this machine.
-
-    without: names of packages to leave out.
-    """
+    """Return the files of all packages but some that came from a folder or file of this machine."""
     return {
         str(found.locate_file(file))
         for found in distributions()

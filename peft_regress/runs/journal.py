@@ -290,9 +290,7 @@ class JournalWriter:
 
         One that was taken stands among those of the earlier run.
         """
-        self._write(b"" if kept.is_taken else _encoded(Line(header=header, kept=kept)))
-
-    def _write(self, content: bytes) -> None:
+        content = b"" if kept.is_taken else _encoded(Line(header=header, kept=kept))
         self.has_begun = True
         if self.problem is not None:
             return

@@ -39,9 +39,10 @@ one did: 'activation aten.convolution'.
 
 _BATCH: Final = 32
 
-_GROWING_METRICS = frozenset(
+MATRIX_WORK: Final = frozenset(
     {"forward_flops", "backward_flops", "paper_forward_flops", "paper_backward_flops"}
 )
+"""The metrics that grow with the batch."""
 _GROWING_CATEGORIES = frozenset({"activation", "temp"})
 
 _HIGHS = {
@@ -87,9 +88,10 @@ def pack(rows: Mapping[str, Rows], *, peak_phase: Mapping[str, str]) -> Ledger:
         for (module, what), number in numbers.items():
             found = by_module.setdefault(module, {}).setdefault(metric, Counter())
             found[single or what] += number
-    operators, operators_b32 = (
-        _by_operator(rows.get("optimizer_flops" + suffix, {})) for suffix in ("", BATCH_SUFFIX)
-    )
+    operators, operators_b32 = Counter[str](), Counter[str]()
+    for totals, suffix in ((operators, ""), (operators_b32, BATCH_SUFFIX)):
+        for (_, operator), number in rows.get("optimizer_flops" + suffix, {}).items():
+            totals[operator] += number
     return Ledger(
         modules={name: _pack_module(by_module[name]) for name in sorted(by_module)},
         optimizer_flops=_differing(operators, {}),
@@ -199,7 +201,7 @@ def _kept_by(costs: ModuleCosts, name: str) -> dict[str, int]:
         return {}
     if metric in _HIGHS:
         highs = of_batch.high_bytes.items()
-        return {what: high for what, high in highs if category_of(what) == _HIGHS[metric]}
+        return {what: high for what, high in highs if _category_of(what) == _HIGHS[metric]}
     value: Any = getattr(of_batch, metric)
     if metric in _SINGLE:
         return {} if value is UNSET else {_SINGLE[metric]: value}
@@ -213,7 +215,7 @@ def _numbers(kept: _Kept, metric: str, suffix: str) -> dict[str, int]:
     if not suffix:
         return numbers
     for what, number in kept(metric).items():
-        if metric in _GROWING_METRICS or category_of(what) in _GROWING_CATEGORIES:
+        if metric in MATRIX_WORK or _category_of(what) in _GROWING_CATEGORIES:
             numbers[what] = number * _BATCH
     return numbers | kept(metric + suffix)
 
@@ -241,13 +243,6 @@ def _differing(numbers: Mapping[str, int], derived: Mapping[str, int]) -> dict[s
     }
 
 
-def category_of(what: str) -> str:
+def _category_of(what: str) -> str:
     """Return the category in the name of a memory row, without the operator."""
     return what.partition(" ")[0]
-
-
-def _by_operator(rows: Rows) -> dict[str, int]:
-    totals: Counter[str] = Counter()
-    for (_, operator), number in rows.items():
-        totals[operator] += number
-    return totals

@@ -16,7 +16,14 @@ import msgspec
 
 from peft_regress.errors import InputError
 from peft_regress.files import read_bytes
-from peft_regress.runs.schema import Ledger, Record, Run, canonical_json, digest_of
+from peft_regress.runs.schema import (
+    Ledger,
+    Record,
+    Run,
+    canonical_digest,
+    canonical_json,
+    digest_of,
+)
 
 
 def with_digests(run: Run) -> Run:
@@ -36,7 +43,7 @@ def with_digests(run: Run) -> Run:
                 raise InputError(f"{name}: its ledger {record.ledger} was not read")
             ledgers[record.ledger] = run.ledgers[record.ledger]
             continue
-        digest = known.get(id(record.ledger)) or ledger_digest(record.ledger)
+        digest = known.get(id(record.ledger)) or canonical_digest(record.ledger)
         known[id(record.ledger)] = digest
         ledgers[digest] = record.ledger
         cases[name] = msgspec.structs.replace(record, ledger=digest)
@@ -50,7 +57,7 @@ def with_ledgers(run: Run, kept: Mapping[str, Ledger], *, use: bool) -> Run:
     was altered, is not there, or belongs to no case.
     """
     for digest, ledger in kept.items():
-        if ledger_digest(ledger) != digest:
+        if canonical_digest(ledger) != digest:
             raise InputError(f"the ledger {digest} was altered after it was written")
     cases = dict(run.cases)
     unused = set(kept)
@@ -67,16 +74,6 @@ def with_ledgers(run: Run, kept: Mapping[str, Ledger], *, use: bool) -> Run:
     if unused:
         raise InputError(f"the ledger {min(unused)} belongs to no case")
     return msgspec.structs.replace(run, cases=cases)
-
-
-def ledger_digest(ledger: Ledger) -> str:
-    """Return the digest of a ledger."""
-    return digest_of(canonical_json(ledger))
-
-
-def ledger_folder(entry: Path) -> Path:
-    """Return the folder with the ledgers of the storage that an entry lies in."""
-    return entry.parent.parent / "ledgers"
 
 
 def ledger_file(folder: Path, digest: str) -> Path:

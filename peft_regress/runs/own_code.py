@@ -58,14 +58,8 @@ def _script_modules(path: Path) -> dict[str, str]:
 
 def stated_by(own: OwnCase) -> dict[str, Any]:
     """Return what the author of a case states beside its definition, as fields of its record."""
-    stated: dict[str, Any] = {}
-    if code := code_of(own.case):
-        stated["own_code"] = code
-    if bounds := bounds_of(own):
-        stated["bounds"] = bounds
-    if own.budget is not None:
-        stated["budget"] = own.budget
-    return stated
+    found = {"own_code": code_of(own.case), "bounds": bounds_of(own), "budget": own.budget}
+    return {name: value for name, value in found.items() if value}
 
 
 @functools.cache

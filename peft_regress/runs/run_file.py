@@ -24,7 +24,7 @@ from peft_regress.errors import InputError, RunFileError
 from peft_regress.files import is_folder, read_bytes, write_atomic
 from peft_regress.gc_pause import paused_gc
 from peft_regress.runs.environment import changed_packages
-from peft_regress.runs.ledger_files import ledger_folder, read_ledger, with_digests, with_ledgers
+from peft_regress.runs.ledger_files import read_ledger, with_digests, with_ledgers
 from peft_regress.runs.schema import (
     MIXED_MACHINES,
     SCHEMA_VERSION,
@@ -123,7 +123,7 @@ def with_unread_ledgers(file: RunFile) -> RunFile:
 
 def _ledger_of(name: str, digest: str, entry: Path, read: Callable[[Path, str], Ledger]) -> Ledger:
     """Return the ledger of a record. Raises `RunFileError` for an absent or altered one."""
-    folder = ledger_folder(entry)
+    folder = entry.parent.parent / "ledgers"
     try:
         return read(folder, digest)
     except InputError as error:

@@ -14,7 +14,7 @@ from peft_regress.baselines.history import read_entries
 from peft_regress.baselines.named_runs import load_references
 from peft_regress.baselines.storage import acceptance_of, baseline_files, read_newest
 from peft_regress.errors import InputError, RunFileError
-from peft_regress.runs.ledger_files import ledger_content, ledger_digest
+from peft_regress.runs.ledger_files import ledger_content
 from peft_regress.runs.run_file import read_run_file
 from peft_regress.runs.schema import canonical_digest
 
@@ -176,12 +176,12 @@ def ledger_of(root):
 
 def test_a_ledger_lies_beside_the_entries_once_and_is_the_same_file_each_time(root):
     path = ledger_of(root)
-    assert path.name == ledger_digest(LEDGER).removeprefix("sha256:") + ".json.gz"
+    assert path.name == canonical_digest(LEDGER).removeprefix("sha256:") + ".json.gz"
     assert path.read_bytes() == ledger_content(LEDGER)
     assert [entry.run.cases[LORA].ledger for entry in read_runs(root)] == [LEDGER] * 4
     assert load_references(root, None)[LORA].record.ledger == LEDGER
     found = read_entries(root, [])
-    assert found[-1].run.cases[LORA].ledger == ledger_digest(LEDGER), "a history reads none"
+    assert found[-1].run.cases[LORA].ledger == canonical_digest(LEDGER), "a history reads none"
     copied = Path(shutil.copy(baseline_files(root)[-1], root.parent / "copied.json"))
     with pytest.raises(RunFileError, match=r"is missing.*an entry is whole only inside its sto"):
         read_run_file(copied)

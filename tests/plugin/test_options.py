@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from peft_regress.errors import InputError
-from peft_regress.plugin.options import RegressOptions, Shard
+from peft_regress.plugin.options import RegressOptions, parse_shard
 from peft_regress.plugin.selection import (
     Collected,
     Coverage,
@@ -19,7 +19,7 @@ from peft_regress.plugin.selection import (
 )
 def test_what_is_no_shard_is_refused(text):
     with pytest.raises(InputError, match="I/N is wanted, for instance 1/4"):
-        Shard.parse(text)
+        parse_shard(text)
 
 
 @pytest.mark.parametrize("option", ["--regress-save", "--regress-summary"])
@@ -70,7 +70,7 @@ def test_every_option_is_read_and_off_without_it(pytester, monkeypatch):
         full=True,
         # Relative to where the command was typed.
         save=below / "a run.json",
-        shard=Shard(index=2, count=3),
+        shard=(2, 3),
         strict=True,
         summary=pytester.path / "summary.md",
     )

@@ -25,11 +25,8 @@ corpus_option = click.option(
     show_default=True,
     help="Folder of the known defects.",
 )
-summary_option = click.option(
-    "--summary",
-    type=options.output_file,
-    metavar="FILE",
-    help="Write the result to this file, as Markdown.",
+summary_option = options.file_option(
+    "--summary", help_text="Write the result to this file, as Markdown."
 )
 ENVIRONMENT_OPTIONS: Final = (
     click.option("--pre", is_flag=True, help="Allow pre-releases."),

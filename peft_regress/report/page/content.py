@@ -24,7 +24,7 @@ from peft_regress.catalogue.built_in import STEPS
 from peft_regress.catalogue.evidence import Evidence, Study, read_evidence, why_not_learned
 from peft_regress.catalogue.matrix import built_in_matrices
 from peft_regress.gate.budget_use import budget_of
-from peft_regress.gate.changes import value_of
+from peft_regress.gate.changes import is_shown_only, value_of
 from peft_regress.gate.comparison import Comparison, Invocation
 from peft_regress.gate.policy import bounds_on
 from peft_regress.gate.verdicts import FAILING, INCOMPLETE, BudgetUse
@@ -286,8 +286,7 @@ def facts_of(name: str, record: Record) -> dict[str, Any]:
     """
     facts: dict[str, Any] = {}
     metric = record.metrics[name]
-    judged = metric.kind not in {"info", "seconds"} and metric.direction != "none"
-    bound = bounds_on(name, metric, record)[0] if judged else 0.0
+    bound = 0.0 if is_shown_only(metric) else bounds_on(name, metric, record)[0]
     if 0 < bound < float("inf"):
         facts["bound"] = bound
     if metric.kind in {"accuracy", "score"}:

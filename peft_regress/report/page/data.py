@@ -13,13 +13,7 @@ from peft_regress.gate.budget_use import step_runtime
 from peft_regress.metrics import BATCH_SUFFIX, format_value, unit_steps
 from peft_regress.project.budgets import UNITS
 from peft_regress.project.devices import RUNTIME_BYTES, DeviceClass, room
-from peft_regress.report.page.content import (
-    Content,
-    hold,
-    line_of,
-    method_words,
-    number,
-)
+from peft_regress.report.page.content import Content, hold, line_of, method_words, number
 from peft_regress.report.page.plots import costs_of
 from peft_regress.report.sentences import outcome_line
 from peft_regress.report.verdict.next_steps import compare_command, quoted, storage_words
@@ -57,7 +51,8 @@ def shared_data(content: Content) -> dict[str, Any]:
             {
                 "name": name,
                 **dataclasses.asdict(spec),
-                "label": _metric_words(name),
+                "label": clean(name.removesuffix(BATCH_SUFFIX))
+                + (", batch 32" if name.endswith(BATCH_SUFFIX) else ""),
                 "steps": unit_steps(spec.unit),
                 "moved": moved[name],
             }
@@ -138,11 +133,6 @@ def encode_case(content: Content, name: str) -> dict[str, Any]:
             for mark in marks
         ],
     }
-
-
-def _metric_words(name: str) -> str:
-    batch = ", batch 32" if name.endswith(BATCH_SUFFIX) else ""
-    return clean(name.removesuffix(BATCH_SUFFIX)) + batch
 
 
 def _clip(text: str) -> str:

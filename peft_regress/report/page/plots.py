@@ -10,13 +10,7 @@ from peft_regress.metrics import BATCH_SUFFIX, METRICS, Unit, format_value, unit
 from peft_regress.report.document import CaseId, Line, Section
 from peft_regress.report.html import HtmlWriter
 from peft_regress.report.layout import Row, Table
-from peft_regress.report.page.content import (
-    ABSENT,
-    Content,
-    gain_name,
-    method_words,
-    number,
-)
+from peft_regress.report.page.content import ABSENT, Content, gain_name, method_words, number
 from peft_regress.report.results import common_batch, pareto_front
 from peft_regress.runs.schema import Record
 from peft_regress.text import clean, count_of
@@ -136,14 +130,12 @@ def _front(
     pairings = f"{count_of(len(costs), 'pairing')}, {len(front)} on the Pareto front"
     lines = tuple(Line((CaseId(method_words(cases[one]), one), texts[one])) for one in front)
     rows = tuple(
-        Row(
-            cells=(
-                CaseId(clean(name), name),
-                number(costs[name], cost.unit),
-                gains[name]["text"],
-                gains[name].get("seeds_text", ABSENT),
-                "yes" if name in front else "no",
-            )
+        Row.of(
+            CaseId(clean(name), name),
+            number(costs[name], cost.unit),
+            gains[name]["text"],
+            gains[name].get("seeds_text", ABSENT),
+            "yes" if name in front else "no",
         )
         for name in sorted(costs, key=lambda name: costs[name])
     )

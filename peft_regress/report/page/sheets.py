@@ -83,7 +83,7 @@ def _metrics(content: Content, name: str) -> Iterator[Table | str]:
         here = [one for one in marks.get(metric, ()) if one.entry == content.present[name]]
         spec, shown = content.specs[metric], number(value_of(held), held.unit)
         twin = metric.endswith(BATCH_SUFFIX) and metric.removesuffix(BATCH_SUFFIX) in METRICS
-        cells = (
+        row = Row.of(
             Code(clean(metric)),
             shown,
             shown.exact,
@@ -92,7 +92,7 @@ def _metrics(content: Content, name: str) -> Iterator[Table | str]:
             _DIRECTIONS[spec.direction],
             "the same at batch 32" if twin else clean(spec.about),
         )
-        rows.append(Row(cells=cells))
+        rows.append(row)
     headings = ("metric", "value", "exactly", "change", "", "better is", "what it is")
     table = Table(headings=headings, rows=tuple(rows), numbers=(1, 2, 3), caption="Metrics")
     if rows:
@@ -104,7 +104,7 @@ def _metrics(content: Content, name: str) -> Iterator[Table | str]:
 
 def _invariants(record: Record) -> Iterator[Table]:
     rows = tuple(
-        Row(cells=(Code(clean(fact)), _HOLDS[holds], clean(record.note_on(fact), longest=2000)))
+        Row.of(Code(clean(fact)), _HOLDS[holds], clean(record.note_on(fact), longest=2000))
         for fact, holds in record.invariants.items()
     )
     if rows:
@@ -131,7 +131,7 @@ def _present(record: Record) -> Iterator[Section]:
         table = Table(
             headings=("module", "operator", "value", "share"),
             rows=tuple(
-                Row(cells=(*names, number(size, metric.unit), _share(size, metric.value)))
+                Row.of(*names, number(size, metric.unit), _share(size, metric.value))
                 for *names, size in shown
             ),
             numbers=(2, 3),

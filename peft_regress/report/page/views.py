@@ -21,12 +21,7 @@ from peft_regress.report.markdown import MOST_CASES
 from peft_regress.report.page.content import ABSENT, Content, Mark, number
 from peft_regress.report.page.data import encode_case, shared_data
 from peft_regress.report.page.plots import COSTS, batches_of, tradeoffs
-from peft_regress.report.page.sheets import (
-    key_of_modules,
-    sheet_body,
-    sheet_head,
-    sheet_modules,
-)
+from peft_regress.report.page.sheets import key_of_modules, sheet_body, sheet_head, sheet_modules
 from peft_regress.report.results import results
 from peft_regress.report.sentences import REPEATED, narrowing_words
 from peft_regress.report.verdict.cases import budgets_of
@@ -42,6 +37,10 @@ _CATEGORIES: Final = {
     "temp": "temporaries",
     "optimizer": "optimizer",
 }
+_ABOUT: Final = (
+    "1 multiply-add is 2 FLOPs; 1 MiB is 1,048,576 bytes. docs/metrics.md defines each metric and "
+    "its bound."
+)
 _MOST_BUDGETS: Final = 40
 _NOTHING_JUDGED: Final = "No verdict: each entry is the first with its cases, so nothing judges it."
 
@@ -80,7 +79,7 @@ def _html(content: Content, writer: HtmlWriter) -> dict[str, Any]:
     return {
         "verdict": _newest_verdict(content),
         "stored": writer.document([*_stored(content)]) if content.cases else "",
-        "about": html.escape(_about(content)),
+        "about": f"Made from {count_of(len(content.entries), 'entry', 'entries')}. {_ABOUT}",
         "table": writer.document([_case_table(content)]),
         "entries": writer.document([_entry_table(content)]),
         "changes": _changes(content),
@@ -113,11 +112,7 @@ def _device_words(device: DeviceClass) -> str:
     )
 
 
-# --- verdicts ---------------------------------------------------------------------------------
-
-
 def _newest_verdict(content: Content, *, top: int = 1) -> str:
-    """Return the verdict on the newest entry that something judges."""
     if content.newest is None:
         title = Section(title="What fine-tuning costs, and what it gains", level=2)
         return HtmlWriter(top=1).document([title, Section(title=_NOTHING_JUDGED)])
@@ -162,9 +157,6 @@ def _changes(content: Content) -> dict[str, str]:
     return found
 
 
-# --- what is stored ---------------------------------------------------------------------------
-
-
 def _stored(content: Content) -> Iterator[Section]:
     """Yield what the entries hold, what changed last, and budgets."""
     states = Counter(record.status for record in content.now.values() if record.status != "ok")
@@ -190,21 +182,11 @@ def _stored(content: Content) -> Iterator[Section]:
         yield Section(title="Budgets", level=2, body=(said, table))
 
 
-def _about(content: Content) -> str:
-    return (
-        f"Made from {count_of(len(content.entries), 'entry', 'entries')}. 1 multiply-add is 2 "
-        "FLOPs; 1 MiB is 1,048,576 bytes. docs/metrics.md defines each metric and its bound."
-    )
-
-
-# --- tables -----------------------------------------------------------------------------------
-
-
 def _case_table(content: Content) -> Table:
     """Return the table of `report`, with the state of each case in the last column."""
     table = results(content.now.values())
     rows = tuple(
-        Row(cells=(*row.cells, content.state_of(name)))
+        Row.of(*row.cells, content.state_of(name))
         for name, row in zip(content.now, table.rows, strict=True)
     )
     return dataclasses.replace(
@@ -221,7 +203,7 @@ def _entry_table(content: Content) -> Table:
     for index, entry in reversed([*enumerate(content.entries)]):
         selection, machine = entry.run.selection, entry.run.machine
         ran = "all" if selection.complete else f"part: {narrowing_words(selection)}"
-        cells = (
+        row = Row.of(
             Code(clean(entry.name)),
             entry.day,
             entry.role,
@@ -230,7 +212,7 @@ def _entry_table(content: Content) -> Table:
             ran,
             _reason(content, index),
         )
-        rows.append(Row(cells=cells))
+        rows.append(row)
     about = ("against the one before", "machine", "what ran", "why it was accepted")
     headings = ("entry", "date", "role", *about)
     return Table(headings=headings, rows=tuple(rows), caption="Entries, the newest first")
@@ -253,7 +235,7 @@ def _memory_tables(content: Content) -> dict[str, Table]:
                 sizes = (values.get(f"peak_bytes{suffix}"), *parts, sum(known))
                 cells = (number(size, "byte") for size in sizes)
                 key = f"{record.case.architecture} {record.case.task} {suffix}"
-                found[key].append(Row(cells=(CaseId(clean(name), name), *cells)))
+                found[key].append(Row.of(CaseId(clean(name), name), *cells))
     headings = ("case", "peak", *_CATEGORIES.values(), "sum of highs")
     return {
         key: Table(
@@ -264,9 +246,6 @@ def _memory_tables(content: Content) -> dict[str, Table]:
         )
         for key, rows in found.items()
     }
-
-
-# --- the history ------------------------------------------------------------------------------
 
 
 def _mark_rows(content: Content, writer: HtmlWriter) -> tuple[str, Iterator[str]]:
@@ -292,15 +271,13 @@ def _mark_row(content: Content, name: str, metric: str, mark: Mark) -> Row:
         found = record.metrics.get(metric) if record else None
         return number(None if found is None else value_of(found), spec.unit)
 
-    return Row(
-        cells=(
-            Code(clean(content.entries[mark.entry].name)),
-            CaseId(clean(name), name),
-            mark.badge,
-            at(mark.before),
-            at(mark.entry),
-            mark.words(spec),
-            "" if mark.before is None else content.packages_words(mark.before, mark.entry),
-            _reason(content, mark.entry),
-        )
+    return Row.of(
+        Code(clean(content.entries[mark.entry].name)),
+        CaseId(clean(name), name),
+        mark.badge,
+        at(mark.before),
+        at(mark.entry),
+        mark.words(spec),
+        "" if mark.before is None else content.packages_words(mark.before, mark.entry),
+        _reason(content, mark.entry),
     )

@@ -16,6 +16,7 @@ from peft_regress.text import clean, count_of
 
 _OF_NEW_CASES = ("written", "unseen")
 """The remarks on a script that tell no more once the case is accepted."""
+_ACCEPTABLE = (verdicts.FAILING | verdicts.INCOMPLETE | verdicts.UNACCEPTED) - {"missing"}
 _MOST_REASONS = 8
 _MOST_MODULES = 3
 _MOST_LINES = 8
@@ -51,10 +52,7 @@ def case_section(case: verdicts.CaseVerdict, comparison: Comparison) -> Section:
         body.append(f"baseline: {clean(old.run_name)}")
     if case.verdict == "over_budget":
         body.append("accepting does not change this: reduce the cost, or change the budget")
-    elif (
-        case.verdict in verdicts.FAILING | verdicts.INCOMPLETE | verdicts.UNACCEPTED
-        and case.verdict != "missing"
-    ):
+    elif case.verdict in _ACCEPTABLE:
         step = accepting(comparison)
         body.append(f"{step.purpose}: `{' '.join(step.words)}`")
     return Section(
@@ -178,16 +176,14 @@ def _budget_row(case: str, use: verdicts.BudgetUse) -> Row:
     state = Badge("over", "bad") if use.is_over else Badge("not judged", "plain")
     share = "-" if use.share is None else f"{100 * use.share:.0f} %"
     limit = f"at least {shown(use.limit)}" if use.is_least else shown(use.limit)
-    return Row(
-        cells=(
-            CaseId(clean(case), case),
-            clean(use.name),
-            shown(use.value),
-            limit,
-            share,
-            "" if use.over_by is not None and not use.is_over else state,
-            _margin(use),
-        )
+    return Row.of(
+        CaseId(clean(case), case),
+        clean(use.name),
+        shown(use.value),
+        limit,
+        share,
+        "" if use.over_by is not None and not use.is_over else state,
+        _margin(use),
     )
 
 

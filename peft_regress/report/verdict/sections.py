@@ -13,7 +13,7 @@ from peft_regress.gate.findings import Finding, leading_reason, sort_findings
 from peft_regress.gate.verdicts import Reason
 from peft_regress.report import document as doc
 from peft_regress.report import sentences
-from peft_regress.report.layout import PLAIN, Layout, Row, Style, Table
+from peft_regress.report.layout import PLAIN, STYLE_OF_EXIT, Layout, Row, Style, Table
 from peft_regress.report.markdown import MOST_CASES, as_markdown
 from peft_regress.report.verdict.cases import budgets_of, remarks
 from peft_regress.report.verdict.finding import (
@@ -139,8 +139,7 @@ def outcome_section(comparison: Comparison, problems: Iterable[str] = ()) -> doc
 
 def style_of(comparison: Comparison) -> Style:
     """Return the style of the outcome, by its exit code."""
-    styles: dict[int, Style] = {0: "good", 1: "bad"}
-    return styles.get(comparison.lenient_exit_code, "open")
+    return STYLE_OF_EXIT[comparison.lenient_exit_code]
 
 
 def verdict_sections(comparison: Comparison, extent: Extent) -> list[doc.Section]:
@@ -231,7 +230,6 @@ def _folded(
 
 
 def _example(finding: Finding, comparison: Comparison) -> Iterator[doc.Section]:
-    """Yield an example with the modules behind it."""
     lines = example_lines(finding, comparison)
     if lines:
         text = "\n".join([_named(finding.example.case), *lines])
@@ -247,7 +245,7 @@ def _table(reasons: Sequence[tuple[str, Reason]]) -> Table:
     rows = []
     for case, cells in found:
         metric, *values = (clean(text, longest=_LONGEST_VALUE) for text in cells)
-        rows.append(Row(cells=(_named(case), "" if shared else doc.Code(metric), *values)))
+        rows.append(Row.of(_named(case), "" if shared else doc.Code(metric), *values))
     return Table(
         headings=(
             *(f"{shared} of" if shared else "case", "metric"),
@@ -332,11 +330,7 @@ def _trainings(comparison: Comparison) -> Iterator[str]:
             yield f"training of {count_of(count, 'case')}: {said.format(text)}"
 
 
-def _counted(title: str, found: Mapping[str, int]) -> list[doc.Line]:
-    most = _MOST_ENVIRONMENT_LINES
-    if len(found) == 1:
-        return [doc.Line(f"{title}: {text}", most) for text in found]
-    return [
-        doc.Line(f"{title} of {count_of(count, 'case')}: {text}", most)
-        for text, count in found.items()
-    ]
+def _counted(title: str, found: Mapping[str, int]) -> Iterator[doc.Line]:
+    for text, count in found.items():
+        cases = f" of {count_of(count, 'case')}" if len(found) > 1 else ""
+        yield doc.Line(f"{title}{cases}: {text}", _MOST_ENVIRONMENT_LINES)

@@ -44,20 +44,11 @@ def encode_case(case: CaseVerdict) -> dict[str, Any]:
 
 
 def _encode_reason(reason: Reason) -> dict[str, Any]:
-    """Return `{metric, old, new, relative_change, bound, verdict}`.
-
-    With `bound_reason` for a bound of the author's, `limit` for a budget or a device, and `note`
-    for an invariant: where it is false; for inputs, rates and an optimizer: the place.
-    """
+    """Return `{metric, old, new, relative_change, bound, verdict}`, and what else is stated."""
     names = ("old", "new", "relative_change", "bound", "verdict")
-    encoded = {"metric": reason.title, **_fields(reason, *names)}
-    if reason.bound_reason:
-        encoded["bound_reason"] = reason.bound_reason
-    if reason.limit is not None:
-        encoded["limit"] = reason.limit
-    if reason.note:
-        encoded["note"] = reason.note
-    return encoded
+    more = _fields(reason, "bound_reason", "limit", "note")
+    given = {name: value for name, value in more.items() if value not in {None, ""}}
+    return {"metric": reason.title, **_fields(reason, *names), **given}
 
 
 def encode_finding(finding: Finding) -> dict[str, Any]:
