@@ -5,7 +5,7 @@ import functools
 from builders import LORA, make_record
 
 from peft_regress.cases import Adaptation
-from peft_regress.measure.costs import CostSettings, adaptation_cost, cost_metrics, step_ledger
+from peft_regress.measure.costs import CostSettings, adaptation_cost, metrics_of, step_ledger
 from peft_regress.metrics import BATCH_SUFFIX
 
 
@@ -16,8 +16,8 @@ def profile(method, architecture, rank=None, **settings):
         adaptation_cost(adaptation, CostSettings(batch=batch, resolution=64, **settings))
         for batch in (1, 32)
     )
-    metrics = {**cost_metrics(one), **cost_metrics(many, suffix=BATCH_SUFFIX)}
-    return make_record(LORA, metrics, ledger=step_ledger({"": one, "_b32": many}))
+    reports = {"": one, BATCH_SUFFIX: many}
+    return make_record(LORA, metrics_of(reports), ledger=step_ledger(reports))
 
 
 cached = functools.cache(profile)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Final
 
 from peft_regress import registry
 from peft_regress.cases import Case, Json
-from peft_regress.catalogue.architectures import Architecture, BringsWeights
+from peft_regress.catalogue.architectures import Architecture
+from peft_regress.catalogue.architectures.efficientnet_lite import EfficientNetLite0
 from peft_regress.catalogue.matrix import method_at
 from peft_regress.catalogue.methods.method import Method
 from peft_regress.catalogue.sources import build_source, source_digest
@@ -56,7 +57,7 @@ def built_in(case: Case, baselines: Path) -> BuiltIn:
     architecture: Architecture = registry.get("architecture", case.architecture)
     method = method_at(case.method, case.rank, heads=(architecture.head,))
     edge = task if isinstance(task, EdgeTask) else None
-    brings = architecture if edge and isinstance(architecture, BringsWeights) else None
+    brings = architecture if edge and isinstance(architecture, EfficientNetLite0) else None
 
     def model() -> nn.Module:
         import torch  # listing cases must not cost the import

@@ -15,6 +15,8 @@ from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from typing import Any, get_args
 
+import msgspec
+
 from peft_regress import registry
 from peft_regress.cases import Adaptation, Case
 from peft_regress.catalogue.methods.method import Method
@@ -73,11 +75,8 @@ def _all_adaptations(matrix: str, task: str) -> list[Adaptation]:
 
 def _is_for(method: Any, task: str, architecture: str) -> bool:
     """Return whether a matrix pairs a method with both: with all, if it names none."""
-    named = (
-        (getattr(method, "tasks", ()), task),
-        (getattr(method, "architectures", ()), architecture),
-    )
-    return all(not names or name in names for names, name in named)
+    tasks, architectures = (getattr(method, name, ()) for name in ("tasks", "architectures"))
+    return task in (tasks or (task,)) and architecture in (architectures or (architecture,))
 
 
 def check_matrix(matrix: str) -> None:
@@ -94,12 +93,8 @@ def check_matrix(matrix: str) -> None:
 
 
 def _matrices() -> set[str]:
-    built_in = {
-        matrix
-        for name in get_args(RegistryName)
-        for item in registry.items(name)
-        for matrix in item.matrices
-    }
+    items = (item for name in get_args(RegistryName) for item in registry.items(name))
+    built_in = {matrix for item in items for matrix in item.matrices}
     return built_in | {fine_tune.matrix for fine_tune in own_fine_tunes().values()}
 
 
@@ -142,13 +137,7 @@ def case_params(
     else:
         cases = [fine_tune.case for fine_tune in add_own_cases(chosen)]
     return [
-        pytest.param(
-            case,
-            id=case.id,
-            marks=pytest.mark.case(
-                task=case.task, method=case.method, architecture=case.architecture, rank=case.rank
-            ),
-        )
+        pytest.param(case, id=case.id, marks=pytest.mark.case(**msgspec.structs.asdict(case)))
         for case in cases
     ]
 

@@ -99,11 +99,11 @@ def command(context: click.Context, /, model: str | None, output: str, **setting
 
 
 def _show_adaptation(adaptation: Adaptation, settings: dict[str, Any], output: str) -> None:
-    from peft_regress.measure.costs import CostSettings, adaptation_cost, cost_metrics  # torch
+    from peft_regress.measure.costs import CostSettings, adaptation_cost, metrics_of  # torch
 
     chosen = CostSettings(**settings)
     with _warnings_as_lines():
-        metrics = cost_metrics(adaptation_cost(adaptation, chosen))
+        metrics = metrics_of({"": adaptation_cost(adaptation, chosen)})
     encoded = {
         "case": dataclasses.asdict(adaptation),
         "settings": dataclasses.asdict(chosen),

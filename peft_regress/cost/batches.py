@@ -116,6 +116,11 @@ def _cut_off(leaf: Any) -> Any:
     return leaf.detach().clone().requires_grad_(leaf.requires_grad)
 
 
+def floats_in(tree: Any) -> Iterator[Tensor]:
+    """Yield the floating-point tensors of a tree."""
+    return (tensor for _, tensor in named_tensors(tree) if tensor.is_floating_point())
+
+
 def named_tensors(tree: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
     """Yield each tensor with its path: `0`, `labels`, `boxes.1`; an empty one for a tree of one.
 

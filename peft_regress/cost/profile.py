@@ -199,9 +199,6 @@ def _updates_in_their_phase(recorder: StepRecorder) -> Iterator[None]:
         yield
 
 
-# --- A forward pass ------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, kw_only=True)
 class InferenceCost:
     """The cost of one forward pass in eval mode, without gradients.
@@ -247,10 +244,7 @@ def profile_inference(model: nn.Module, batch: Any, *, fake: bool | None = None)
                 end = recorder.mark()
                 del output
         peak, _ = highest(recorder.memory_log[: end.memory], start=start.memory)
-        return InferenceCost(
-            inference_flops=sum(call.flops for call in recorder.flop_log[start.flops : end.flops]),
-            peak_bytes=peak,
-            tensors=stage.tensors,
-        )
+        flops = sum(call.flops for call in recorder.flop_log[start.flops : end.flops])
+        return InferenceCost(inference_flops=flops, peak_bytes=peak, tensors=stage.tensors)
 
     return on_fake_or_real(measure, fake=fake)

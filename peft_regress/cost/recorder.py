@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import weakref
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, UntypedStorage, nn
@@ -25,6 +25,9 @@ from peft_regress.cost.operators import Operator, describe
 from peft_regress.cost.refusals import UnprofilableModelError
 from peft_regress.cost.step_cost import ByteSite, Category, FlopSite, Mark, Phase
 from peft_regress.cost.storages import Holding, grow_storages, has_parts, storages_of, tensors_in
+
+Args: TypeAlias = tuple[Any, ...]
+Kwargs: TypeAlias = dict[str, Any]
 
 _CATEGORY_OF_PHASE: dict[Phase, Category] = {
     "forward": "activation",
@@ -72,8 +75,6 @@ class StepRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def mark(self) -> Mark:
         """Return the current end of the log."""
         return Mark(len(self.memory_log), len(self.flop_log), self.aten_ops)
-
-    # --- Before the step ---
 
     def follow(self, model: nn.Module) -> None:
         """Account for a model's tensors, and follow the calls of its modules and its gradients.
@@ -143,16 +144,7 @@ class StepRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if id(storage) not in self._holdings:
                 self._add(storage, category, module)
 
-    # --- In the step ---
-
-    def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        """Run one operator and record what it computed and allocated."""
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if isinstance(func, HigherOrderOperator):
             raise UnprofilableModelError(
@@ -173,20 +165,13 @@ class StepRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._after(operator, module, args, kwargs, out)
         return out
 
-    def _before(self, operator: Operator, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    def _before(self, operator: Operator, args: Args, kwargs: Kwargs) -> str:
         """Return the module that an operator works for; account for its operands."""
         module = self._last_module = self._module(args)
         self._check(operator, module, args, kwargs)
         return module
 
-    def _after(
-        self,
-        operator: Operator,
-        module: str,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        out: Any,
-    ) -> None:
+    def _after(self, operator: Operator, module: str, args: Args, kwargs: Kwargs, out: Any) -> None:
         """Count the work of an operator that has run, and account for its results."""
         if operator.real_sizes is not None and self._mode is not None:
             grow_storages(operator.real_sizes(args, out))
@@ -206,9 +191,7 @@ class StepRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self._check_layout(tensor, operator.name)
                 self._hold_result(tensor, where, operator.name)
 
-    def _check(
-        self, operator: Operator, module: str, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> None:
+    def _check(self, operator: Operator, module: str, args: Args, kwargs: Kwargs) -> None:
         """Refuse what cannot be recorded, and account for the operands."""
         if operator.uses_operands:
             for tensor in tensors_in((args, kwargs)):
@@ -239,14 +222,7 @@ class StepRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 f"{layout}, so its bytes and products are unknown: use a dense one"
             )
 
-    def _count(
-        self,
-        operator: Operator,
-        module: str,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        out: Any,
-    ) -> None:
+    def _count(self, operator: Operator, module: str, args: Args, kwargs: Kwargs, out: Any) -> None:
         kwargs = {**kwargs, "out": out}
         if operator.formula is None:
             flops = sum(tensor.numel() for tensor in tensors_in(out))
@@ -293,8 +269,6 @@ class StepRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                     return holding.module
         return ""
 
-    # --- The log ---
-
     def _add(
         self, storage: UntypedStorage, category: Category, module: str, operator: str = ""
     ) -> None:
@@ -314,6 +288,5 @@ class StepRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _log(self, delta_bytes: int, holding: Holding) -> None:
         if delta_bytes:
-            self.memory_log.append(
-                ByteSite(holding.category, holding.module, holding.operator, delta_bytes)
-            )
+            site = ByteSite(holding.category, holding.module, holding.operator, delta_bytes)
+            self.memory_log.append(site)

@@ -69,9 +69,8 @@ def cloner() -> Callable[[Tensor], Tensor]:
     def clone_parts(tensor: Any) -> Tensor:
         names, context = tensor.__tensor_flatten__()
         parts = {name: clone(getattr(tensor, name)) for name in names}
-        made: Tensor = type(tensor).__tensor_unflatten__(
-            parts, context, tensor.size(), tensor.stride()
-        )
+        whole = tensor.size(), tensor.stride()
+        made: Tensor = type(tensor).__tensor_unflatten__(parts, context, *whole)
         return made
 
     def clone_plain(tensor: Tensor) -> Tensor:

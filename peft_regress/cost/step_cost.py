@@ -202,9 +202,7 @@ class StepLog:
         """
         memory = [event._replace(bytes=_at_batch(event.bytes, batch)) for event in self.memory]
         flops = [
-            call._replace(
-                flops=_at_batch(call.flops, batch), paper_flops=_at_batch(call.paper_flops, batch)
-            )
+            FlopSite(*call[:3], _at_batch(call.flops, batch), _at_batch(call.paper_flops, batch))
             for call in self.flops
         ]
         return StepLog(memory, flops, self.marks, self.tensors)

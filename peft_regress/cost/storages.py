@@ -146,9 +146,7 @@ class _AliveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._holdings.pop(holding.key, None)
         self._alive_bytes -= holding.nbytes
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if any(map(has_parts, types)):
             return NotImplemented  # its inner tensors are dispatched here one by one
         kwargs = kwargs or {}

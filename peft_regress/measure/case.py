@@ -36,7 +36,7 @@ from peft_regress.project.script import Script
 from peft_regress.runs import schema
 from peft_regress.runs.ledger import with_plans
 from peft_regress.runs.own_code import stated_by
-from peft_regress.runs.schema import Measurement
+from peft_regress.runs.schema import Measurement, Status
 
 _NO_STEP: Final = (NothingToTrainError, UncountedOperatorError, UnprofilableModelError)
 
@@ -210,9 +210,7 @@ class _Measuring:
             **content,
         )
 
-    def failed(
-        self, status: schema.Status, error: Exception, *, after_steps: int = 0
-    ) -> Measurement:
+    def failed(self, status: Status, error: Exception, *, after_steps: int = 0) -> Measurement:
         raised = error
         if isinstance(error, CaseError) and isinstance(error.__cause__, Exception):
             raised = error.__cause__
@@ -223,13 +221,10 @@ class _Measuring:
         )
         return self._record(status, error=failure)
 
-    def _record(self, status: schema.Status, **content: Any) -> Measurement:
+    def _record(self, status: Status, **content: Any) -> Measurement:
         stated: dict[str, Any] = {"error": None, "metrics": {}, "invariants": {}}
-        stated |= {
-            "ledger": schema.Ledger(),
-            "numerics": self.recipe.adapter.numerics,
-            **stated_by(self.recipe.fine_tune),
-        }
+        stated |= {"ledger": schema.Ledger(), "numerics": self.recipe.adapter.numerics}
+        stated |= stated_by(self.recipe.fine_tune)
         made = schema.Record(
             case=self.recipe.case,
             definition=self.definition,

@@ -82,9 +82,6 @@ class ProfileCache:
         return self._reports[names]
 
 
-# --- Of a case ------------------------------------------------------------------------------------
-
-
 @single_thread()
 @undisturbed()
 def costs_of(recipe: Recipe, profiles: ProfileCache) -> Reports:
@@ -110,13 +107,10 @@ def _own_costs(recipe: Recipe, batch: Any) -> Reports:
     adapted = recipe.adapted_model(recipe.seeds[0])
     recipe.set_mode(adapted)
     batch = on_device(batch, device_of(adapted))
-    adapter, loss = recipe.adapter, recipe.objective.loss
-    running = _running_cost(adapted, first_call(recipe, adapted, batch), adapter)
-    found = cost.profile_training_step(
-        adapted, recipe.make_optimizer, batch=batch, loss=loss, fake=None
-    )
-    shipped = adapter.shipped_tensors(adapted)
-    return {"": _cost_report(adapted, found, shipped=shipped, running=running)}
+    make, loss = recipe.make_optimizer, recipe.objective.loss
+    running = _running_cost(adapted, first_call(recipe, adapted, batch), recipe.adapter)
+    found = cost.profile_training_step(adapted, make, batch=batch, loss=loss, fake=None)
+    return {"": _cost_report(adapted, found, method=recipe.adapter, running=running)}
 
 
 class _CallCaughtError(Exception):
@@ -136,9 +130,6 @@ def first_call(recipe: Recipe, model: nn.Module, batch: Any) -> cost.Call:
     except _CallCaughtError as caught:
         return cost.Call(*caught.args)
     raise InputError(f"FineTune {recipe.case.id!r}: the loss never calls the adapted model itself")
-
-
-# --- Of a method on an architecture ---------------------------------------------------------------
 
 
 def adaptation_cost(names: Adaptation, settings: CostSettings) -> CostReport:
@@ -184,7 +175,7 @@ def profile_method(
         loss=settings.loss,
         dtype=dtype,
     )
-    return _cost_report(model, step, shipped=method.shipped_tensors(model), running=ran)
+    return _cost_report(model, step, method=method, running=ran)
 
 
 def adapted_model(method: Method, architecture: Architecture, settings: CostSettings) -> nn.Module:
@@ -203,31 +194,23 @@ def adapted_model(method: Method, architecture: Architecture, settings: CostSett
 
 def _running_cost(model: nn.Module, batch: Any, method: Method) -> dict[str, int]:
     merged = attempt(lambda: method.merge(model))  # `merge_equals_unmerged` says why it cannot be
-    attached = cost.profile_inference(model, batch)
-    found = {
-        "inference_flops": attached.inference_flops,
-        "inference_peak_bytes": attached.peak_bytes,
-    }
+    found: dict[str, int] = {}
+    for prefix, one in (("", model), ("merged_", merged)):
+        if one is not None:
+            ran = cost.profile_inference(one, batch)
+            found[f"{prefix}inference_flops"] = ran.inference_flops
+            found[f"{prefix}inference_peak_bytes"] = ran.peak_bytes
     if merged is not None:
-        ran = cost.profile_inference(merged, batch)
         tensors = (*merged.parameters(), *merged.buffers())
-        found |= {
-            "merged_inference_flops": ran.inference_flops,
-            "merged_inference_peak_bytes": ran.peak_bytes,
-            "merged_bytes": sum(t.numel() * t.element_size() for t in tensors),
-        }
+        found["merged_bytes"] = sum(t.numel() * t.element_size() for t in tensors)
     return found
 
 
 def _cost_report(
-    model: nn.Module,
-    step: cost.StepCost,
-    *,
-    shipped: Mapping[str, Tensor],
-    running: Mapping[str, int],
+    model: nn.Module, step: cost.StepCost, *, method: Method, running: Mapping[str, int]
 ) -> CostReport:
     parameters = list(model.parameters())
-    shipped_bytes = _bytes_by_module(model, shipped.values())
+    shipped_bytes = _bytes_by_module(model, method.shipped_tensors(model).values())
     return CostReport(
         step=step,
         running=running,
@@ -240,11 +223,10 @@ def _cost_report(
 
 def _bytes_by_module(model: nn.Module, tensors: Iterable[Tensor]) -> dict[str, int]:
     """Return the bytes of tensors by module; '' holds tensors that no module has."""
-    owners = {
-        tensor.untyped_storage().data_ptr(): name
-        for module, name in module_names(model).items()
-        for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False))
-    }
+    owners: dict[int, str] = {}
+    for module, name in module_names(model).items():
+        for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
+            owners[tensor.untyped_storage().data_ptr()] = name
     found: dict[str, int] = defaultdict(int)
     for tensor in tensors:
         owner = owners.get(tensor.untyped_storage().data_ptr(), "")
@@ -252,23 +234,15 @@ def _bytes_by_module(model: nn.Module, tensors: Iterable[Tensor]) -> dict[str, i
     return found
 
 
-# --- In a record ----------------------------------------------------------------------------------
-
-
-def cost_metrics(report: CostReport, *, suffix: str = "") -> dict[str, Metric]:
-    """Return the metrics of a cost report; one that does not apply is absent."""
-    values = {name + suffix: value for name, value in report.step.metrics.items()}
-    for name in ("trainable_params", "total_params", "adapter_bytes"):
-        values[name] = getattr(report, name)
-    return {name: make_metric(name, value) for name, value in {**values, **report.running}.items()}
-
-
 def metrics_of(reports: Reports) -> dict[str, Metric]:
-    """Return the metrics of all reports."""
-    found: dict[str, Metric] = {}
+    """Return the metrics of all reports; one that does not apply is absent."""
+    values: dict[str, int] = {}
     for suffix, report in reports.items():
-        found |= cost_metrics(report, suffix=suffix)
-    return found
+        values |= {name + suffix: value for name, value in report.step.metrics.items()}
+        for name in ("trainable_params", "total_params", "adapter_bytes"):
+            values[name] = getattr(report, name)
+        values |= report.running
+    return {name: make_metric(name, value) for name, value in values.items()}
 
 
 def step_ledger(reports: Reports) -> Ledger:
@@ -276,7 +250,8 @@ def step_ledger(reports: Reports) -> Ledger:
     rows: dict[str, Rows] = defaultdict(dict)
     shipped = reports[""].shipped_bytes
     rows["adapter_bytes"] = {(module, "ship"): size for module, size in shipped.items()}
-    for suffix, step in ((suffix, report.step) for suffix, report in reports.items()):
+    for suffix, report in reports.items():
+        step = report.step
         for site in step.flops_by_site:
             place = site.module, site.operator
             rows[f"{site.phase}_flops{suffix}"][place] = site.flops

@@ -64,10 +64,8 @@ class Data:
         if not (isinstance(found, tuple | list) and len(found) == 2):  # noqa: PLR2004
             raise InputError(f"{name} returned a {type(found).__name__}, not a pair (train, test)")
         collate = fine_tune.collate or default_collate
-        train, test = (
-            _items(part, collate, f"{name}: {split}")
-            for part, split in zip(found, ("train", "test"), strict=True)
-        )
+        parts = zip(found, ("train", "test"), strict=True)
+        train, test = (_items(part, collate, f"{name}: {split}") for part, split in parts)
         if train.count < fine_tune.batch:
             raise InputError(
                 f"{name}: train has {train.count} items, but a batch of {fine_tune.batch} needs as "
@@ -94,11 +92,10 @@ class Data:
         return next(self.test_batches(min(count, self.test.count)))
 
     def _cast(self, batch: Any) -> Any:
-        if self.dtype is None:
+        dtype = self.dtype
+        if dtype is None:
             return batch
-        return map_batch(
-            batch, lambda leaf: leaf.to(self.dtype) if leaf.is_floating_point() else leaf
-        )
+        return map_batch(batch, lambda leaf: leaf.to(dtype) if leaf.is_floating_point() else leaf)
 
 
 def _items(given: Any, collate: Callable[[list[Any]], Any], name: str) -> Items:

@@ -58,10 +58,6 @@ def settings_of(recipe: Recipe) -> dict[str, str]:
 
 
 def _stated(fine_tune: FineTune) -> dict[str, Any]:
-    return {
-        "steps": fine_tune.steps,
-        "batch": fine_tune.batch,
-        "seeds": fine_tune.seeds,
-        "mode": fine_tune.mode if isinstance(fine_tune.mode, str) else "callable",
-        "also_train": sorted(fine_tune.also_train),
-    }
+    numbers = {name: getattr(fine_tune, name) for name in ("steps", "batch", "seeds")}
+    mode = fine_tune.mode if isinstance(fine_tune.mode, str) else "callable"
+    return {**numbers, "mode": mode, "also_train": sorted(fine_tune.also_train)}

@@ -114,12 +114,9 @@ class _Sums:
 
     def summary(self) -> TensorSummary:
         mean = self._sum / self._count if self._count else 0.0
+        norm = math.sqrt(self._squares)
         return TensorSummary(
-            shape=self._shape,
-            dtype=self._dtype,
-            mean=mean,
-            norm=math.sqrt(self._squares),
-            rows=self._rows,
+            shape=self._shape, dtype=self._dtype, mean=mean, norm=norm, rows=self._rows
         )
 
 
@@ -159,15 +156,6 @@ _USUAL_GAP: Final = 15
 _LONGEST_GAP: Final = 200
 
 
-class _ThreeTensors(nn.Module):
-    def __init__(self, *, dtype: torch.dtype, device: torch.device) -> None:
-        super().__init__()
-        self.tensors = nn.ParameterList(
-            nn.Parameter(torch.full(shape, _WEIGHT, dtype=dtype, device=device))
-            for shape in _SHAPES
-        )
-
-
 def optimizer_updates(
     make_optimizer: Callable[[nn.Module], Optimizer], *, dtype: torch.dtype, device: torch.device
 ) -> list[list[float]] | None:
@@ -189,11 +177,12 @@ def optimizer_updates(
     themselves, or does not train all of them.
     """
     seed_all(0)
-    model = _ThreeTensors(dtype=dtype, device=device)
+    weights = (torch.full(shape, _WEIGHT, dtype=dtype, device=device) for shape in _SHAPES)
+    model = nn.ParameterList(weights)
     try:
         optimizer = make_optimizer(model)
         held = {id(one) for group in optimizer.param_groups for one in group["params"]}
-        if not held.issuperset(map(id, model.tensors)):
+        if not held.issuperset(map(id, model)):
             return None  # it chose parameters by names that these do not have
         gap = _gap_of(optimizer)
         updates = [_updated(model, optimizer, step, gap) for step in range(gap + 2)]
@@ -210,17 +199,14 @@ def _gap_of(optimizer: Optimizer) -> int:
     return max(known, default=_USUAL_GAP)
 
 
-def _updated(model: _ThreeTensors, optimizer: Optimizer, step: int, gap: int) -> list[float]:
-    before = [parameter.detach().double() for parameter in model.tensors]
-    for parameter in model.tensors:
+def _updated(model: nn.ParameterList, optimizer: Optimizer, step: int, gap: int) -> list[float]:
+    before = [parameter.detach().double() for parameter in model]
+    for parameter in model:
         gradient = _gradient(tuple(parameter.shape), step, gap)
         parameter.grad = gradient.to(parameter.dtype).to(parameter.device)
     optimizer.step()
-    return [
-        (parameter.detach().double() - start).norm().item()
-        / (_WEIGHT * math.sqrt(parameter.numel()))
-        for parameter, start in zip(model.tensors, before, strict=True)
-    ]
+    pairs = zip((parameter.detach().double() for parameter in model), before, strict=True)
+    return [(now - was).norm().item() / (_WEIGHT * math.sqrt(was.numel())) for now, was in pairs]
 
 
 def _gradient(shape: tuple[int, ...], step: int, gap: int) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from peft_regress.cost.batches import named_tensors
+from peft_regress.cost.batches import floats_in, named_tensors
 from peft_regress.errors import InputError
 from peft_regress.imports import calling
 
@@ -72,12 +72,8 @@ class Objective:
         """
         with (how or self._plainly)(model), caught(model) as calls:
             self.loss(model, batch)
-        return tuple(
-            tensor.detach().float().clone()
-            for call in calls
-            for _, tensor in named_tensors(call)
-            if tensor.is_floating_point()
-        )
+        tensors = (tensor for call in calls for tensor in floats_in(call))
+        return tuple(tensor.detach().float().clone() for tensor in tensors)
 
     def scores(self, model: nn.Module, batches: Sequence[Any]) -> dict[str, float]:
         """Return `loss`, and `accuracy` or `score`, on test batches. The mode becomes eval.
@@ -129,14 +125,10 @@ class Objective:
 
 
 def _are_classes(logits: Any, labels: Any) -> bool:
-    return (
-        isinstance(logits, Tensor)
-        and isinstance(labels, Tensor)
-        and logits.ndim == _PAIR
-        and logits.shape[1] > 1
-        and labels.shape == logits.shape[:1]
-        and not labels.is_floating_point()
-    )
+    if not (isinstance(logits, Tensor) and isinstance(labels, Tensor)):
+        return False
+    is_each = logits.ndim == _PAIR and labels.shape == logits.shape[:1]
+    return is_each and logits.shape[1] > 1 and not labels.is_floating_point()
 
 
 def number(
@@ -186,13 +178,9 @@ def evaluated(model: nn.Module) -> Iterator[None]:
     it. The rounding of that is undone; any other change stays, for `frozen_unchanged` to see.
     """
     modes = {module: module.training for module in model.modules()}
-    before = {
-        tensor: tensor.detach().clone()
-        for module in modes
-        if module.training and type(module).train is not nn.Module.train
-        for tensor in module.parameters()
-        if tensor.is_floating_point()
-    }
+    own = (one for one in modes if one.training and type(one).train is not nn.Module.train)
+    tensors = (tensor for module in own for tensor in module.parameters())
+    before = {one: one.detach().clone() for one in tensors if one.is_floating_point()}
     model.eval()
     largest = [max(largest_of(was), largest_of(tensor)) for tensor, was in before.items()]
     try:

@@ -111,11 +111,8 @@ class CallableAdapter(_OwnAdapter):
 
 def _config_adapter(config: Any, heads: tuple[str, ...]) -> ConfigAdapter:
     kind, fields = type(config).__name__, vars(config)
-    alike = [
-        method
-        for method in registry.items("method")
-        if isinstance(method, PeftAdapter) and method.config == kind
-    ]
+    of_peft = (method for method in registry.items("method") if isinstance(method, PeftAdapter))
+    alike = [method for method in of_peft if method.config == kind]
     elsewhere, for_use_only = peft_adapter.random_start(kind, fields), ""
     if config.is_prompt_learning:
         elsewhere = f"{kind} puts a prompt before the inputs"
@@ -150,12 +147,11 @@ class ConfigAdapter(_OwnAdapter, SavedByPeft):
         return {"config": self.name, "fields": fields}
 
     def described(self) -> dict[str, Json]:
-        fields = {
-            name: value
-            for name, value, is_default in self._fields()
-            if not is_default or type(value) in {int, float}
-        }
-        return {**super().described(), **fields}
+        found = super().described()
+        for name, value, is_default in self._fields():
+            if not is_default or type(value) in {int, float}:
+                found[name] = value
+        return found
 
     def _fields(self) -> Iterator[tuple[str, Json, bool]]:
         for name, default in peft_adapter.config_defaults(type(self.config)).items():
@@ -165,9 +161,8 @@ class ConfigAdapter(_OwnAdapter, SavedByPeft):
 
     def adapt(self, base: nn.Module, *, seed: int) -> nn.Module:  # noqa: ARG002  (set before)
         heads = dict(zip(self.heads, find_heads(base, self.heads), strict=True))
-        adapted: nn.Module = import_module("peft").get_peft_model(
-            base, copy.deepcopy(self.config), adapter_name=ADAPTER
-        )
+        wrap, config = import_module("peft").get_peft_model, copy.deepcopy(self.config)
+        adapted: nn.Module = wrap(base, config, adapter_name=ADAPTER)
         _check_untouched(base, heads)
         for head in heads.values():
             head.requires_grad_(requires_grad=True)

@@ -75,16 +75,9 @@ class Recipe:
             if isinstance(case, Case) or fine_tune.id in str(error):
                 raise
             raise InputError(f"FineTune {fine_tune.id!r}: {error}") from error
-        return cls(
-            fine_tune=fine_tune,
-            baselines=baselines,
-            adapter=adapter,
-            objective=Objective(
-                own_loss=fine_tune.loss,
-                own_score=fine_tune.score,
-                name=f"FineTune {fine_tune.id!r}",
-            ),
-        )
+        name, loss, score = f"FineTune {fine_tune.id!r}", fine_tune.loss, fine_tune.score
+        objective = Objective(own_loss=loss, own_score=score, name=name)
+        return cls(fine_tune=fine_tune, baselines=baselines, adapter=adapter, objective=objective)
 
     def checked(self, data: Data) -> Recipe:
         """Return an own case whose adapter also ships the buffers that training moves.
@@ -104,9 +97,8 @@ class Recipe:
                 f"FineTune {self.case.id!r}: before any adapter, the loss of the first batch is "
                 f"{loss}"
             )
-        moving = frozenset(
-            key for key, tensor in base.named_buffers() if not torch.equal(tensor, before[key])
-        )
+        after = base.named_buffers()
+        moving = frozenset(key for key, now in after if not torch.equal(now, before[key]))
         return dataclasses.replace(self, adapter=dataclasses.replace(self.adapter, moving=moving))
 
     @property

@@ -136,9 +136,8 @@ class Rounds:
         """
         recipe = self._recipe
         self._known = known
-        self._test = [
-            on_device(batch, self._device) for batch in self._data.test_batches(recipe.test_batch)
-        ]
+        test = self._data.test_batches(recipe.test_batch)
+        self._test = [on_device(batch, self._device) for batch in test]
         assert self._first is not None  # noqa: S101  (not used yet)
         self._continuing.before_training(self._first)
         self._watch.before_training(self._first)
@@ -186,14 +185,9 @@ class Rounds:
         return model, optimizer
 
     def _begun(self, seed: int, *, nearby: bool = False) -> tuple[float, ...]:
-        training = self._recipe.train(
-            *self._made(seed, nearby=nearby),
-            self._recipe.batches(self._data, seed=seed),
-            seed=seed,
-            only=FIRST_LOSSES,
-            on_step=self._stepped,
-        )
-        return training.losses
+        made, batches = self._made(seed, nearby=nearby), self._recipe.batches(self._data, seed=seed)
+        options: dict[str, Any] = {"only": FIRST_LOSSES, "on_step": self._stepped}
+        return self._recipe.train(*made, batches, seed=seed, **options).losses
 
     def _stored(self) -> StoredOutput | None:
         """Return the stored adapter, unless it was made with another model or other data."""
@@ -204,7 +198,7 @@ class Rounds:
         theirs, ours = found[1].made_with, self._made_with
         if theirs is not UNSET and (ours is UNSET or not ours.resembles(theirs)):
             return None
-        return StoredOutput(folder=found[0], rows=found[1].output)
+        return found[0], found[1].output
 
     def _train(self, model: nn.Module, optimizer: Optimizer, seed: int) -> None:
         is_first = not self._rounds
@@ -252,26 +246,18 @@ class Rounds:
             self.facts = self._watch.after_training(trained, optimizer)
             self._peaks["saving_peak_bytes"] = self._watch.saving.peak_bytes
             self._keep_adapter(model)
-            self._updates = inputs.optimizer_updates(
-                recipe.make_optimizer,
-                dtype=recipe.adapter.dtype or torch.float32,
-                device=self._device,
-            )
+            dtype, make = recipe.adapter.dtype or torch.float32, recipe.make_optimizer
+            self._updates = inputs.optimizer_updates(make, dtype=dtype, device=self._device)
             self._compare(self._rounds[0])
             self.facts |= self._continuing.after_training(model, optimizer)
 
     def _scores_of(self, model: nn.Module) -> tuple[dict[str, float], dict[str, float]]:
         fine_tune = self._recipe.fine_tune
         scores = self._recipe.objective.scores(model, self._test)
-        own = {
-            name: number(
-                metric.measure,
-                model,
-                self._test,
-                name=f"FineTune {fine_tune.id!r}: metric {name!r}",
-            )
-            for name, metric in (fine_tune.metrics or {}).items()
-        }
+        own = {}
+        for name, metric in (fine_tune.metrics or {}).items():
+            said = f"FineTune {fine_tune.id!r}: metric {name!r}"
+            own[name] = number(metric.measure, model, self._test, name=said)
         return scores, own
 
     def _compare(self, first: _Round) -> None:
@@ -291,11 +277,8 @@ class Rounds:
         """Keep what the case would ship, of a built-in method with ranks only the lowest one's."""
         recipe = self._recipe
         fine_tune, rank = recipe.fine_tune, recipe.case.rank
-        is_higher = (
-            isinstance(fine_tune, BuiltIn)
-            and rank is not None
-            and rank != min(fine_tune.method.ranks)
-        )
+        ranks = fine_tune.method.ranks if isinstance(fine_tune, BuiltIn) else ()
+        is_higher = rank is not None and rank != min(ranks, default=rank)
         if self._keep_adapters is None or is_higher:
             return
         if self.facts["saved_adapter_reloads"].holds:
@@ -316,9 +299,8 @@ class Rounds:
     @property
     def test_items(self) -> int:
         """Return how many answers decide an accuracy: one for each label of the test batches."""
-        shapes: list[tuple[int, ...]] = [
-            getattr(batch[1], "shape", ()) for batch in self._test if is_pair(batch)
-        ]
+        pairs = (batch for batch in self._test if is_pair(batch))
+        shapes: list[tuple[int, ...]] = [getattr(batch[1], "shape", ()) for batch in pairs]
         if len(shapes) == len(self._test) and all(len(shape) == 1 for shape in shapes):
             return sum(shape[0] for shape in shapes)
         return self._data.test.count
@@ -329,12 +311,8 @@ class Rounds:
         test = inputs.BatchSums(rows=True)
         for batch in self._test:
             test.add(batch)
-        return Inputs(
-            weights=self._weights,
-            train=self._seen.summaries(),
-            test=test.summaries(),
-            optimizer=self._optimizer,
-        )
+        train, tested = self._seen.summaries(), test.summaries()
+        return Inputs(weights=self._weights, train=train, test=tested, optimizer=self._optimizer)
 
     def metrics(self, *, timed: bool) -> dict[str, Metric]:
         """Return the metrics of the rounds, with one sample for each seed.

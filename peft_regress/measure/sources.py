@@ -49,23 +49,21 @@ def train_source(
         optimizer, max_lr=settings.learning_rate, total_steps=settings.steps
     )
     generator = torch.Generator().manual_seed(settings.seed)
+
+    def chosen() -> Tensor:
+        return torch.randint(len(images), (settings.batch_size,), generator=generator)
+
     model.train()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)  # dropout draws from the global generator
         for _ in range(settings.steps):
-            chosen = torch.randint(len(images), (settings.batch_size,), generator=generator)
+            batch = chosen()
             optimizer.zero_grad(set_to_none=True)
-            loss = functional.cross_entropy(model(images[chosen]), labels[chosen])
+            loss = functional.cross_entropy(model(images[batch]), labels[batch])
             loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
             optimizer.step()
             schedule.step()
-        _recalibrate(
-            model,
-            [
-                images[torch.randint(len(images), (settings.batch_size,), generator=generator)]
-                for _ in range(settings.recalibration_batches)
-            ],
-        )
+        _recalibrate(model, (images[chosen()] for _ in range(settings.recalibration_batches)))
     return {name: _halve(name, tensor) for name, tensor in model.state_dict().items()}
 
 

@@ -93,10 +93,8 @@ def finetune(*parts: Any, only: int | None = None, **options: Any) -> TrainingRu
     `training_steps`.
     """
     taken = list(itertools.islice(training_steps(*parts, **options), only))
-    return TrainingRun(
-        losses=tuple(loss for loss, _ in taken),
-        step_seconds=tuple(seconds for _, seconds in taken),
-    )
+    losses, step_seconds = (tuple(one[part] for one in taken) for part in (0, 1))
+    return TrainingRun(losses=losses, step_seconds=step_seconds)
 
 
 def training_steps(  # noqa: PLR0913  (the parts of a training)

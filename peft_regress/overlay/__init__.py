@@ -1,5 +1,1 @@
-"""Environments made in seconds, of megabytes: they hold only what differs from the running one.
-
-`pip` plans and installs, `folder` builds and reads an overlay; `overlay` reads what a user typed,
-and is what other packages use. Nothing here imports torch.
-"""
+"""Environments made in seconds, of megabytes: only what differs from the running one. No torch."""

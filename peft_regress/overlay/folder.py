@@ -71,9 +71,7 @@ def read_folder(folder: Path, planned: Sequence[Planned]) -> Overlay | None:
     )
 
 
-def build_folder(
-    folder: Path, planned: Sequence[Planned], *, keep_open: Sequence[int] = ()
-) -> None:
+def build_folder(folder: Path, planned: Sequence[Planned], *, keep_open: Sequence[int]) -> None:
     """Make the venv, install what was planned, and write the marker; or leave no folder.
 
     `keep_open` are files that pip holds open while it installs. Raises `PipError` if pip fails,
@@ -113,12 +111,9 @@ def site_folders() -> list[str]:
         own.append(site.getusersitepackages())
     known = {os.path.realpath(folder) for folder in own}
     named = {"site-packages", "dist-packages"}
-    found = [
-        folder
-        for folder in sys.path
-        if os.path.realpath(folder) in known or Path(folder).name in named
-    ]
-    return list(dict.fromkeys(os.path.realpath(folder) for folder in found))
+    paths = {folder: os.path.realpath(folder) for folder in sys.path}
+    found = (real for one, real in paths.items() if real in known or Path(one).name in named)
+    return list(dict.fromkeys(found))
 
 
 def remove_folder(folder: Path) -> None:

@@ -40,8 +40,6 @@ from peft_regress.overlay.pip import Planned, build_wheel, plan, released_versio
 from peft_regress.runs.environment import installed_packages
 from peft_regress.text import printable
 
-# --- What a user types ----------------------------------------------------------------------------
-
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
@@ -152,9 +150,6 @@ def _content_digest(wheel: Path) -> str:
     return hashlib.sha256(repr(members).encode()).hexdigest()
 
 
-# --- The overlay of it ----------------------------------------------------------------------------
-
-
 GATED_PACKAGES: Final = ("galore-torch", "peft", "torch", "torchvision")
 """pip must find a common solution for all of them, whichever one a user names."""
 
@@ -188,10 +183,9 @@ def opened_overlay(
             if one.name == "torch" and not replace_torch:
                 old = installed_packages().get("torch", "absent")
                 raise ReplacesTorchError(_shown(wanted), old, one.version)
+        requested = tuple(one.name for one in wanted)
         with opened_part(planned) as overlay:
-            yield dataclasses.replace(
-                overlay, remarks=tuple(remarks), requested=tuple(one.name for one in wanted)
-            )
+            yield dataclasses.replace(overlay, remarks=tuple(remarks), requested=requested)
 
 
 @contextmanager
@@ -227,11 +221,10 @@ def opened_part(planned: Sequence[Planned]) -> Iterator[Overlay]:
 
 def _resolved(wanted: Sequence[Wanted], *, pre: bool) -> tuple[tuple[Planned, ...], list[str]]:
     """Return what pip would install, and sentences about what was added to the requirements."""
-    texts = [requirement.text for requirement in wanted]
-    named = {requirement.name for requirement in wanted}
-    shown = _shown(wanted)
+    shown, named = _shown(wanted), {requirement.name for requirement in wanted}
     # pip ignores what installed packages need: without these names it may break one of them.
-    texts += [name for name in GATED_PACKAGES if name not in named]
+    beside = [name for name in GATED_PACKAGES if name not in named]
+    texts = [*(requirement.text for requirement in wanted), *beside]
     planned = plan(texts, what=shown, pre=pre)
     remarks = []
     lacking = lacking_constraint(planned, wanted, installed_packages())
@@ -247,16 +240,13 @@ def _resolved(wanted: Sequence[Wanted], *, pre: bool) -> tuple[tuple[Planned, ..
     if skipped:
         texts = [one.text for one in skipped]
         planned += plan(texts, what=_shown(skipped), only_these=True)
-    return _by_content(planned, wanted), remarks
-
-
-def _by_content(planned: Sequence[Planned], wanted: Sequence[Wanted]) -> tuple[Planned, ...]:
-    """Identify each wheel by its content: builds of one checkout are equal."""
+    # Each wheel is identified by its content: builds of one checkout are equal.
     digests = {one.name: one.digest for one in wanted if one.digest is not None}
-    return tuple(
+    by_content = (
         dataclasses.replace(one, digest=digests.get(one.name, one.digest))
         for one in sorted(planned, key=lambda one: one.name)
     )
+    return tuple(by_content), remarks
 
 
 def _shown(wanted: Sequence[Wanted]) -> str:

@@ -72,9 +72,8 @@ class Planned:
 
 def direct_sources(planned: Iterable[Planned]) -> dict[str, str]:
     """Return the digest of each package that comes from a direct URL: its version may be any."""
-    return {
-        one.name: digest_of((one.digest or one.source).encode()) for one in planned if one.is_direct
-    }
+    direct = (one for one in planned if one.is_direct)
+    return {one.name: digest_of((one.digest or one.source).encode()) for one in direct}
 
 
 def plan(
@@ -85,20 +84,17 @@ def plan(
     Installed packages that meet them are left out. With `only_these`, the requirements are planned
     even if they are installed, without dependencies. Raises `PipError` about `what` if pip fails.
     """
-    options = ["--pre"] if pre else []
+    options = ["--dry-run", *(["--pre"] if pre else [])]
     options += ["--no-deps", "--force-reinstall"] if only_these else []
     with tempfile.TemporaryDirectory(prefix="peft-regress-") as folder:
         report = Path(folder) / "report.json"
-        _run(
-            ["install", "--dry-run", *options, "--report", str(report), "--", *requirements],
-            what=what or " ".join(requirements),
-        )
+        words = ["install", *options, "--report", str(report), "--", *requirements]
+        _run(words, what=what or " ".join(requirements))
         found = json.loads(report.read_bytes())
     return tuple(sorted(map(_planned, found["install"]), key=lambda planned: planned.name))
 
 
 def _planned(item: dict[str, Any]) -> Planned:
-    """Return an item of pip's installation report."""
     name, version = canonicalize_name(item["metadata"]["name"]), item["metadata"]["version"]
     info = item["download_info"]
     source = f"{name}=={version}"
@@ -216,18 +212,16 @@ def _run(
         remedy = "Is the index reachable? [tool.peft_regress] pip_time_limit = SECONDS allows more"
         raise PipError(what, problem, remedy=remedy)
     if code:
-        raise PipError(what, _problem_in(output), remedy=_remedy_for(output))
+        raise _failed(what, output)
     return output
 
 
-def _problem_in(output: str) -> str:
-    """Return pip's error lines; without any, its last line."""
+def _failed(what: str, output: str) -> PipError:
+    """Return an error of pip's error lines; without any, of its last line."""
     lines = [clean(line.strip(), longest=_LONGEST) for line in output.splitlines() if line.strip()]
     errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
-    return "; ".join(errors or lines[-1:]) or "pip failed without a message"
-
-
-def _remedy_for(output: str) -> str:
+    remedy = _NO_NETWORK if _UNREACHABLE.search(output) else ""
     if "No module named pip" in output:
-        return "Install it there: `python -m ensurepip` (of uv: `uv pip install pip`)"
-    return _NO_NETWORK if _UNREACHABLE.search(output) else ""
+        remedy = "Install it there: `python -m ensurepip` (of uv: `uv pip install pip`)"
+    problem = "; ".join(errors or lines[-1:]) or "pip failed without a message"
+    return PipError(what, problem, remedy=remedy)

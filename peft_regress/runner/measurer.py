@@ -106,11 +106,9 @@ class Measurer:
     def measure(self, request: CaseRequest) -> KeptRecord:
         """Measure the case that was looked up; what its code raises is the record's error."""
         try:
+            folder = Path(request.scratch) if request.keeps_adapter else None
             kept = self.measured(
-                timed=False,
-                trains=request.trains,
-                keep_adapters=Path(request.scratch) if request.keeps_adapter else None,
-                known=request.known,
+                timed=False, trains=request.trains, keep_adapters=folder, known=request.known
             )
         except PeftRegressError:
             # A bad source or stored adapter: no case can be measured, in any environment.

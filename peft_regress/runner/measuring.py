@@ -114,7 +114,6 @@ def ask_case(seat: Seat, environment: Environment, request: CaseRequest) -> Case
 def _measured(
     seat: Seat, worker: WorkerProcess, request: CaseRequest, answer: CaseAnswer
 ) -> CaseAnswer:
-    """Return an answer with the record."""
     case, files = Case.parse(request.case), dict[str, bytes]()
     with tempfile.TemporaryDirectory(dir=seat.folder, ignore_cleanup_errors=True) as scratch:
         asked = msgspec.structs.replace(request, scratch=scratch)
@@ -213,8 +212,9 @@ class _Work:
         self._take([case for case in cases if self.setup.keeper.has(case.id)])
         case_of: dict[Future[CaseAnswer], Case] = {}
         try:
-            for group in groups_of([case for case in cases if case.id not in self.lines]):
-                case_of |= self._asked(group)
+            left = sorted((case for case in cases if case.id not in self.lines), key=_pairing)
+            for _, group in groupby(left, key=_pairing):
+                case_of |= self._asked([*group])
             for future in as_completed(case_of):
                 with held_signals(), contextlib.suppress(GivenUpError):  # the pool has said so
                     self._keep(case_of[future], future.result())
@@ -223,14 +223,10 @@ class _Work:
                 future.cancel()
 
     def run(self, matrix: str, narrowed_by: Sequence[str]) -> Run:
-        """Return what was measured."""
         left_out = {case.id for case in matrix_cases(matrix)} - self.lines.keys()
-        selection = Selection(
-            complete=not left_out,
-            narrowed_by=list(narrowed_by) if left_out else [],
-            not_selected=sorted(left_out),
-        )
-        lines = [*self.lines.values()]
+        stated, others = list(narrowed_by) if left_out else [], sorted(left_out)
+        selection = Selection(complete=not others, narrowed_by=stated, not_selected=others)
+        lines = list(self.lines.values())
         return run_of(lines, header_of(lines), selection, self.budgets.budget_of)
 
     def _asked(
@@ -247,7 +243,7 @@ class _Work:
                 measures=measures,
                 trains=self.trains,
                 keeps_adapter=self.adapters is not None,
-                known=list(self._known(case)) if self.trains else [],
+                known=self.known.get(case.id, []) if self.trains else [],
             )
             for case in cases
         ]
@@ -255,11 +251,7 @@ class _Work:
         futures = self.pool.submit(self.environment, function, requests, CaseAnswer)
         return dict(zip(futures, cases, strict=True))
 
-    def _known(self, case: Case) -> Sequence[KnownCurve]:
-        return self.known.get(case.id, ())
-
     def _take(self, cases: Sequence[Case]) -> None:
-        """Take what an earlier run measured in an equal environment."""
         for future, case in self._asked(cases, measures=False).items():
             answer = future.result()
             kept = self.setup.keeper.take(
@@ -267,7 +259,7 @@ class _Work:
                 answer.header,
                 answer.definition,
                 trains=self.trains,
-                known=self._known(case),
+                known=self.known.get(case.id, ()),
                 version_of=version_in(self.environment.python),
                 any_machine=self.pool.is_remote,
             )
@@ -316,13 +308,9 @@ class _Work:
         return kept
 
 
-def groups_of(cases: Sequence[Case]) -> list[list[Case]]:
-    """Return the cases in groups that share a cost profile, ordered by architecture."""
-
-    def key(case: Case) -> tuple[str, str, int]:
-        return case.architecture, case.method, case.rank or 0
-
-    return [list(group) for _, group in groupby(sorted(cases, key=key), key=key)]
+def _pairing(case: Case) -> tuple[str, str, int]:
+    """Return what cases that share a cost profile have in common."""
+    return case.architecture, case.method, case.rank or 0
 
 
 def save_run(path: Path, run: Run) -> None:

@@ -1,4 +1,1 @@
-"""Measure another environment, show what changed, and find the release and the package behind it.
-
-Only `worker`, a worker's own side, imports torch.
-"""
+"""Measure another environment, show what changed, and find the release or package behind it."""

@@ -27,7 +27,7 @@ from peft_regress.project.script import Script
 from peft_regress.runner.measuring import MeasuringSetup, measure_cases
 from peft_regress.runs.environment import changed_packages
 from peft_regress.text import count_of
-from peft_regress.upgrades.responsible import ResponsiblePackages, find_responsible
+from peft_regress.upgrades.responsible import Observations, ResponsiblePackages, find_responsible
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,9 +202,7 @@ class _Search:
             raise InputError(f"{self.settings.package} {version} cannot be measured: {why}")
         return observed
 
-    def _located(
-        self, findings: Sequence[Finding], first: Mapping[str, Observation]
-    ) -> list[Transition]:
+    def _located(self, findings: Sequence[Finding], first: Observations) -> list[Transition]:
         """Bisect for each finding by its cheapest case, and group the findings by release."""
         examples = {finding: _cheapest(finding, first) for finding in findings}
         cases = list(dict.fromkeys(examples.values()))
@@ -231,20 +229,19 @@ class _Search:
                 if comparison.findings:
                     break
             sides = (next(iter(side.values())).environment for side in (before, after))
-            found.append(
-                Transition(
-                    old=self.versions[low],
-                    new=self.versions[high],
-                    between=self.versions[low + 1 : high],
-                    comparison=comparison,
-                    changed=changed_packages(*sides),
-                    responsible=(),
-                )
+            transition = Transition(
+                old=self.versions[low],
+                new=self.versions[high],
+                between=self.versions[low + 1 : high],
+                comparison=comparison,
+                changed=changed_packages(*sides),
+                responsible=(),
             )
+            found.append(transition)
         return found
 
     def with_responsible(self, transition: Transition) -> Transition:
-        """Try each package that changed by itself."""
+        """Return a transition with each package that changed tried by itself."""
         responsible = find_responsible(
             transition.comparison.findings,
             self.planned[transition.old],
@@ -259,9 +256,7 @@ class _Search:
         )
         return replace(transition, responsible=responsible)
 
-    def _compared(
-        self, old: Mapping[str, Observation], new: Mapping[str, Observation]
-    ) -> Comparison:
+    def _compared(self, old: Observations, new: Observations) -> Comparison:
         """Compare two releases, and keep the findings that contain the requested metric."""
         comparison, metric = judge(old, new, same_files=True), self.settings.metric
         findings = tuple(
@@ -289,7 +284,7 @@ class _Search:
             raise AbsentError(f"--metric {metric}: no case has it in any of these releases")
 
 
-def _cheapest(finding: Finding, measured: Mapping[str, Observation]) -> Case:
+def _cheapest(finding: Finding, measured: Observations) -> Case:
     """Return the case of a finding with the fewest FLOPs per step."""
 
     def flops(name: str) -> tuple[float, str]:
@@ -319,10 +314,7 @@ def releases_between(settings: BisectSettings) -> tuple[Version, ...]:
         raise InputError(
             f"--good and --bad are both {settings.good}: there is nothing between them"
         )
-    known = released_versions(
-        settings.package,
-        pre=any(end.is_prerelease for end in ends),
-    )
+    known = released_versions(settings.package, pre=any(end.is_prerelease for end in ends))
     for end in ends:
         if end not in known:
             names = [str(version) for version in known]

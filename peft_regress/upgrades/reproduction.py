@@ -62,26 +62,17 @@ _OPTIMIZERS: Final = frozenset({"adalora", "loraplus", "lorafa"})
 
 # Facts that show why a metric or an invariant changed.
 _FUNCTION: Final = ("identity_at_start", "filled_loss", "loss_after_step")
+_MEMORY: Final = ("saved_for_backward_bytes", "optimizer_state_bytes")
+_PARAMETERS: Final = ("total_params", "adapter_bytes", "peak_param_bytes", "peak_grad_bytes")
 _FACTS_OF: Final[dict[str, tuple[str, ...]]] = {
-    "trainable_params": ("trainable_params",),
-    "total_params": ("trainable_params",),
-    "adapter_bytes": ("trainable_params",),
-    "forward_flops": ("forward_flops",),
-    "backward_flops": ("backward_flops",),
-    "paper_forward_flops": ("forward_flops",),
-    "paper_backward_flops": ("backward_flops",),
-    "peak_bytes": ("saved_for_backward_bytes", "optimizer_state_bytes"),
-    "peak_param_bytes": ("trainable_params",),
-    "peak_grad_bytes": ("trainable_params",),
-    "peak_activation_bytes": ("saved_for_backward_bytes",),
-    "peak_temp_bytes": ("saved_for_backward_bytes",),
-    "category_sum_bytes": ("saved_for_backward_bytes", "optimizer_state_bytes"),
-    "peak_optimizer_bytes": ("optimizer_state_bytes",),
-    "optimizer_state_bytes": ("optimizer_state_bytes",),
+    **dict.fromkeys(("trainable_params", *_PARAMETERS), ("trainable_params",)),
+    **dict.fromkeys(("forward_flops", "paper_forward_flops"), ("forward_flops",)),
+    **dict.fromkeys(("backward_flops", "paper_backward_flops"), ("backward_flops",)),
+    **dict.fromkeys(("peak_bytes", "category_sum_bytes"), _MEMORY),
+    **dict.fromkeys(("peak_activation_bytes", "peak_temp_bytes"), _MEMORY[:1]),
+    **dict.fromkeys(("peak_optimizer_bytes", "optimizer_state_bytes"), _MEMORY[1:]),
+    **dict.fromkeys(("first_losses", "accuracy", "loss"), _FUNCTION),
     "aten_ops": ("aten_ops",),
-    "first_losses": _FUNCTION,
-    "accuracy": _FUNCTION,
-    "loss": _FUNCTION,
     "filled_losses": ("filled_loss",),
     **{name: one.shown_by for name, one in INVARIANTS.items()},
 }
@@ -89,9 +80,8 @@ _FACTS_OF: Final[dict[str, tuple[str, ...]]] = {
 
 def facts_for(changed: Iterable[str]) -> frozenset[str]:
     """Return the facts that show a change of these metrics and invariants, for any method."""
-    return frozenset(
-        fact for name in changed for fact in _FACTS_OF.get(name.removesuffix(BATCH_SUFFIX), ())
-    )
+    names = (name.removesuffix(BATCH_SUFFIX) for name in changed)
+    return frozenset(fact for name in names for fact in _FACTS_OF.get(name, ()))
 
 
 def source(value: object) -> str:
@@ -168,7 +158,7 @@ def _adapting(
     """Return what the template says of a method; None for a method or layers that it cannot say."""
     from torch import nn
 
-    from peft_regress.catalogue.architectures.without_weights import without_weights
+    from peft_regress.catalogue.architectures.torchvision_models import without_weights
 
     with without_weights():
         model = architecture.build(num_classes=10, seed=0)
@@ -222,8 +212,6 @@ def _optimizer(method: Method) -> str | None:
     name = method.name.removesuffix(BFLOAT16_SUFFIX)
     return name if name in _OPTIMIZERS else None
 
-
-# --- Both sides ---------------------------------------------------------------------------------
 
 _MOST: Final = 3
 _SECONDS: Final = 300

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeAlias
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -21,6 +21,9 @@ from peft_regress.overlay.pip import Planned
 from peft_regress.runner.measuring import MeasuringSetup, measure_cases
 from peft_regress.runs.environment import changed_packages, likely_first
 from peft_regress.text import clean, few
+
+Observations: TypeAlias = Mapping[str, Observation]
+"""By the id of the case."""
 
 _MOST_TRIALS: Final = 8
 """A torch with CUDA brings a dozen packages of its own, and none of them works by itself."""
@@ -87,7 +90,7 @@ def find_responsible(  # noqa: PLR0913  (both sides, and what was found between 
     findings: Sequence[Finding],
     base: Sequence[Planned],
     candidate: Sequence[Planned],
-    references: Mapping[str, Observation],
+    references: Observations,
     *,
     asked: Sequence[str] = (),
     base_requirements: Sequence[str] = (),
@@ -174,9 +177,8 @@ def _attempts(
     others = [one for one in before.values() if one.name != name]
     yield opened_part((*others, new) if new else others)
     if new is not None:
-        kept = [
-            text for text in base_requirements if canonicalize_name(Requirement(text).name) != name
-        ]
+        pairs = ((canonicalize_name(Requirement(text).name), text) for text in base_requirements)
+        kept = (text for other, text in pairs if other != name)
         yield opened_overlay((*kept, new.source))
 
 
@@ -188,16 +190,14 @@ def _differing(one: Mapping[str, Planned], other: Mapping[str, Planned]) -> list
 
 def _named(names: Sequence[str], planned: Mapping[str, Planned]) -> str:
     """Return what packages change to; what is not planned is as it is here."""
-    return " and ".join(
-        f"{name} to {planned[name].version}" if name in planned else f"{name} back"
-        for name in names
-    )
+    to = {name: f"to {planned[name].version}" for name in names if name in planned}
+    return " and ".join(f"{name} {to.get(name, 'back')}" for name in names)
 
 
 def _shown(
     findings: Sequence[Finding],
-    references: Mapping[str, Observation],
-    observed: Mapping[str, Observation],
+    references: Observations,
+    observed: Observations,
     *,
     same_files: bool,
 ) -> tuple[bool, ...]:
@@ -207,7 +207,5 @@ def _shown(
         name = verdict.id
         causes = causes_of(verdict, references.get(name), observed.get(name))
         found |= {(name, cause.strand, cause.what) for cause, _ in causes}
-    return tuple(
-        (finding.example.case, finding.cause.strand, finding.cause.what) in found
-        for finding in findings
-    )
+    keys = ((one.example.case, one.cause.strand, one.cause.what) for one in findings)
+    return tuple(key in found for key in keys)

@@ -107,9 +107,8 @@ def _timed_case(case: Case, plan: _Plan) -> CaseTimes:
     """Time one case in fresh processes; an error is its result."""
     draw = random.Random(case.id)  # noqa: S311  (an order, not a secret)
     try:
-        launches = [
-            _launch(case, plan, base_first=draw.choice((True, False))) for _ in range(plan.launches)
-        ]
+        orders = [draw.choice((True, False)) for _ in range(plan.launches)]
+        launches = [_launch(case, plan, base_first=order) for order in orders]
         estimate = estimate_ratio(launches, confidence=plan.confidence)
     except _DefinitionDiffersError as error:
         return CaseTimes(id=case.id, verdict="incomparable", problem=str(error))

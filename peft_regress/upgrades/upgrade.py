@@ -39,7 +39,7 @@ from peft_regress.runs.environment import (
 from peft_regress.runs.own_code import was_edited
 from peft_regress.runs.schema import Record, Run
 from peft_regress.text import count_of
-from peft_regress.upgrades.responsible import ResponsiblePackages, find_responsible
+from peft_regress.upgrades.responsible import Observations, ResponsiblePackages, find_responsible
 
 RecordPrinter = Callable[[str, int], Callable[[Record], None]]
 
@@ -134,9 +134,7 @@ def upgrade(  # noqa: PLR0913  (what to measure, and whom to tell)
         opened = opened_overlay(requirements, replace_torch=settings.replace_torch)
         overlay = stack.enter_context(opened)
         progress(_overlay_sentence(overlay))
-        measurer = _Measurer(
-            cases=cases, settings=settings, progress=progress, record_printer=record_printer
-        )
+        measurer = _Measurer(cases, settings, progress, record_printer)
         if base is None:
             sides = measurer.beside_packages(references, overlay)
         else:
@@ -192,17 +190,14 @@ def _changed(
     """
     installed = {name: one for name, one in overlay.packages.items() if name in before}
     after = _libraries({**candidate.environment, **installed})
-    return {
-        name: versions
-        for name, versions in changed_packages(_libraries(before), after).items()
-        if None not in versions or name in overlay.packages
-    }
+    changed = changed_packages(_libraries(before), after).items()
+    return {name: both for name, both in changed if None not in both or name in overlay.packages}
 
 
 class _Sides(NamedTuple):
     """What a candidate is compared with, and what it measured."""
 
-    references: Mapping[str, Observation]
+    references: Observations
     candidate: Run
     is_measured: bool
     """Whether the references were measured for it, and may be stored nowhere."""
@@ -246,7 +241,7 @@ def _opened_commit(
                 keeper.writer.close()
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class _Measurer:
     """Measure both sides of an upgrade."""
 
@@ -257,9 +252,7 @@ class _Measurer:
     loaded: dict[str, Collection[str]] = field(default_factory=dict)
     """The packages of which a case has loaded a module, by case."""
 
-    def beside_packages(
-        self, references: Mapping[str, Observation] | None, overlay: Overlay
-    ) -> _Sides:
+    def beside_packages(self, references: Observations | None, overlay: Overlay) -> _Sides:
         """Measure a candidate, and without references the current environment before."""
         edit = _edit_sentence(self.cases, references or {})
         is_measured = references is None or (bool(edit) and self.settings.base == "auto")
@@ -328,9 +321,7 @@ class _Measurer:
         )
 
 
-def _completed(
-    run: Run, run_name: str, trained: Mapping[str, Observation]
-) -> dict[str, Observation]:
+def _completed(run: Run, run_name: str, trained: Observations) -> dict[str, Observation]:
     """Return what a run measured; where it repeats a training, with the scores of that."""
     observed = observations_of(run, run_name)
     return {name: whole(one, trained.get(name)) for name, one in observed.items()}
@@ -338,7 +329,7 @@ def _completed(
 
 def _judged(
     names: Sequence[str],
-    references: Mapping[str, Observation] | None,
+    references: Observations | None,
     candidate: Run,
     settings: UpgradeSettings,
     *,
@@ -359,14 +350,12 @@ def _judged(
     )
 
 
-def _run_names(references: Mapping[str, Observation]) -> str:
+def _run_names(references: Observations) -> str:
     found = dict.fromkeys(observation.run_name for observation in references.values())
     return ", ".join(found) or "nothing"
 
 
-def _stored_references(
-    cases: Sequence[Case], settings: UpgradeSettings
-) -> Mapping[str, Observation] | None:
+def _stored_references(cases: Sequence[Case], settings: UpgradeSettings) -> Observations | None:
     """Return stored observations of the current environment; None if it must be measured."""
     if settings.base == "run":
         return None
@@ -378,13 +367,10 @@ def _stored_references(
     return chosen if len(chosen) == len(cases) else None
 
 
-def _edit_sentence(cases: Sequence[Case], references: Mapping[str, Observation]) -> str:
+def _edit_sentence(cases: Sequence[Case], references: Observations) -> str:
     """Return that own cases have other code than in their references; empty if they do not."""
-    found = {
-        case.id: references[case.id]
-        for case in cases
-        if case.id in references and was_edited(references[case.id].record)
-    }
+    known = {case.id: references[case.id] for case in cases if case.id in references}
+    found = {name: one for name, one in known.items() if was_edited(one.record)}
     if not found:
         return ""
     return f"the code of {count_of(len(found), 'own case')} was edited since {_run_names(found)}"
@@ -403,7 +389,7 @@ def _of_here(old: Observation) -> Observation | None:
     return replace(old, environment=fitting)
 
 
-def _with_scores(candidate: Run, base: Mapping[str, Observation]) -> Run:
+def _with_scores(candidate: Run, base: Observations) -> Run:
     """Return a candidate that can be stored: what it repeats may be nowhere but in the base."""
     unstored = {name: one for name, one in base.items() if one.record.repeated_run is None}
     cases = {name: one.record for name, one in _completed(candidate, "", unstored).items()}

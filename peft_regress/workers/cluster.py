@@ -95,12 +95,9 @@ class DaskPool:
         """Call a function on a node for each request, see `Pool`."""
         works = []
         for request in requests:
-            task = Task(
-                function=function,
-                request=msgspec.Raw(encoded(request)),
-                planned=list(environment.planned),
-                libraries=list(environment.libraries),
-            )
+            planned, libraries = list(environment.planned), list(environment.libraries)
+            raw = msgspec.Raw(encoded(request))
+            task = Task(function=function, request=raw, planned=planned, libraries=libraries)
             what = str(getattr(request, "case", function.rpartition(":")[2]))
             key = f"{self._name}-{what.replace('/', '-')}-{next(self._numbers)}"
             works.append(_Work(msgspec.json.encode(task).decode(), what, key, answer))
@@ -257,12 +254,9 @@ def opened_cluster(  # noqa: PLR0913  (all but the address by name)
             logging.getLogger(name).setLevel(logging.CRITICAL)
     baselines = baselines.absolute()
     code_of_cases = None if own is None else own_code(own)
+    facts, storage = facts_here(baselines, code, code_of_cases), str(baselines)
     node = Node(
-        baselines=str(baselines),
-        facts=facts_here(baselines, code, code_of_cases),
-        code=list(code),
-        own=code_of_cases,
-        time_limit=time_limit,
+        baselines=storage, facts=facts, code=list(code), own=code_of_cases, time_limit=time_limit
     )
     client = _client(address)
     try:

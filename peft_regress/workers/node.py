@@ -64,9 +64,6 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     libraries: list[str]
 
 
-# --- what a node must have ------------------------------------------------------------------------
-
-
 def facts_here(baselines: Path, code: Iterable[str], own: OwnCode | None) -> dict[str, str]:
     """Return what decides the numbers of this process: versions and digests by what they are of.
 
@@ -106,14 +103,9 @@ def own_code(settings: Settings) -> OwnCode | None:
         if entry.is_relative_to(root) and INSTALLED.isdisjoint(entry.parts)
     )
     modules = (own_modules(path.partition(":")[0]) for path in settings.cases)
-    return OwnCode(
-        folder=str(root),
-        search=list(dict.fromkeys([str(root), *below])),
-        modules=sorted({name for found in modules for name in found}),
-    )
-
-
-# --- on the node ----------------------------------------------------------------------------------
+    search = list(dict.fromkeys([str(root), *below]))
+    names = sorted({name for found in modules for name in found})
+    return OwnCode(folder=str(root), search=search, modules=names)
 
 
 def check(name: str, dask_worker: Worker) -> str | None:
@@ -233,7 +225,6 @@ class Node(WorkerPlugin):
             self._let_go()
 
     def _let_go(self) -> None:
-        """End the process, and let its environment go."""
         self._idle.cancel()
         self._seat.close()
         self._opened.close()

@@ -89,8 +89,7 @@ class Seat:
         """
         if self._worker is None or self.is_fresh(environment):
             self.close()
-            self._start(environment)
-        assert self._worker is not None  # noqa: S101  (it was started)
+            return self._start(environment)
         return self._worker
 
     def stop(self) -> None:
@@ -106,7 +105,7 @@ class Seat:
         if worker is not None:
             worker.close()
 
-    def _start(self, environment: Environment) -> None:
+    def _start(self, environment: Environment) -> WorkerProcess:
         self._environment = environment
         try:
             # Not resolved: the link's target is the interpreter without the environment.
@@ -127,6 +126,7 @@ class Seat:
                 raise WorkerError("interrupted") from None
             raise UnusableEnvironmentError(str(error)) from None
         self.machine = imported.machine
+        return worker
 
     def _started(self, worker: WorkerProcess) -> None:
         self._worker = worker
@@ -240,7 +240,6 @@ class LocalPool:
             seat.stop()
 
     def _seat(self) -> Seat:
-        """Return the seat of this thread."""
         thread = threading.get_ident()
         if thread not in self._seats:
             self._seats[thread] = Seat(Path(self._scratch.name), time_limit=self.time_limit)

@@ -4,8 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from peft_regress.catalogue.architectures.torchvision_models import TORCHVISION
-from peft_regress.catalogue.architectures.without_weights import without_weights
+from peft_regress.catalogue.architectures.torchvision_models import TORCHVISION, without_weights
 from peft_regress.catalogue.methods.targets import ALL_BUT_GROUPED, Targets, bypassed_modules
 
 WITH_GROUPED = Targets(description="", grouped=True)

@@ -14,7 +14,7 @@ from peft_regress.cost import profile_step
 from peft_regress.cost.step_cost import StepCost
 from peft_regress.gate.judge import judge_case
 from peft_regress.invariants import KNOWN
-from peft_regress.measure.costs import cost_metrics
+from peft_regress.measure.costs import metrics_of
 from peft_regress.metrics import BATCH_SUFFIX, COST_METRICS, METRICS, MetricSpec
 
 CASE = "shift/lora-r4/resnet18"
@@ -45,7 +45,7 @@ def test_a_property_and_a_row_make_a_metric_at_both_batches(held_bytes):
     for suffix in ("", BATCH_SUFFIX):
         (metric,) = (
             metric
-            for name, metric in cost_metrics(report, suffix=suffix).items()
+            for name, metric in metrics_of({suffix: report}).items()
             if name == f"held_bytes{suffix}"
         )
         assert metric.value == step.peak_param_bytes + step.peak_buffer_bytes

@@ -28,7 +28,6 @@ from peft_regress.invariants import EDGE_INVARIANTS, INVARIANTS
 from peft_regress.measure.invariants.continuing import CONTINUED
 from peft_regress.measure.invariants.filled import one_wide_image
 from peft_regress.measure.invariants.probe import Probe
-from peft_regress.measure.invariants.saving import StoredOutput
 from peft_regress.measure.invariants.watch import InvariantWatch
 from peft_regress.measure.objective import Objective
 
@@ -590,7 +589,7 @@ def test_what_was_stored_loads_and_gives_its_output_or_is_caught(name, tmp_path)
     assert len(logits) == 8
 
     def found(stored):
-        output = StoredOutput(folder=tmp_path, rows=stored)
+        output = tmp_path, stored
         return _watched(method, rank, stored=output)["stored_adapter_loads"]
 
     assert found(logits) is True

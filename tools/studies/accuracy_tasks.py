@@ -30,7 +30,7 @@ from torchvision.transforms.v2.functional import gaussian_blur, pil_to_tensor, r
 
 from peft_regress import registry
 from peft_regress.cases import split_adapter_name
-from peft_regress.catalogue.architectures import BringsWeights
+from peft_regress.catalogue.architectures.efficientnet_lite import EfficientNetLite0
 from peft_regress.catalogue.built_in import cosine_to_zero
 from peft_regress.catalogue.matrix import method_at
 from peft_regress.measure.training import seed_all, single_thread
@@ -280,7 +280,7 @@ def normalised_photographs(levels: Tensor) -> Tensor:
 def imagenet(network: str, *, classes: int) -> nn.Module:
     """Return a network with ImageNet weights and a head to replace; torchvision downloads its."""
     architecture = registry.get("architecture", network)
-    if isinstance(architecture, BringsWeights):
+    if isinstance(architecture, EfficientNetLite0):
         return architecture.source(num_classes=classes)
     model: nn.Module = torchvision.models.get_model(network, weights="DEFAULT")
     return model.eval()

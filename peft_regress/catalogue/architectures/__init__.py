@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol
 
 from peft_regress.registry import Named
 
@@ -19,18 +19,3 @@ class Architecture(Named, Protocol):
 
     def build(self, *, num_classes: int, seed: int) -> nn.Module:
         """Build the model with weights drawn under `seed`; leave the global generators alone."""
-
-
-@runtime_checkable
-class BringsWeights(Protocol):
-    """An architecture whose source model a package brings; no storage needs to have it."""
-
-    @property
-    def source_sha256(self) -> str:
-        """The digest of the file with the weights, for a case's definition."""
-
-    def source(self, *, num_classes: int) -> nn.Module:
-        """Build the source model with a new head, in single precision and eval mode.
-
-        Raises `AbsentError` without the package, `SourceError` if it brings other weights.
-        """

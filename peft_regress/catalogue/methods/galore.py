@@ -13,8 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from peft_regress.cases import Json
-from peft_regress.catalogue.methods.base_names import moved_buffers
-from peft_regress.catalogue.methods.method import Method, Shapes
+from peft_regress.catalogue.methods.method import ADAMW, Method, Shapes, moved_buffers
 from peft_regress.catalogue.methods.targets import find_heads
 from peft_regress.errors import UnsupportedCaseError
 
@@ -41,12 +40,8 @@ class GaLore(Method):
 
     def settings(self) -> dict[str, Json]:
         """Return the arguments of the library's projector."""
-        return {
-            "rank": self.rank,
-            "update_proj_gap": self.update_proj_gap,
-            "scale": self.scale,
-            "proj_type": self.proj_type,
-        }
+        names = ("rank", "update_proj_gap", "scale", "proj_type")
+        return {name: getattr(self, name) for name in names}
 
     def hyperparameters(self) -> dict[str, Json]:
         # Betas, eps and no weight decay are the library's defaults.
@@ -90,12 +85,7 @@ class GaLore(Method):
         groups: list[dict[str, Any]] = [{"params": projected, **settings}]
         groups += [{"params": plain}] if plain else []
         optimizer = galore_torch.GaLoreAdamW(
-            groups,
-            lr=self.learning_rate,
-            betas=(0.9, 0.999),
-            eps=1e-6,
-            weight_decay=0.0,
-            no_deprecation_warning=True,
+            groups, lr=self.learning_rate, no_deprecation_warning=True, **ADAMW
         )
         for parameter in projected:
             # The optimizer keeps a projector that it finds; otherwise it makes a stock one.
@@ -105,10 +95,8 @@ class GaLore(Method):
     def projections(self, optimizer: Optimizer) -> Mapping[str, Tensor]:
         """Return the singular vectors in use of each projected weight, in the optimizer's order."""
         projected = optimizer.param_groups[0]["params"]
-        return {
-            str(index): optimizer.state[parameter]["projector"].ortho_matrix
-            for index, parameter in enumerate(projected)
-        }
+        projectors = (optimizer.state[parameter]["projector"] for parameter in projected)
+        return {str(index): one.ortho_matrix for index, one in enumerate(projectors)}
 
     def shipped_tensors(self, model: nn.Module) -> Mapping[str, Tensor]:
         """Return all parameters and buffers: an update has full size after projecting back."""

@@ -1,16 +1,16 @@
-"""What a fine-tuning method must provide, and what most of them share. No torch at import."""
+"""What a method must provide, what most share, and names in a wrapped model. No torch at import."""
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Final, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, Self
 
 from peft_regress.cases import Json
-from peft_regress.catalogue.methods.base_names import PEFT_PREFIX, moved_buffers
 from peft_regress.errors import InputError
 from peft_regress.metrics import Numerics
 
@@ -28,12 +28,12 @@ Shapes = dict[str, tuple[int, ...]]
 # errors become full steps, and full fine-tuning of shufflenet_v2_x0_5 differed by 2e-4 at the
 # fourth loss on another processor; with 1e-6, by less than 1e-6. No weight decay: it would change a
 # parameter that gets no gradient, and hide the defect.
-ADAMW_SETTINGS: Final[dict[str, Json]] = {
-    "optimizer": "AdamW",
-    "betas": [0.9, 0.999],
-    "eps": 1e-6,
-    "weight_decay": 0.0,
-}
+ADAMW: Final[dict[str, Any]] = {"betas": (0.9, 0.999), "eps": 1e-6, "weight_decay": 0.0}
+ADAMW_SETTINGS: Final[dict[str, Json]] = {"optimizer": "AdamW", **ADAMW, "betas": [0.9, 0.999]}
+
+PEFT_PREFIX: Final = "base_model.model."
+"""What peft puts before the names of the model that it wraps."""
+_COPIES = re.compile(r"\.(?:original_module|modules_to_save\.[^.]+)\.")
 
 # Not the seed of a case's first round: what must be shipped must not come from the seed.
 _LOADING_SEED: Final = 1_000_003
@@ -179,14 +179,9 @@ class Method(ABC):
         """Return AdamW over what trains, one tensor at a time so that its work can be counted."""
         import torch  # listing names must not cost the import
 
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         return torch.optim.AdamW(
-            [parameter for parameter in model.parameters() if parameter.requires_grad],
-            lr=self.learning_rate,
-            betas=(0.9, 0.999),
-            eps=1e-6,
-            weight_decay=0.0,
-            foreach=False,
-            fused=False,
+            trained, lr=self.learning_rate, foreach=False, fused=False, **ADAMW
         )
 
     def projections(self, optimizer: Optimizer) -> Mapping[str, Tensor]:  # noqa: ARG002
@@ -198,11 +193,7 @@ class Method(ABC):
 
     def shipped_tensors(self, model: nn.Module) -> Mapping[str, Tensor]:
         """Return the tensors that a device needs beyond the source model, by name; no copies."""
-        trained = {
-            name: parameter.detach()
-            for name, parameter in model.named_parameters()
-            if parameter.requires_grad
-        }
+        trained = {n: p.detach() for n, p in model.named_parameters() if p.requires_grad}
         return {**trained, **moved_buffers(model, self.moving)}
 
     def save(self, model: nn.Module, folder: Path) -> None:
@@ -259,3 +250,41 @@ def check_names(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> No
             "these shipped tensors belong to another model: "
             f"{len(absent)} absent {absent[:3]}, {len(surplus)} unknown {surplus[:3]}"
         )
+
+
+def base_prefix(adapted: nn.Module, base: nn.Module) -> str:
+    """Return what a library puts before the base's names: the shortest that fits all its children.
+
+    The empty prefix if the children are not found.
+    """
+    children = [name for name, _ in base.named_children()]
+    if not children:
+        is_wrapped = any(name == PEFT_PREFIX[:-1] for name, _ in adapted.named_modules())
+        return PEFT_PREFIX if is_wrapped else ""
+    names: set[str] = {name for name, _ in adapted.named_modules()}
+    last = children[0]
+    firsts = (name.removesuffix(last) for name in names if f".{name}".endswith(f".{last}"))
+    for prefix in sorted(firsts, key=len):
+        if all(f"{prefix}{child}" in names for child in children):
+            return prefix
+    return ""
+
+
+def base_name(name: str, prefix: str) -> str:
+    """Return the base's name of a parameter or buffer, if it is one of the base's."""
+    plain = name.removeprefix(prefix).replace(".base_layer.", ".")
+    return _COPIES.sub(".", plain)
+
+
+def moved_buffers(model: nn.Module, moving: Collection[str]) -> dict[str, Tensor]:
+    """Return the buffers that training moves, such as running statistics, by name.
+
+    moving: their names in the base. A library may put something before a name; copies that it keeps
+    of whole modules it saves itself.
+    """
+    ends = tuple(f".{name}" for name in moving)
+    return {
+        name.removeprefix(PEFT_PREFIX): tensor
+        for name, tensor in model.named_buffers()
+        if ".modules_to_save." not in name and f".{base_name(name, '')}".endswith(ends)
+    }

@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
 
 from peft_regress.cases import Json
 from peft_regress.catalogue.methods.adapter_shapes import ADAPTER
-from peft_regress.catalogue.methods.base_names import PEFT_PREFIX, moved_buffers
 from peft_regress.catalogue.methods.method import (
+    PEFT_PREFIX,
     Method,
     Shapes,
     check_names,
     load_tensors,
+    moved_buffers,
     save_tensors,
 )
 from peft_regress.catalogue.methods.targets import (
@@ -245,9 +246,8 @@ class PeftAdapter(SavedByPeft):
             for name, layer in self.targets.find(base, heads=self.heads).items()
             for parameter, shape in self.shapes(layer, self.rank or 0).items()
         }
-        for name, parameter in head_parameters(base, self.heads).items():
-            expected[f"{PEFT_PREFIX}{name}"] = tuple(parameter.shape)
-        return expected
+        of_heads = head_parameters(base, self.heads).items()
+        return expected | {f"{PEFT_PREFIX}{name}": tuple(one.shape) for name, one in of_heads}
 
     def make_optimizer(self, model: nn.Module) -> Optimizer:
         if self.optimizer is None:

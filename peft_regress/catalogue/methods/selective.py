@@ -38,11 +38,8 @@ class Selective(Method):
 
     def hyperparameters(self) -> dict[str, Json]:
         momentum = _BATCH_NORM_MOMENTUM if self.trains_batch_norm_statistics else None
-        return {
-            **super().hyperparameters(),
-            "trains": self.trains,
-            "batch_norm_momentum": momentum,
-        }
+        own: dict[str, Json] = {"trains": self.trains, "batch_norm_momentum": momentum}
+        return {**super().hyperparameters(), **own}
 
     def adapt(self, base: nn.Module, *, seed: int) -> nn.Module:  # noqa: ARG002
         """Set what trains, in place; nothing is drawn at random.
@@ -90,11 +87,8 @@ class Selective(Method):
             shipped |= model.state_dict()
         if self.trains_batch_norm_statistics:
             # The count of batches matters only for a momentum of None; inference never reads it.
-            shipped |= {
-                name: buffer
-                for name, buffer in model.named_buffers()
-                if name.endswith((".running_mean", ".running_var"))
-            }
+            ends = (".running_mean", ".running_var")
+            shipped |= {name: one for name, one in model.named_buffers() if name.endswith(ends)}
         return shipped
 
 

@@ -72,11 +72,8 @@ class DigitsTask:
     def load(self) -> tuple[Images, Images]:
         """Read the training and the test data; nothing is downloaded."""
         levels = {"paper": self.paper, "ink": self.ink, "grain": self.grain}
-        train, test = (
-            load_images(self.scanner, split, classes=self.classes, **levels)
-            for split in ("train", "test")
-        )
-        return train, test
+        load = functools.partial(load_images, self.scanner, classes=self.classes, **levels)
+        return load("train"), load("test")
 
     def prepare(self, model: nn.Module, *, head: str, seed: int) -> None:
         """Draw a new head, a Linear layer, under `seed` if the classes are new."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from peft_regress.catalogue.tasks.edge import EDGE_STEPS
-from peft_regress.cost.batches import call_model, leaves_of
+from peft_regress.cost.batches import call_model, floats_in, leaves_of
 from peft_regress.measure import costs
 from peft_regress.measure.data import Data
 from peft_regress.measure.edge import program
@@ -103,13 +103,12 @@ def run_programs(
     there = runtime.run(training, steps, learning_rate=here.learning_rate)
     lacking = {name for each in programs.values() for name in each.without_kernel}
     random = facts.null("it draws random numbers, which the runtime draws otherwise").fact
+    unmerged = facts.null("there is no adapter that can be merged").fact
     found = {
         "edge_programs_run": Fact(holds=True),
         "edge_losses_equal_eager": random if training.draws else same_losses(here, there),
         "edge_gradients_equal_eager": random if training.draws else same_gradients(here, there),
-        "edge_merged_outputs_equal_eager": facts.null(
-            "there is no adapter that can be merged"
-        ).fact,
+        "edge_merged_outputs_equal_eager": unmerged,
         "edge_kernels_exist": facts.judged(facts.check_none)(sorted(lacking)),
     }
     for fact, name, model in (
@@ -119,9 +118,8 @@ def run_programs(
         if model is not None:
             with torch.no_grad():
                 here_too = call_model(copy.deepcopy(model).eval(), subject.inputs)
-            outputs = program.floating_outputs(here_too)
             ran = runtime.run(programs[name], [leaves_of(subject.inputs)])
-            found[fact] = same_outputs(outputs, ran)
+            found[fact] = same_outputs(tuple(floats_in(here_too)), ran)
     grown = {"edge_train_resident_bytes": there.resident_bytes}
     return found, {name: make_metric(name, value) for name, value in grown.items() if value}
 
@@ -252,9 +250,6 @@ def same_outputs(here: tuple[Tensor, ...], there: Ran) -> None:
     check_agree(one, other, tolerance=OUTPUT_TOLERANCE)
 
 
-# --- Of a case ------------------------------------------------------------------------------------
-
-
 def edge_of_case(
     recipe: Recipe, data: Data | None, *, optimizer_state_bytes: int, runs: bool
 ) -> CaseEdge:
@@ -292,10 +287,8 @@ def _case_model(recipe: Recipe, data: Data) -> EdgeModel:
     model = recipe.adapted_model(seed)
     recipe.set_mode(model)
     seed_all(seed)
-    batches = [
-        on_device(batch, device_of(model))
-        for batch in itertools.islice(recipe.batches(data, seed=seed), EDGE_STEPS)
-    ]
+    first = itertools.islice(recipe.batches(data, seed=seed), EDGE_STEPS)
+    batches = [on_device(batch, device_of(model)) for batch in first]
     return EdgeModel(
         model=model,
         batches=batches,

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.fx import Graph, GraphModule, Node
 
-from peft_regress.cost.batches import call_model, leaves_of, map_batch, named_tensors
+from peft_regress.cost.batches import call_model, floats_in, leaves_of, map_batch
 from peft_regress.cost.module_trail import module_names
 from peft_regress.gc_pause import paused_gc
 from peft_regress.measure.edge.package import (
@@ -96,7 +96,7 @@ def inference_program(model: nn.Module, batch: Any) -> Program:
     tensors of the output. Arguments and errors are as of `training_program`; see `call_model`.
     """
     model = copy.deepcopy(model).eval().requires_grad_(requires_grad=False)
-    forward = _Exported(model, batch, lambda *run: floating_outputs(call_model(*run)))
+    forward = _Exported(model, batch, lambda *run: tuple(floats_in(call_model(*run))))
     return _planned(forward, batch, is_step=False)
 
 
@@ -114,18 +114,11 @@ class _Exported(nn.Module):
         return self._run(self.model, map_batch(self._batch, lambda _: next(remaining)))
 
 
-def floating_outputs(output: Any) -> tuple[Tensor, ...]:
-    """Return the floating-point tensors in what a model returned."""
-    return tuple(tensor for _, tensor in named_tensors(output) if tensor.is_floating_point())
-
-
 def _planned(module: _Exported, batch: Any, *, is_step: bool) -> Program:
     require_executorch(runs=False)
     names = module_names(module.model)
-    labels = {
-        f"{MODEL}.{path}" if path else MODEL: names[each]
-        for path, each in module.model.named_modules()
-    }
+    paths = module.model.named_modules(prefix=MODEL)
+    labels = {path: names[each] for path, each in paths}
     with _refused(), paused_gc(), quiet():
         graph = torch.export.export(module, tuple(leaves_of(batch)))
         exported, owner_of = _joint(graph) if is_step else (graph, _owner_in_forward)
@@ -142,6 +135,7 @@ def _planned(module: _Exported, batch: Any, *, is_step: bool) -> Program:
         methods = manager.executorch_program.execution_plan
         planned = sum(size for method in methods for size in method.non_const_buffer_sizes)
         calls = _calls(methods)
+        outside = (name for name in calls if not name.startswith(_IN_EVERY_RUNTIME))
         kernels = portable_kernels()
         seeded = torch.Tag.nondeterministic_seeded
         return Program(
@@ -150,11 +144,7 @@ def _planned(module: _Exported, batch: Any, *, is_step: bool) -> Program:
             plan=_plan_rows(_tensors(manager.exported_program(), owner_of, labels), planned),
             calls=calls,
             draws=any(seeded in getattr(n.target, "tags", ()) for n in exported.graph.nodes),
-            without_kernel=tuple(
-                name
-                for name in calls
-                if name not in kernels and not name.startswith(_IN_EVERY_RUNTIME)
-            ),
+            without_kernel=tuple(name for name in outside if name not in kernels),
         )
 
 

@@ -110,11 +110,9 @@ class Runtime:
     def _ask(self, folder: Path, asked: _RunProgram) -> None:
         alone = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
         try:
-            if self._worker is None:
-                self._worker = WorkerProcess(
-                    sys.executable, time_limit=_RUN_SECONDS, environment=alone
-                )
-            worker = self._worker
+            worker = self._worker = self._worker or WorkerProcess(
+                sys.executable, time_limit=_RUN_SECONDS, environment=alone
+            )
             before = worker.errors_end
             status = worker.ask(f"{__name__}:run_forked", asked, int)
         except BaseException as error:
@@ -128,9 +126,7 @@ class Runtime:
             raise _problem(folder, status, worker.errors(before))
 
 
-def _problem(
-    folder: Path, status: int, said: Sequence[str]
-) -> ProgramError | UnsupportedProgramError:
+def _problem(folder: Path, status: int, said: Sequence[str]) -> PeftRegressError:
     told = next((line for line in said if any(part in line for part in _NO_KERNEL)), "")
     operator, code = "", ""
     if not told:

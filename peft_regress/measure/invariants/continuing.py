@@ -86,11 +86,8 @@ class Continuing:
         self, model: nn.Module, optimizer: Optimizer, schedule: LRScheduler | None
     ) -> Iterator[float]:
         """Yield the losses of steps on the probe, with the same draws in each step."""
-        loop = dataclasses.replace(
-            self._recipe.loop,
-            steps=_LATE + _STEPS,
-            schedule=None if schedule is None else lambda _: schedule,
-        )
+        made = None if schedule is None else lambda _: schedule
+        loop = dataclasses.replace(self._recipe.loop, steps=_LATE + _STEPS, schedule=made)
         seed = self._recipe.seeds[0]
         taken = training_steps(model, optimizer, itertools.repeat(self._probe), loop, seed=seed)
         while True:
@@ -160,9 +157,7 @@ class Continuing:
 class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
     count = 0
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.count += 1
         return func(*args, **(kwargs or {}))
 

@@ -138,16 +138,9 @@ def _layer_of(error: Exception) -> str:
     return next((names[module] for module in reversed(modules) if names.get(module)), "")
 
 
-# --- Tensors --------------------------------------------------------------------------------------
-
-
 def trainable(model: nn.Module) -> dict[str, tuple[int, ...]]:
     """Return name and shape of each parameter that requires a gradient."""
-    return {
-        name: tuple(parameter.shape)
-        for name, parameter in model.named_parameters()
-        if parameter.requires_grad
-    }
+    return {name: tuple(p.shape) for name, p in model.named_parameters() if p.requires_grad}
 
 
 def named_tensors(model: nn.Module) -> Mapping[str, Tensor]:
@@ -162,8 +155,4 @@ def copies_of(model: nn.Module) -> dict[str, Tensor]:
 
 def moved(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> list[str]:
     """Return the names of tensors that are not bit-identical any more, or not there."""
-    return [
-        name
-        for name, tensor in before.items()
-        if name not in after or not torch.equal(tensor, after[name])
-    ]
+    return [n for n, was in before.items() if n not in after or not torch.equal(was, after[n])]

@@ -57,9 +57,7 @@ class Filled:
         self._adapter = adapter
         self.copies = copies
         self.parameters = sorted(parameters)
-        self._starts = self._starts_of(
-            {name: self.model.get_parameter(name) for name in self.parameters}
-        )
+        self._starts = self._starts_of(self._parameters())
         self.losses = tuple(_finite(self._filled_loss(seed), seed) for seed in FILL_SEEDS)
         """The loss of the probe, one for each fill.
 
@@ -75,6 +73,9 @@ class Filled:
             self.parameters += copies
             self.checked_losses = tuple(map(self._filled_loss, FILL_SEEDS))
 
+    def _parameters(self) -> dict[str, nn.Parameter]:
+        return {name: self.model.get_parameter(name) for name in self.parameters}
+
     def _filled_loss(self, seed: int) -> float:
         self.fill(seed)
         return self.loss()
@@ -85,20 +86,17 @@ class Filled:
 
     def fill(self, seed: int) -> None:
         """Put the numbers of a seed into the named parameters."""
-        parameters = {name: self.model.get_parameter(name) for name in self.parameters}
-        _draw(parameters, self._starts, seed=seed)
+        _draw(self._parameters(), self._starts, seed=seed)
 
     def draw(self, parameters: Mapping[str, nn.Parameter], *, seed: int) -> None:
         """Put seeded numbers into other parameters, such as those of another adapter."""
         _draw(parameters, self._starts_of(parameters), seed=seed)
 
     def _starts_of(self, parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
-        scales = self._adapter.scales
-        return {
-            name: parameter.detach().clone()
-            for name, parameter in parameters.items()
-            if any(part in name for part in scales)
-        }
+        scaling = (
+            name for name in parameters if any(part in name for part in self._adapter.scales)
+        )
+        return {name: parameters[name].detach().clone() for name in scaling}
 
 
 def one_wide_image(probe: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:

@@ -48,7 +48,6 @@ class MemoryWatch:
     """Compares the memory in use after the first steps of a training and after its last."""
 
     def __init__(self, steps: int) -> None:
-        """Watch a training of so many steps."""
         self._steps = steps
         self._after_first = 0
         self._grown_bytes: int | None = None

@@ -57,9 +57,8 @@ def is_half(model: nn.Module) -> bool:
 
 def agree(one: Outputs, other: Outputs, *, tolerance: float) -> bool:
     """Compare outputs relative to their size, since untrained nets have logits near 0.003."""
-    return len(one) == len(other) and all(
-        _agree(a, b, tolerance=tolerance) for a, b in zip(one, other, strict=True)
-    )
+    pairs = zip(one, other, strict=False)
+    return len(one) == len(other) and all(_agree(a, b, tolerance=tolerance) for a, b in pairs)
 
 
 def _agree(one: Tensor, other: Tensor, *, tolerance: float) -> bool:
@@ -96,14 +95,8 @@ def check_agree(
     if [tensor.shape for tensor in one] != [tensor.shape for tensor in other]:
         raise false(f"the outputs have other shapes{where}", tensors=layers, size=math.inf)
     one, other = (tuple(map(torch.nan_to_num, outputs)) for outputs in (one, other))
-    worst = max(
-        (
-            float((a - b).abs().max() / b.abs().max())
-            for a, b in zip(one, other, strict=True)
-            if a.numel()
-        ),
-        default=0.0,
-    )
+    pairs = ((a, b) for a, b in zip(one, other, strict=True) if a.numel())
+    worst = max((float((a - b).abs().max() / b.abs().max()) for a, b in pairs), default=0.0)
     note = f"the outputs differ by {worst:.2g} of the largest{where}"
     raise false(note, tensors=layers, size=worst)
 

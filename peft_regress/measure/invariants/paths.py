@@ -99,15 +99,11 @@ def _walked(probe: Probe, way: _Way) -> None:
     drawn = not torch.equal(torch.get_rng_state(), state)
     if drawn and not agree(found, way.wanted, tolerance=way.tolerance):
         raise facts.null("it draws random numbers")
-    probe.check_same(
-        found,
-        way.wanted,
-        tolerance=way.tolerance,
-        layers=lambda: (probe.layers(model, way.how), way.layers()),
-    )
 
+    def layers() -> tuple[LayerOutputs, LayerOutputs]:
+        return probe.layers(model, way.how), way.layers()
 
-# --- How a model is run ---------------------------------------------------------------------------
+    probe.check_same(found, way.wanted, tolerance=way.tolerance, layers=layers)
 
 
 def _within(*contexts: Callable[[nn.Module], AbstractContextManager[Any]]) -> Context:
@@ -176,9 +172,6 @@ def _is_of_base(
 ) -> bool:
     found = facts.attempt(lambda: probe.outputs(base, how))
     return found is not None and agree(found, of_base, tolerance=tolerance)
-
-
-# --- What peft makes of it ------------------------------------------------------------------------
 
 
 def _of_peft(

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from peft_regress.catalogue.methods.base_names import base_name, base_prefix
+from peft_regress.catalogue.methods.method import base_name, base_prefix
 from peft_regress.cost.batches import map_batch
 from peft_regress.measure.invariants.facts import attempt, check_none, judged, null
 from peft_regress.measure.invariants.outputs import Outputs, agree, check_agree, in_float32
@@ -107,11 +107,8 @@ class Probe:
         found = self._facts(adapted, self.batch, fact)
         prefix = base_prefix(adapted, self.base)
         names = {name.removeprefix(prefix) for name, _ in adapted.named_modules()}
-        return [
-            name
-            for name, value in wanted.items()
-            if name in names and value and found.get(name) != value
-        ]
+        off = (name for name, value in wanted.items() if value and found.get(name) != value)
+        return [name for name in off if name in names]
 
     def _facts(
         self,

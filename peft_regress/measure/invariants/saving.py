@@ -4,15 +4,14 @@ import contextlib
 import copy
 import math
 import tempfile
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 import torch
 from torch import nn
 
-from peft_regress.catalogue.methods.method import Method
+from peft_regress.catalogue.methods.method import Method, Shapes
 from peft_regress.cost.storages import peak_while
 from peft_regress.measure.invariants import facts
 from peft_regress.measure.invariants.facts import Fact
@@ -28,27 +27,21 @@ from peft_regress.measure.invariants.tuner import loads_unnoticed
 _SHIFT: Final = 0.05
 
 
-@dataclass(frozen=True, kw_only=True)
-class StoredOutput:
-    """An adapter that an earlier release saved."""
-
-    folder: Path
-    rows: list[list[float]]
-    """What that release computed, as `rows_of` returns it."""
+StoredOutput: TypeAlias = tuple[Path, list[list[float]]]
+"""The folder of an adapter that an earlier release saved, and what that computed, by `rows_of`."""
 
 
 class SavingFacts:
     """The facts of saving and loading."""
 
     def __init__(self, adapter: Method, probe: Probe, stored: StoredOutput | None) -> None:
-        """Keep how to load an adapter, and the stored one."""
         self._adapter = adapter
         self._probe = probe
         self._stored = stored
         self.peak_bytes: int | None = None
         """The most memory in use while an adapter was saved; None if that is not known."""
 
-    def of(self, adapted: nn.Module, expected: Mapping[str, tuple[int, ...]]) -> dict[str, Fact]:
+    def of(self, adapted: nn.Module, expected: Shapes) -> dict[str, Fact]:
         """Check what loads from the saved files, for inference and for training.
 
         expected: what must train.
@@ -60,7 +53,7 @@ class SavingFacts:
             }
 
     def _after_reloading(
-        self, adapted: nn.Module, folder: Path, expected: Mapping[str, tuple[int, ...]]
+        self, adapted: nn.Module, folder: Path, expected: Shapes
     ) -> dict[str, Fact]:
         loaded: list[nn.Module] = []
 
@@ -112,9 +105,7 @@ class SavingFacts:
         facts.check_none(wrong, "loaded with other numbers: ")
 
     @facts.judged
-    def _resumes(
-        self, used: nn.Module, folder: Path, expected: Mapping[str, tuple[int, ...]]
-    ) -> None:
+    def _resumes(self, used: nn.Module, folder: Path, expected: Shapes) -> None:
         if why := self._adapter.loads_for_use_only:
             raise facts.null(why)
         facts.check_none(sorted(facts.trainable(used)), "loaded for use, these train: ")
@@ -125,12 +116,11 @@ class SavingFacts:
 
     @facts.judged
     def _stored_adapter_loads(self) -> None:
-        stored = self._stored
-        if stored is None:
+        if self._stored is None:
             raise facts.null("the baselines hold no adapter of this case")
-        loaded = self._load(stored.folder, trainable=False)
-        computed = self._probe.outputs_in_float32(loaded)
-        if not agree_with_rows(computed, stored.rows, tolerance=STORED_TOLERANCE):
+        folder, rows = self._stored
+        computed = self._probe.outputs_in_float32(self._load(folder, trainable=False))
+        if not agree_with_rows(computed, rows, tolerance=STORED_TOLERANCE):
             raise facts.false("it computes other outputs than were stored with it")
 
     def _load(self, folder: Path, *, trainable: bool) -> nn.Module:
@@ -143,11 +133,8 @@ def _shifted(model: nn.Module, *, kept: Collection[str]) -> Iterator[None]:
 
     kept: parts of the names of parameters in which a zero means something.
     """
-    parameters = {
-        name: parameter
-        for name, parameter in model.named_parameters()
-        if parameter.requires_grad and not any(part in name for part in kept)
-    }
+    trained = {name: one for name, one in model.named_parameters() if one.requires_grad}
+    parameters = {n: one for n, one in trained.items() if not any(part in n for part in kept)}
     before = {name: parameter.detach().clone() for name, parameter in parameters.items()}
     with torch.no_grad():
         for position, parameter in enumerate(parameters.values(), start=1):

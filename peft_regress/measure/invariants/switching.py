@@ -15,7 +15,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from peft_regress.catalogue.methods.method import Method
+from peft_regress.catalogue.methods.method import Method, Shapes
 from peft_regress.measure.invariants import facts, tuner
 from peft_regress.measure.invariants.facts import Fact
 from peft_regress.measure.invariants.filled import FILL_SEEDS, Filled
@@ -92,9 +92,8 @@ def _kept_apart(filled: Filled, model: Any, first: str, before: Mapping[str, Ten
 
     its_tensors = {name: parameter.detach().clone() for name, parameter in added.items()}
     filled.fill(FILL_SEEDS[_OTHER])
-    facts.check_none(
-        facts.moved(its_tensors, facts.named_tensors(model)), "filling the first one changes "
-    )
+    changed = facts.moved(its_tensors, facts.named_tensors(model))
+    facts.check_none(changed, "filling the first one changes ")
     depends = "what a second one computes depends on the numbers in the first one"
     check_loss(filled.loss(), its_loss, depends)
 
@@ -142,9 +141,7 @@ def _check_both(filled: Filled, model: Any, alone: Mapping[str, float]) -> None:
 
 
 @facts.judged
-def _left(
-    filled: Filled, first: str, before: Mapping[str, Tensor], trains: Mapping[str, tuple[int, ...]]
-) -> None:
+def _left(filled: Filled, first: str, before: Mapping[str, Tensor], trains: Shapes) -> None:
     model: Any = filled.model
     model.set_adapter(first)
     filled.fill(FILL_SEEDS[_OTHER])
@@ -163,8 +160,6 @@ def _shows(filled: Filled) -> bool:
     highest, lowest = max(filled.checked_losses), min(filled.checked_losses)
     return highest - lowest > _VISIBLE * abs(highest)
 
-
-# --- What an act must leave as it is --------------------------------------------------------------
 
 _GLOBAL: Final = ("peft.", "torch.nn.modules.module", "torch.optim.optimizer")
 """The modules of the library, and those with torch's global hooks."""
@@ -232,10 +227,8 @@ def _containers() -> Iterator[tuple[str, int]]:
     for name, module in list(sys.modules.items()):
         if not name.startswith(_GLOBAL):
             continue
-        classes = (
-            part for part in vars(module).values() if getattr(part, "__module__", "") == name
-        )
-        for owner in (module, *(part for part in classes if isinstance(part, type))):
+        parts = (one for one in vars(module).values() if getattr(one, "__module__", "") == name)
+        for owner in (module, *(one for one in parts if isinstance(one, type))):
             for attribute, value in vars(owner).items():
                 if isinstance(value, dict | list | set) and not attribute.startswith("__"):
                     yield f"{name}: {getattr(owner, '__name__', '')}.{attribute}", len(value)

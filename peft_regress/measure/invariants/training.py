@@ -2,13 +2,11 @@
 
 from typing import Final
 
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils._python_dispatch import _disable_current_modes
 
-from peft_regress.catalogue.methods.base_names import base_name, base_prefix
-from peft_regress.catalogue.methods.method import Method
+from peft_regress.catalogue.methods.method import Method, base_name, base_prefix
 from peft_regress.measure.invariants import facts
 from peft_regress.measure.invariants.facts import Fact
 
@@ -19,7 +17,6 @@ class TrainingFacts:
     """The facts of what trains, after wrapping, after one step and after training."""
 
     def __init__(self, *, adapter: Method, base: nn.Module, steps: int) -> None:
-        """Keep what must train; see `InvariantWatch` for the arguments."""
         self._adapter = adapter
         self._base = base
         self._steps = steps
@@ -43,14 +40,9 @@ class TrainingFacts:
             handle.remove()
             # Whoever records the step must not see the checks.
             with _disable_current_modes():
-                self._after_first_step = {
-                    "expected_trainable": self.trainable_as_expected(adapted),
-                    "frozen_unchanged": self._unchanged(adapted),
-                }
-                self._projections = {
-                    name: tensor.clone()
-                    for name, tensor in self._adapter.projections(optimizer).items()
-                }
+                self._after_first_step = self._of_now(adapted)
+                held = self._adapter.projections(optimizer)
+                self._projections = {name: tensor.clone() for name, tensor in held.items()}
 
         handle = optimizer.register_step_post_hook(check)
 
@@ -62,30 +54,29 @@ class TrainingFacts:
         if not self.has_rule:
             raise facts.null("no rule says what must train; the reference's set judges it")
 
-    def after(self, adapted: nn.Module, optimizer: Optimizer, at_start: Fact) -> dict[str, Fact]:
-        """Check at the end, with what was seen after the first step and at the start."""
-        now = {
+    def _of_now(self, adapted: nn.Module) -> dict[str, Fact]:
+        return {
             "expected_trainable": self.trainable_as_expected(adapted),
             "frozen_unchanged": self._unchanged(adapted),
         }
+
+    def after(self, adapted: nn.Module, optimizer: Optimizer, at_start: Fact) -> dict[str, Fact]:
+        """Check at the end, with what was seen after the first step and at the start."""
+        now = self._of_now(adapted)
         no_step = dict.fromkeys(now, facts.false("the optimizer took no step").fact)
         for seen in ({"expected_trainable": at_start}, self._after_first_step or no_step):
             now |= {name: fact for name, fact in seen.items() if fact.holds is False}
-        return {
-            **now,
-            "trainable_changed": self._trainable_changed(adapted),
-            "projections_renewed": self._projections_renewed(optimizer),
-        }
+        now["trainable_changed"] = self._trainable_changed(adapted)
+        now["projections_renewed"] = self._projections_renewed(optimizer)
+        return now
 
     @facts.judged
     def _trainable_changed(self, adapted: nn.Module) -> None:
-        before, after = self._before, facts.named_tensors(adapted)
-        still = [
-            name
-            for name in self.expected
-            if name not in after or name not in before or torch.equal(before[name], after[name])
-        ]
+        before = {name: one for name, one in self._before.items() if name in self.expected}
+        after = facts.named_tensors(adapted)
+        changed = {name for name in facts.moved(before, after) if name in after}
         prunes = self._adapter.prunes
+        still = (name for name in self.expected if name not in changed)
         facts.check_none([n for n in still if not any(part in n for part in prunes)])
 
     @facts.judged
@@ -110,9 +101,7 @@ class TrainingFacts:
             raise facts.null("the optimizer projects no gradients")
         # Any layer is enough: a layer without a gradient gives the same vectors again.
         before = self._projections
-        if now.keys() == before.keys() and any(
-            not torch.equal(tensor, before[name]) for name, tensor in now.items()
-        ):
+        if now.keys() == before.keys() and facts.moved(before, now):
             return
         gaps = [group["update_proj_gap"] for group in optimizer.param_groups if "rank" in group]
         if gaps and (gap := min(gaps)) >= self._steps:

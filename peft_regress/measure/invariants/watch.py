@@ -2,13 +2,13 @@
 
 import contextlib
 import copy
+import math
 from typing import Any, Final
 
 from torch import nn
 from torch.optim import Optimizer
 
-from peft_regress.catalogue.methods.base_names import base_name, base_prefix
-from peft_regress.catalogue.methods.method import Method
+from peft_regress.catalogue.methods.method import Method, base_name, base_prefix
 from peft_regress.gc_pause import paused_gc
 from peft_regress.invariants import INVARIANTS
 from peft_regress.measure.invariants import facts
@@ -195,10 +195,7 @@ class InvariantWatch:
             found, wanted = facts.trainable(doubled), twice.expected_trainable(self._base) or {}
             facts.check_none([name for name in wanted if found.get(name) != wanted[name]])
             return
-        more, fewer = _count(doubled), _count(adapted)
+        shapes = (facts.trainable(model).values() for model in (doubled, adapted))
+        more, fewer = (sum(map(math.prod, each)) for each in shapes)
         if more < fewer or (more == fewer and twice.grows_with_rank):
             raise facts.false(f"{more:,} train, {fewer:,} at half the rank", size=fewer - more)
-
-
-def _count(model: nn.Module) -> int:
-    return sum(p.numel() for p in model.parameters() if p.requires_grad)

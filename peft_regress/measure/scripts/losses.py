@@ -3,22 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from peft_regress.measure.scripts.script_recorder import unrecorded
-
-
-class Loss(NamedTuple):
-    """What `backward` was called on."""
-
-    value: float | None
-    """The sum; None if that is not all single numbers."""
-    divisor: float
-    """By what the script divided it last; 1 without a division."""
 
 
 class Losses:
@@ -47,23 +38,21 @@ class Losses:
                 self._scaled[scaled] = _read([outputs])
                 self.scale = scaler.get_scale()
 
-    def read(self, tensors: Tensor | Iterable[Tensor]) -> Loss:
-        """Return the loss that `backward` is called on."""
+    def read(self, tensors: Tensor | Iterable[Tensor]) -> tuple[float | None, float]:
+        """Return loss and divisor of what `backward` is called on, as a `MicroBatch` has them."""
         losses = [tensors] if isinstance(tensors, Tensor) else [*tensors]
         if len(losses) == 1 and losses[0] in self._scaled:
-            found: Loss = self._scaled[losses[0]]
+            found: tuple[float | None, float] = self._scaled[losses[0]]
             return found
         return _read(losses)
 
 
-def _read(losses: list[Tensor]) -> Loss:
+def _read(losses: list[Tensor]) -> tuple[float | None, float]:
     if any(loss.numel() != 1 for loss in losses):
-        return Loss(None, 1.0)
+        return None, 1.0
     divisors = {_divisor(loss.grad_fn) for loss in losses}
-    return Loss(
-        sum(float(loss.detach()) for loss in losses),
-        divisors.pop() if len(divisors) == 1 else 1.0,
-    )
+    divisor = divisors.pop() if len(divisors) == 1 else 1.0
+    return sum(float(loss.detach()) for loss in losses), divisor
 
 
 def _divisor(node: Any) -> float:

@@ -86,15 +86,11 @@ class Step(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def not_finite(self) -> str:
         """Return the first of its numbers that is NaN or infinite, in words; '' if none is."""
         losses = [batch.loss for batch in self.micro_batches if batch.loss is not None]
-        numbers = {
-            "loss": losses,
-            "learning rate": self.rates,
-            "norm of the gradients": (self.gradient_norm,),
-        }
-        for name, found in numbers.items():
-            for one in found:
-                if not math.isfinite(one):
-                    return f"the {name} is {one} in step {self.number}"
+        numbers = [("loss", one) for one in losses]
+        numbers += [("learning rate", one) for one in self.rates]
+        for name, one in (*numbers, ("norm of the gradients", self.gradient_norm)):
+            if not math.isfinite(one):
+                return f"the {name} is {one} in step {self.number}"
         return ""
 
 
@@ -165,8 +161,6 @@ class WatchedScript(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         """Return the costs of the second step by their names in run files; unknown ones absent."""
         if self.costs is None:
             return {}
-        return {
-            name: value
-            for name, value in self.costs.metrics.items()
-            if not any(name.endswith(f"{phase}_flops") for phase in self.uncounted)
-        }
+        ends = tuple(f"{phase}_flops" for phase in self.uncounted)
+        costs = self.costs.metrics.items()
+        return {name: value for name, value in costs if not name.endswith(ends)}

@@ -157,16 +157,10 @@ def _defined(script: Script) -> dict[str, Json]:
 
 def _watch(script: Script, *, nudge: float) -> WatchedScript:
     try:
-        return watch_script(
-            str(script.script),
-            args=script.args,
-            steps=script.steps,
-            until=script.until,
-            nudge=nudge,
-            env=script.env,
-            folder=settings_in_use().folder,
-            time_limit=script.time_limit,
-        )
+        names = ("args", "steps", "until", "env", "time_limit")
+        options = {name: getattr(script, name) for name in names}
+        folder = settings_in_use().folder
+        return watch_script(str(script.script), nudge=nudge, folder=folder, **options)
     except ScriptError as error:
         raise ScriptError(f"Script {script.id!r}: {error}") from error
 
@@ -225,8 +219,8 @@ def _numbers(seen: WatchedScript) -> list[int]:
 def _metrics(seen: WatchedScript, until: Event | None) -> dict[str, Metric]:
     values: dict[str, float] = {**seen.step_metrics()}
     report = _report(seen)
-    names = ("trainable_params", "total_params", "adapter_bytes")
-    values |= {name: getattr(report, name) for name in names}
+    sizes = ("trainable_params", "total_params", "adapter_bytes")
+    values |= {name: getattr(report, name) for name in sizes}
     values["micro_batches"] = len(seen.steps[1].micro_batches)
     if until is not None:
         values["steps_before_event"] = seen.steps_before[until]
@@ -234,11 +228,9 @@ def _metrics(seen: WatchedScript, until: Event | None) -> dict[str, Metric]:
     if plain:
         values["step_seconds"] = min(plain)
     metrics = {name: make_metric(name, value) for name, value in values.items()}
-    lists = {
-        "first_losses": _losses(seen),
-        "unclipped_norms": [step.unclipped_norm for step in seen.steps],
-        "gradient_norms": [step.gradient_norm for step in seen.steps],
-    }
+    lists = {"first_losses": _losses(seen)}
+    for name in ("unclipped_norm", "gradient_norm"):
+        lists[f"{name}s"] = [getattr(step, name) for step in seen.steps]
     for name, numbers in lists.items():
         if numbers and all(map(math.isfinite, numbers)):
             metrics[name] = make_metric(name, numbers[0], [numbers])
@@ -264,12 +256,8 @@ def _report(seen: WatchedScript) -> CostReport:
 
 def _batches(seen: WatchedScript) -> dict[str, TensorSummary]:
     """Return what the model was called with, by micro-batch and argument."""
-    batches = (batch for step in seen.steps for batch in step.micro_batches)
-    return {
-        f"{at} {name}": summary
-        for at, batch in enumerate(batches, 1)
-        for name, summary in batch.inputs.items()
-    }
+    batches = enumerate((batch for step in seen.steps for batch in step.micro_batches), 1)
+    return {f"{at} {name}": one for at, batch in batches for name, one in batch.inputs.items()}
 
 
 def _digests(seen: WatchedScript) -> dict[str, list[str]]:

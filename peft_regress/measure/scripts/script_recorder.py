@@ -15,7 +15,7 @@ from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import _disable_current_modes
 
 from peft_regress.cost.operators import Operator
-from peft_regress.cost.recorder import StepRecorder
+from peft_regress.cost.recorder import Args, Kwargs, StepRecorder
 from peft_regress.cost.step_cost import Category
 from peft_regress.cost.storages import storages_of, tensors_in
 
@@ -87,14 +87,7 @@ class ScriptRecorder(StepRecorder):  # type: ignore[no-untyped-call]
         for tensor in tensors:
             self._hold_new(tensor, "activation", "")
 
-    def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        """Run one operator and record what it computed and allocated."""
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         is_other = isinstance(func, HigherOrderOperator)
         if is_other and not self._is_closed:
             self.uncounted.add((self.phase, str(func)))
@@ -116,9 +109,7 @@ class ScriptRecorder(StepRecorder):  # type: ignore[no-untyped-call]
     def _claim_gradient(self, module: str, parameter: Tensor) -> None:
         self._safely(super()._claim_gradient, module, parameter)
 
-    def _check(
-        self, operator: Operator, module: str, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> None:
+    def _check(self, operator: Operator, module: str, args: Args, kwargs: Kwargs) -> None:
         tensors = tensors_in((args, kwargs))
         # Labels, which the loss alone gets, are a part of the batch.
         is_labels = self.phase == "forward" and not module and not self.is_fetching

@@ -99,16 +99,13 @@ class Watcher:
         self._is_blind = False
         """Whether a hook has failed without which no step is known."""
 
-    # --- The hooks ---
-
     def start(self) -> None:
         """Install the hooks, for the whole process."""
         module_hooks = torch.nn.modules.module
         forward, update = (partial(self._safely, where) for where in ("a forward pass", _UPDATE))
         module_hooks.register_module_forward_pre_hook(partial(forward, self._enter_module))
-        module_hooks.register_module_forward_hook(
-            partial(forward, self._leave_module), always_call=True
-        )
+        leave = partial(forward, self._leave_module)
+        module_hooks.register_module_forward_hook(leave, always_call=True)
         register_optimizer_step_pre_hook(partial(update, self._enter_optimizer))
         register_optimizer_step_post_hook(partial(update, self._leave_optimizer))
         backward, compiled = torch.autograd.backward, torch.compile
@@ -228,7 +225,7 @@ class Watcher:
         recorder, before = self._recorder, None
         if is_outermost and not self._is_over:
             with unrecorded():
-                loss = self._losses.read(tensors)
+                loss, divisor = self._losses.read(tensors)
                 sums = BatchSums(rows=not self._steps and not self._micro_batches)
                 sums.add(self._inputs)
                 digests = {
@@ -236,14 +233,9 @@ class Watcher:
                     for name, tensor in self._inputs.items()
                     if not tensor.is_floating_point() and not tensor.is_complex()
                 }
-            self._micro_batches.append(
-                seen.MicroBatch(
-                    loss=loss.value,
-                    divisor=loss.divisor,
-                    inputs=sums.summaries(),
-                    digests=digests,
-                )
-            )
+            inputs = sums.summaries()
+            batch = seen.MicroBatch(loss=loss, divisor=divisor, inputs=inputs, digests=digests)
+            self._micro_batches.append(batch)
             self._horizon.passes += 1
             self._inputs = {}
             if recorder is not None:
@@ -327,8 +319,6 @@ class Watcher:
         is_step = not getattr(optimizer, "found_inf", None)
         if optimizer is self._main and is_step:
             self._end_step()
-
-    # --- The steps ---
 
     def _end_step(self) -> None:
         now = time.perf_counter()
@@ -439,8 +429,6 @@ class Watcher:
             last = max(last, self._event_at + STEPS_BESIDE)
         return self._horizon.steps >= last
 
-    # --- The end ---
-
     def _end(self) -> None:
         self._is_over = True
         self._write(is_over=True)
@@ -507,11 +495,8 @@ def _named_parameters(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
 
 
 def _described(parameter: Tensor) -> seen.Parameter:
-    return seen.Parameter(
-        shape=tuple(parameter.shape),
-        dtype=str(parameter.dtype).removeprefix("torch."),
-        itemsize=parameter.element_size(),
-    )
+    shape, dtype = tuple(parameter.shape), str(parameter.dtype).removeprefix("torch.")
+    return seen.Parameter(shape=shape, dtype=dtype, itemsize=parameter.element_size())
 
 
 def _norms(parameters: Iterable[Tensor], scale: float) -> dict[int, float]:

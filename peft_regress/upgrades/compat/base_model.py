@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from peft_regress import registry
-from peft_regress.cost.batches import call_model, map_batch, named_tensors
+from peft_regress.cost.batches import call_model, floats_in, map_batch, named_tensors
 from peft_regress.errors import InputError
 from peft_regress.imports import calling, import_object
 from peft_regress.measure.invariants.outputs import RELOAD_TOLERANCE, Outputs, agree
@@ -93,18 +93,12 @@ class Base:
         seed_all(seed)
         with torch.inference_mode():
             returned = call_model(model, batch)
-        return tuple(
-            tensor.detach().float().flatten().clone()
-            for _, tensor in named_tensors(returned)
-            if tensor.is_floating_point()
-        )
+        return tuple(one.detach().float().flatten().clone() for one in floats_in(returned))
 
     def is_steady(self, model: nn.Module, outputs: Outputs) -> bool:
         """Return whether a model computes these outputs again, with other seeds."""
-        return all(
-            agree(self.outputs(model, seed=seed), outputs, tolerance=RELOAD_TOLERANCE)
-            for seed in _AGAIN
-        )
+        again = (self.outputs(model, seed=seed) for seed in _AGAIN)
+        return all(agree(found, outputs, tolerance=RELOAD_TOLERANCE) for found in again)
 
     def _new(self) -> nn.Module:
         seed_all(_SEED)
@@ -152,9 +146,8 @@ class Base:
 
 def _maker(base: BaseModel) -> Callable[[], Any]:
     if base.is_own:
-        function: Callable[[], Any] = import_object(
-            base.name, folder=Path(base.folder), is_wanted=callable
-        )
+        folder = Path(base.folder)
+        function: Callable[[], Any] = import_object(base.name, folder=folder, is_wanted=callable)
         return function
     architecture = registry.get("architecture", base.name)
     return lambda: architecture.build(num_classes=_CLASSES, seed=_SEED)

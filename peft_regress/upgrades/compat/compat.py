@@ -104,12 +104,10 @@ def compat(
         progress(f"peft {saved_by}: the reference")
 
         def tried(release: str) -> Future[Seen]:
-            opening = opened_overlay(
-                [f"peft=={release}", *settings.also_install], replace_torch=settings.replace_torch
-            )
-            overlay = overlays.enter_context(opening)
-            adapters = [adapter.folder]
-            (future,) = try_adapters(pool, overlay.python, settings.base, adapters)
+            wanted = [f"peft=={release}", *settings.also_install]
+            opening = opened_overlay(wanted, replace_torch=settings.replace_torch)
+            python = overlays.enter_context(opening).python
+            (future,) = try_adapters(pool, python, settings.base, [adapter.folder])
             return future
 
         reference = _reference(str(saved_by), tried, adapter)
@@ -181,9 +179,8 @@ def _judged(release: str, future: Future[Seen], reference: Seen) -> ReleaseResul
 
 def unusable(release: str, problem: str) -> ReleaseResult:
     """Return the result of a release that cannot be tried."""
-    return ReleaseResult(
-        release=release, judgement=Judgement(verdict="unusable", details=(problem,))
-    )
+    judgement = Judgement(verdict="unusable", details=(problem,))
+    return ReleaseResult(release=release, judgement=judgement)
 
 
 def _saved_by(adapter: SavedAdapter, settings: CompatSettings) -> tuple[Version, str]:

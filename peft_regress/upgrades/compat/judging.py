@@ -88,11 +88,9 @@ def judge(base: BaseMade, adapter: Loaded, reference: Seen) -> Judgement:
     otherwise = tuple(_otherwise(adapter, reference.adapter))
     difference = _difference(adapter.outputs, wanted) if adapter.is_finite else None
     if not adapter.is_steady or not _agrees(difference):
-        details = _of_output(adapter, difference)
-        return Judgement(
-            verdict="other_output", difference=difference, details=(*details, *otherwise)
-        )
-    merged_difference, verdict, details = _merged(adapter, reference.adapter)
+        details = (*_of_output(adapter, difference), *otherwise)
+        return Judgement(verdict="other_output", difference=difference, details=details)
+    merged, verdict, details = _merged(adapter, reference.adapter)
     effect = effect_of(reference)
     if verdict is None and effect is not None and effect <= VISIBLE:
         verdict = "incomparable"
@@ -103,11 +101,9 @@ def judge(base: BaseMade, adapter: Loaded, reference: Seen) -> Judgement:
         details = (nothing, *details)
     elif verdict is None:
         verdict = "loads_otherwise" if otherwise else "same"
+    details = (*details, *otherwise)
     return Judgement(
-        verdict=verdict,
-        difference=difference,
-        merged_difference=merged_difference,
-        details=(*details, *otherwise),
+        verdict=verdict, difference=difference, merged_difference=merged, details=details
     )
 
 

@@ -24,9 +24,6 @@ class BaseModelError(PeftRegressError):
     """A base model, or its inputs, that cannot be made in a release."""
 
 
-# --- what is asked of a worker, and its answers ---------------------------------------------------
-
-
 class BaseModel(msgspec.Struct, frozen=True, kw_only=True):
     """The model that an adapter is loaded on, and its inputs: names alone, which travel."""
 
@@ -104,9 +101,6 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True):
     """Why it does not load to train on."""
     without: Loaded | None = None
     """What becomes of a refused one without its unknown fields, which peft refuses before 0.14."""
-
-
-# --- asking ---------------------------------------------------------------------------------------
 
 
 class Seen(msgspec.Struct, frozen=True, kw_only=True):
