@@ -60,7 +60,7 @@ def few(names: Sequence[str]) -> str:
     return ", ".join(map(clean, names[:3])) + more
 
 
-_VARYING: Final = re.compile(r"'[^']*'|\"[^\"]*\"|`[^`]*`|~?/\S+|[\w.]*\d[\w.]*")
+_VARYING: Final = re.compile(r"'[^']*'|\"[^\"]*\"|`[^`]*`|~?/\S+|(?<![\w.])[\w.]*\d[\w.]*")
 """The names, paths and numbers in a message."""
 
 

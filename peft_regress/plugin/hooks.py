@@ -221,8 +221,10 @@ class _RunHooks:
             # The test has killed its worker of pytest-xdist.
             name = self._started.get(report.nodeid)
             if name is not None and name not in self._session.records:
-                died = "the process that measured the case died of it"
-                message = f"{died}: it crashed, exited or was killed"
+                message = (
+                    "the process that measured the case died of it: it crashed, exited or "
+                    "was killed"
+                )
                 failure = Failure(type="WorkerCrash", message=message)
                 self._session.keep(_failed(self._session, Case.parse(name), failure))
 

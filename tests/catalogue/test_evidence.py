@@ -1,10 +1,13 @@
 """evidence.json: whole studies of networks that have learned, and repeatable."""
 
+from itertools import combinations
+
 import accuracy_study
 import pytest
 from accuracy_tasks import TASKS
 
 from peft_regress.catalogue.evidence import read_evidence, why_not_learned
+from peft_regress.choosing.ranking import difference
 from peft_regress.choosing.study import RATES, Trainer
 
 STUDIES = {
@@ -22,9 +25,23 @@ def test_each_study_has_learned_and_each_method_every_seed(study):
     assert study.untrained < study.curve[study.steps]
     for name, found in study.methods.items():
         assert len(found.early) == len(found.final) == accuracy_study.SEEDS, name
-        assert len(found.longer) in {0, accuracy_study.SEEDS}, name
+        assert len(found.longer) in {0, accuracy_study.LONGER_SEEDS}, name
         assert all(0 < score <= 1 for score in (*found.early, *found.final, *found.longer)), name
         assert found.rate in RATES, name
+
+
+def test_three_times_the_steps_give_the_same_order():
+    """Of each two methods whose intervals separate at both horizons."""
+    separated = 0
+    for name, study in STUDIES.items():
+        longer = {method: one for method, one in study.methods.items() if one.longer}
+        for (method, one), (other, two) in combinations(longer.items(), 2):
+            late = difference(one.longer, two.longer)
+            final = difference(one.final, two.final)
+            if abs(late.mean) > late.half and abs(final.mean) > final.half:
+                assert (late.mean > 0) == (final.mean > 0), (name, method, other)
+                separated += 1
+    assert separated > 0
 
 
 def test_the_severities_of_a_shift_average_to_its_score():

@@ -41,7 +41,7 @@ HOSTILE = {
     "fence": "```\nout\n```\n~~~ ```` `",
     "mention": "@octocat (@org/team) a@b.example",
     "references": "#12 owner/repo#3 GH-4 http://e.example, https://e.example www.e.example [1]: /x",
-    "long": "x" * 3_000,
+    "long": "x" * 10_000,
     "surrogate": "\ud800",
     "empty": "",
     "pipes": "|" * 50 + "`|`" + "\\|" * 9,

@@ -139,10 +139,10 @@ def test_no_entries_make_a_page_without_cases():
 
 
 def test_errors_of_the_past_and_texts_without_end_take_no_room():
-    failures = [Failure(type="RuntimeError", message=f"{k}: {'x' * 3_000}") for k in range(3)]
+    failures = [Failure(type="RuntimeError", message=f"{k}: {'x' * 10_000}") for k in range(3)]
     failed = [make_record(status="error", error=failure) for failure in failures]
     entries = [entry(number, record) for number, record in enumerate(failed)]
-    entries.append(entry(3, failed[1], reason="y" * 3_000))
+    entries.append(entry(3, failed[1], reason="y" * 10_000))
     data = data_of(*entries)
     status = data["cases"][0]["status"]
     assert status["at"] == [0, 3]

@@ -65,13 +65,10 @@ def choices(task: str) -> str:
 
     def cell(network: str, name: str) -> str:
         of = answer(task, network, limits(network)[name])
-        if of.problem:
-            return "no advice"
-        if not of.order:
-            return "nothing fits"
+        if of.problem or not of.order:
+            return "no advice" if of.problem else "nothing fits"
         first, full = of.order[0], of.full
-        assert full is not None  # noqa: S101
-        if first is full or first.method == "full":
+        if full is None or first.method == "full":
             return "full"
         if not first.scores:
             return f"{first.name} (no score)"

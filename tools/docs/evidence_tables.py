@@ -34,7 +34,7 @@ def cell(scores: Mapping[str, Sequence[float]], method: str) -> str:
     if method == FULL:
         return percent(statistics.fmean(scores[method]))
     above = difference(scores[method], scores[FULL])
-    return f"{100 * above.mean:+.1f} ± {100 * above.half:.1f}"
+    return f"{100 * above.mean:+.1f}±{100 * above.half:.1f}"
 
 
 def order(method: str) -> tuple[int, int]:
@@ -56,7 +56,9 @@ def scores_of(study: Study, horizon: str) -> dict[str, Sequence[float]]:
 
 def accuracy(task: str, horizon: str) -> str:
     """Return accuracies: a row for each method, a column for each network."""
-    studies = columns(task)
+    studies = {
+        name: one for name, one in columns(task).items() if any(scores_of(one, horizon).values())
+    }
     methods = sorted({name for one in studies.values() for name in one.methods}, key=order)
     rows = [["steps", *(f"{steps_of(one, horizon):,}" for one in studies.values())]]
     if horizon == "final":
@@ -75,7 +77,7 @@ def accuracy(task: str, horizon: str) -> str:
 
 def steps_of(study: Study, horizon: str) -> int:
     """Return after how many steps a horizon is."""
-    return study.steps if horizon == "final" else study.steps // 10
+    return {"early": study.steps // 10, "final": study.steps, "longer": 3 * study.steps}[horizon]
 
 
 def severities() -> str:
@@ -94,13 +96,15 @@ def severities() -> str:
 
 
 def learning() -> str:
-    """Return the curve of full fine-tuning: how long each study trained, and what that took."""
+    """Return full fine-tuning's accuracy by steps: how long a study trained, and what that took."""
     rows = []
     for task, studies in sorted(read_evidence().studies.items()):
         for network, study in sorted(studies.items()):
-            curve = ", ".join(f"{steps}: {percent(one)}" for steps, one in study.curve.items())
-            rows.append([f"`{task}`", network, curve, f"{study.steps}", f"{study.hours:.1f}"])
-    return table(["task", "network", "full after", "steps", "hours"], rows, names=3)
+            tried = "/".join(map(str, study.curve))
+            curve = "/".join(f"{100 * one:.1f}" for one in study.curve.values())
+            hours = f"{study.hours:.1f}"
+            rows.append([f"`{task}`", network, tried, curve, str(study.steps), hours])
+    return table(["task", "network", "tried", "full, percent", "steps", "hours"], rows, names=4)
 
 
 TABLES: Final[dict[str, Callable[[], str]]] = {
@@ -110,6 +114,7 @@ TABLES: Final[dict[str, Callable[[], str]]] = {
         for task in ("unseen", "shift")
         for horizon in ("final", "early")
     },
+    "unseen-longer": functools.partial(accuracy, "unseen", "longer"),
     "severities": severities,
 }
 

@@ -136,11 +136,10 @@ def accuracy() -> str:
         cells = (f"{found[one]:.1f}" if one in found else "-" for one in ("none", *methods))
         rows.append([words, *cells])
     for task, studies in read_evidence().studies.items():
-        if "mobilenet_v2" in studies:
-            study = studies["mobilenet_v2"]
+        for network, study in sorted(studies.items()):
             means = {name: 100 * fmean(one.final) for name, one in study.methods.items()}
             cells = (f"{means[one]:.1f}" if one in means else "-" for one in methods)
-            rows.append([f"here, `{task}`", f"{100 * study.untrained:.1f}", *cells])
+            rows.append([f"here, `{task}`, {network}", f"{100 * study.untrained:.1f}", *cells])
     return table(["task", "untrained", *(f"`{name}`" for name in methods)], rows)
 
 

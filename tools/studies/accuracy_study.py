@@ -34,9 +34,8 @@ SEEDS: Final = 5
 START: Final = 75
 LONGER: Final = 3
 LONGER_SEEDS: Final = 3
-# The most useful first, since a study may be cut short.
 METHODS: Final = (
-    *(FULL, "head", "lora-r4", "lora-r16", "galore-r4"),
+    *(FULL, "head", "lora-r4", "lora-r16", "galore-r4"),  # needed most
     *("bn_head", "dora-r4", "lora-r1", "galore-r16"),
 )
 

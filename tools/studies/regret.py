@@ -51,10 +51,7 @@ def truth(network: str, kept: Path) -> Study:
 def advice(priced: Answer, study: Study) -> str:
     """Return what `choose` takes by a study, where nothing limits, of the methods of the study."""
     known = [one for one in priced.candidates if one.name in METHODS]
-    return Answer(
-        subject=priced.subject, limits=priced.limits, candidates=known, refused={}, untried=[],
-        study=study,
-    ).order[0].name  # fmt: skip
+    return dataclasses.replace(priced, candidates=known, study=study).order[0].name
 
 
 def main() -> None:
