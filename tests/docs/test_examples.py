@@ -201,6 +201,7 @@ def test_no_rule_is_without_a_command():
 TEXTS = {
     r"case: FineTune": "a picture",
     r"examples drawn by hypothesis": "a picture",
+    r"pytest:  plugin/session ->": "a picture",
     r"requirements -> pip": "a picture",
     r"shift/dora-r4/resnet18: regressed": "tests/plugin/test_end_to_end.py",
     r"peft-regress [a-z]+": "tests/tools/test_written_files.py",

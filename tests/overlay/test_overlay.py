@@ -115,7 +115,7 @@ def test_editable_installs_of_this_environment_are_found_after_its_own_packages(
             (folder / f"{name}.py").write_text("")
     (parent / "editable.pth").write_text(f"{checkout}\n")
     monkeypatch.setattr(overlay_folder, "site_folders", lambda: [str(parent)])
-    build_folder(tmp_path / "x", ())
+    build_folder(tmp_path / "x", (), keep_open=())
     own = next((tmp_path / "x").glob("lib/python*/site-packages"))
     script = FOUND_ORIGINS.format(names=("candy", "salt"))
     before = run_in(tmp_path / "x" / "bin" / "python", script)
@@ -262,7 +262,7 @@ def test_a_build_that_stops_leaves_no_folder(monkeypatch, tmp_path, error):
 
     monkeypatch.setattr(overlay_folder, "write_atomic", stop)
     with pytest.raises(KeyboardInterrupt if error is KeyboardInterrupt else InputError):
-        build_folder(tmp_path / "x", ())
+        build_folder(tmp_path / "x", (), keep_open=())
     assert not (tmp_path / "x").exists()
 
 
