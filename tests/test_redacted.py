@@ -130,6 +130,7 @@ for _ in range(2):
 """
 
 
+@pytest.mark.slow
 def test_no_secret_and_no_folder_is_in_a_run_an_adapter_or_a_storage(tmp_path):
     home, remote = tmp_path / "lovelace", "https://ada:pass@host.example/ours.git"
     project = home / "project"

@@ -35,7 +35,7 @@ PARTS: Final = (
         "lines",
         3_005,
     ),
-    Part("tests, both", ("tests/**/*.py", "fuzz/tests/**/*.py"), "lines", 43_070),
+    Part("tests, both", ("tests/**/*.py", "fuzz/tests/**/*.py"), "lines", 43_082),
     Part("tools, both", ("tools/**/*.py", "fuzz/tools/**/*.py"), "lines", 8_092),
 )
 

@@ -169,6 +169,7 @@ def test_the_title_says_the_inputs_and_the_tensors(cost, words, title):
     assert title in cost(f"--model models:{words}", "text")
 
 
+@pytest.mark.slow
 def test_the_current_folder_is_importable_for_the_installed_command_too(tmp_path):
     (tmp_path / "models.py").write_text(MODELS)
     words = [sys.executable, "-P", "-m", "peft_regress", "cost"]

@@ -36,6 +36,7 @@ def folder(tmp_path, monkeypatch, clean_registry):
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_the_suite_is_red_then_accepted_then_green(pytester, command):
     root = pytester.path
@@ -97,6 +98,7 @@ def test_the_suite_is_red_then_accepted_then_green(pytester, command):
             run().stdout.fnmatch_lines(["  budget score: 8*", "  accuracy: 8*"])
 
 
+@pytest.mark.slow
 def test_a_first_run_without_a_file_says_how_to_write_one(pytester, command):
     command("init")
     # With benchmarks on, pytest-benchmark warns about xdist at the very end; in this suite that is

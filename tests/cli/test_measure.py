@@ -102,7 +102,8 @@ def test_a_run_that_cannot_be_written_is_said_and_its_journal_stays(
 
 
 _MEASURE = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 sys.executable = {python!r}
 from peft_regress.cli.main import main
 main(sys.argv[1:])

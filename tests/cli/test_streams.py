@@ -104,6 +104,7 @@ def test_without_an_output_there_is_one_message_and_no_verdict(words, errors):
     assert read(errors) == "error: output: closed\n"
 
 
+@pytest.mark.slow
 def test_python_does_not_complain_at_exit_if_the_reader_has_gone_or_the_disk_is_full(run_file):
     words = f"{sys.executable} -m peft_regress report {run_file} --baselines no | head -1"
     done = subprocess.run(["bash", "-c", words], capture_output=True, text=True, check=False)

@@ -62,6 +62,7 @@ def test_a_module_is_watched_and_told_as_json(watch, tmp_path):
     assert found["costs"]["forward_flops"] == 2 * 3 * 4 * 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("ending", "words", "message"),
     [
@@ -85,6 +86,7 @@ def test_a_script_that_ends_too_early_shows_what_it_did_and_why_it_is_no_case(
     assert message in " ".join(out.split())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "words", "message"),
     [
@@ -130,6 +132,7 @@ def test_the_files_that_a_script_writes_are_named(watch, tmp_path, monkeypatch, 
     assert out.partition("files that the script wrote: ")[2].partition("\n")[0] == told
 
 
+@pytest.mark.slow
 def test_a_flood_of_output_is_no_matter(watch, tmp_path):
     flood = "import sys\nfor _ in range(30):\n    sys.stdout.write('x' * 1_000_000)\n"
     (tmp_path / "train.py").write_text(flood + TRAIN)
@@ -162,6 +165,7 @@ def test_a_daemon_of_a_script_holds_nothing_up(watch, tmp_path):
     assert all_gone(json.loads((tmp_path / "seen.json").read_text())["pids"])
 
 
+@pytest.mark.slow
 def test_a_script_ends_with_any_command_and_sees_the_same_variables(tmp_path):
     """`measure` has a worker between; here all are killed, in another test also asked to end."""
     seen = {}

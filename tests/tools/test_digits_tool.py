@@ -7,6 +7,7 @@ import pytest
 from peft_regress.catalogue.tasks.digit_images import DIGITS_FILE
 
 
+@pytest.mark.slow
 def test_the_packages_give_the_shipped_file_byte_for_byte(tmp_path):
     file = tmp_path / "digits.npz"
     assert digits.main([], file=file) == 1

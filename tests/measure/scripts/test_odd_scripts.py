@@ -142,6 +142,7 @@ def loss_of(x, y):
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("before", "after", "sees"), ODD)
 def test_a_watched_script_does_what_it_does_by_itself(watch, before, after, sees):
     seen = watch(START + before + FOUR_STEPS + indent(after, "    "), steps=9)
