@@ -26,7 +26,7 @@ class Part(NamedTuple):
 
 
 PARTS: Final = (
-    Part("peft_regress/, Python", ("peft_regress/**/*.py",), "lines", 35_083),
+    Part("peft_regress/, Python", ("peft_regress/**/*.py",), "lines", 35_078),
     Part("modules there", ("peft_regress/**/*.py",), "files", 215),
     Part("fuzz/peft_fuzz/", ("fuzz/peft_fuzz/**/*.py",), "lines", 9_376),
     Part(
@@ -35,7 +35,7 @@ PARTS: Final = (
         "lines",
         3_005,
     ),
-    Part("tests, both", ("tests/**/*.py", "fuzz/tests/**/*.py"), "lines", 43_082),
+    Part("tests, both", ("tests/**/*.py", "fuzz/tests/**/*.py"), "lines", 43_083),
     Part("tools, both", ("tools/**/*.py", "fuzz/tools/**/*.py"), "lines", 8_092),
 )
 

@@ -18,6 +18,7 @@ from weakref import WeakValueDictionary
 import torch
 from torch import Tensor, nn
 from torch._subclasses import fake_tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from peft_regress.cost.batches import RandomTensor, stand_in_batch
@@ -153,3 +154,16 @@ def _as_a_step_needs_torch() -> Iterator[None]:
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
+
+
+class without_weights(TorchFunctionMode):  # noqa: N801  (used as a context manager)
+    """Build a model without the memory of its weights: `torch.empty` uses the meta device.
+
+    `torch.device("meta")` as a context puts every tensor there and fails if a constructor reads
+    values, as RegNet's does. Here such small tensors stay real.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call the function, on the meta device if it is `torch.empty`."""
+        given = kwargs or {}
+        return func(*args, **({**given, "device": "meta"} if func is torch.empty else given))

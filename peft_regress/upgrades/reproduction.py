@@ -158,7 +158,7 @@ def _adapting(
     """Return what the template says of a method; None for a method or layers that it cannot say."""
     from torch import nn
 
-    from peft_regress.catalogue.architectures.torchvision_models import without_weights
+    from peft_regress.cost.stand_ins import without_weights
 
     with without_weights():
         model = architecture.build(num_classes=10, seed=0)

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from peft_regress.catalogue.architectures.torchvision_models import TORCHVISION, without_weights
+from peft_regress.catalogue.architectures.torchvision_models import TORCHVISION
 from peft_regress.catalogue.methods.targets import ALL_BUT_GROUPED, Targets, bypassed_modules
+from peft_regress.cost.stand_ins import without_weights
 
 WITH_GROUPED = Targets(description="", grouped=True)
 CLASSES = 1237

@@ -178,6 +178,7 @@ class Task:
             old = model.get_submodule(head)
             assert isinstance(old, torch.nn.Linear)  # noqa: S101  (as of every network here)
             model.set_submodule(head, torch.nn.Linear(old.in_features, self.classes))
+        # Halves a MobileNet's step; the stub of `to` lacks the argument.
         return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
     def load(self) -> tuple[Labelled, Labelled]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -61,29 +59,12 @@ class TorchvisionFamily:
             return None
         import torch
 
+        from peft_regress.cost.stand_ins import without_weights
+
         # Small tensors are real and may be drawn at random.
         with torch.random.fork_rng(devices=[]), without_weights():
             *_, (last, _) = _build(name, num_classes=10).named_parameters()
         return TorchvisionModel(name=name, head=last.rpartition(".")[0], matrices=())
-
-
-@contextmanager
-def without_weights() -> Iterator[None]:
-    """Let `torch.empty`, which allocates weights, use the meta device: no memory, no time.
-
-    `torch.device("meta")` as a context puts every tensor there and fails if a constructor reads
-    values, as RegNet's does. Here such small tensors stay real.
-    """
-    from unittest import mock
-
-    import torch
-
-    def on_meta(*args: Any, **given: Any) -> Any:
-        return empty(*args, **{**given, "device": "meta"})
-
-    empty = torch.empty
-    with mock.patch.object(torch, "empty", on_meta):
-        yield
 
 
 def _build(name: str, num_classes: int) -> nn.Module:
