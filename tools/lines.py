@@ -6,8 +6,6 @@ Exit code 1 if a part has more than its budget. A budget only goes down: whoever
 lowers it, whoever adds takes others out.
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 from typing import Final, NamedTuple

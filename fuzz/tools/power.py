@@ -11,8 +11,6 @@ docs/fuzz-evidence.md. Exit code 1 if a fault is missed that `BEYOND` does not n
 although it does, unless by `BY_CHANCE`.
 """
 
-from __future__ import annotations
-
 import argparse
 import multiprocessing
 import os
@@ -20,21 +18,19 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
+from typing import Final, Literal
 
 import msgspec
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from peft_fuzz.example import Example, Outcome
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "tools" / "faults"))
 
 from fault_catalogue import FAULTS, lora
 from fault_catalogue.injection import BrokenFaultError, injected
+
+from peft_fuzz.example import Example, Outcome
 
 BEYOND: Final[Mapping[str, str]] = {
     "adalora-budget-never-falls": "lives are too short for a schedule to prune",
@@ -214,14 +210,13 @@ def line(one: Tried) -> str:
 
 def complaints(results: Sequence[Tried]) -> list[str]:
     """Say what is not as it should be."""
-    found = [f"{one.fault} is {one.state}" for one in results if one.state == "broken"]
-    found += [
-        f"{one.fault} is {one.state}, which is not expected"
-        for one in results
-        if (one.state == "found") == (one.fault in BEYOND)
-        and one.state != "broken"
-        and one.fault not in BY_CHANCE
-    ]
+    found = []
+    for one in results:
+        expected = "missed" if one.fault in BEYOND else "found"
+        if one.state == "broken":
+            found.append(f"{one.fault} is broken")
+        elif one.state != expected and one.fault not in BY_CHANCE:
+            found.append(f"{one.fault} is {one.state}, which is not expected")
     return found
 
 

@@ -127,7 +127,7 @@ def test_the_tool_s_table_is_of_the_networks_tested_here(monkeypatch, capsys):
     monkeypatch.setattr(memory_check, "ARCHITECTURES", ("squeezenet1_1",))
     memory_check.main()
     columns, _, squeezenet = capsys.readouterr().out.splitlines()
-    assert columns == "| architecture | full | head | lora |"
+    assert columns == "| architecture | full | head | lora-r4 |"
     name, *cells = squeezenet.strip("| ").split(" | ")
     assert name == "squeezenet1_1"
     assert all(-15 < float(cell.removesuffix(" %")) <= 0 for cell in cells)

@@ -166,7 +166,7 @@ def test_real_faults_are_caught_in_separate_processes(capsys):
 
 
 def test_the_page_has_one_row_per_fault():
-    table = faults.PAGE.read_text().partition("<!-- faults -->")[2].partition("<!-- /faults -->")[0]
+    table = faults.PAGE.read_text()
     rows = re.findall(r"^\| `([a-z0-9-]+)` \| .+ \|$", table, re.MULTILINE)
     assert sorted(rows) == sorted(fault.name for fault in FAULTS.values())
     total = re.search(rf"^{len(FAULTS)} faults, .*", table, re.MULTILINE)[0]

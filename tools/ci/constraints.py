@@ -10,8 +10,6 @@ With these constraints the gate runs in the baseline's environment, so that only
 differs. It needs only the standard library, because it runs before anything is installed.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import re

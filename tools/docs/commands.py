@@ -3,24 +3,19 @@
 `python tools/docs/commands.py --write` or `--check`.
 """
 
-from __future__ import annotations
-
 import re
 import sys
 from collections import Counter
+from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import Any, Final, Self, cast
 
 import click
+import pytest
 from page_tables import write_or_check
 
 from peft_regress.cli.main import COMMANDS, SECTIONS, cli
 from peft_regress.plugin.options import add_options
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
-
-    import pytest
 
 PAGE: Final = Path(__file__).parents[2] / "docs" / "commands.md"
 
@@ -154,7 +149,7 @@ class _Declared:
         self.options: list[str] = []
         self.settings: list[str] = []
 
-    def getgroup(self, *_: str) -> _Declared:
+    def getgroup(self, *_: str) -> Self:
         return self
 
     def addoption(self, name: str, *, help: str, metavar: str = "", **_: Any) -> None:  # noqa: A002  (pytest's name)

@@ -7,28 +7,22 @@
 A table is between the comments `<!-- edge:NAME -->` and `<!-- /edge:NAME -->`. Nothing is measured.
 """
 
-from __future__ import annotations
-
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from page_tables import ROOT, finish, option_parser, recorded, require, state_table, table
 
+from peft_regress.cases import Case
 from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.gate.budget_use import fits
 from peft_regress.metrics import format_value
-from peft_regress.project.devices import RUNTIME_BYTES, load_devices, room
+from peft_regress.project.devices import RUNTIME_BYTES, DeviceClass, load_devices, room
+from peft_regress.runs.schema import Record
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from peft_regress.cases import Case
-    from peft_regress.project.devices import DeviceClass
-    from peft_regress.runs.schema import Record
-
-    Records = Mapping[str, Record]
+Records = Mapping[str, Record]
 
 PAGE: Final = ROOT / "docs" / "devices.md"
 PRINTED: Final = ROOT / "benchmarks" / "paper_tables.json"
@@ -144,12 +138,7 @@ def rooms(_: Records) -> str:
 
 # --- The page -------------------------------------------------------------------------------------
 
-TABLES: Final = {
-    "states": states,
-    "savings": savings,
-    "devices": devices,
-    "rooms": rooms,
-}
+TABLES: Final = {"states": states, "savings": savings, "devices": devices, "rooms": rooms}
 
 
 def _architectures() -> list[str]:

@@ -7,21 +7,16 @@
 The rest of the page is written by hand.
 """
 
-from __future__ import annotations
-
 import sys
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
 
 from page_tables import ROOT, finish, option_parser, recorded, require, state_table
 
 from peft_regress import registry
 from peft_regress.catalogue.matrix import matrix_cases
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-    from peft_regress.catalogue.methods import Method
-    from peft_regress.runs.schema import Record
+from peft_regress.catalogue.methods import Method
+from peft_regress.runs.schema import Record
 
 PAGE: Final = ROOT / "docs" / "methods.md"
 
@@ -48,9 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return finish(PAGE, "methods", TABLES, option_parser(__doc__, TABLES).parse_args(arguments))
 
 
-TABLES: Final[dict[str, Callable[[], str]]] = {
-    "states": lambda: states(recorded()),
-}
+TABLES: Final[dict[str, Callable[[], str]]] = {"states": lambda: states(recorded())}
 
 if __name__ == "__main__":
     sys.exit(main())

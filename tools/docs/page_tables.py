@@ -4,8 +4,6 @@ A table stands between `<!-- TOOL:NAME -->` and `<!-- /TOOL:NAME -->`. With `--w
 with `--check` it exits with 1 if something is out of date; one of tables alone prints them.
 """
 
-from __future__ import annotations
-
 import argparse
 import ast
 import difflib

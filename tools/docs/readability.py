@@ -8,8 +8,6 @@ longest also those of table cells; code among their words counts as one short wo
 automated readability index (Senter and Smith, 1967): the year of school in the United States.
 """
 
-from __future__ import annotations
-
 import itertools
 import re
 import sys

@@ -4,8 +4,6 @@
 what a file may hold; what its reader checks beyond them, and a schema can say, is added here.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path

@@ -5,22 +5,17 @@ site it leads to the repository. A link to a file that does not exist is a warni
 `--strict` fails on warnings.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import posixpath
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from mkdocs.structure.files import File
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 from pymdownx.slugs import slugify
-
-if TYPE_CHECKING:
-    from mkdocs.config.defaults import MkDocsConfig
-    from mkdocs.structure.files import Files
-    from mkdocs.structure.pages import Page
 
 ROOT: Final = Path(__file__).parents[2]
 

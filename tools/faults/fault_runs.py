@@ -1,32 +1,24 @@
 """Measure the cases of faults as users run them, each in a process of its own, and judge them."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
+from typing import Final, Literal
 
 import msgspec
-from fault_catalogue import FAULTS
+from fault_catalogue import FAULTS, Fault
 from fault_catalogue.injection import BrokenFaultError, injected
 from fault_catalogue.own_case import OWN_CASES
 
 from peft_regress.catalogue.matrix import parse_case_id
 from peft_regress.gate.judge import judge_case
-from peft_regress.gate.repeats import curves_of
+from peft_regress.gate.repeats import KnownCurve, curves_of
 from peft_regress.gate.verdicts import FAILING, UNACCEPTED, CaseVerdict, Observation, Reason
 from peft_regress.invariants import KNOWN
 from peft_regress.runs.environment import describe_machine, installed_packages
 from peft_regress.runs.schema import Ledger, Record
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
-
-    from fault_catalogue import Fault
-
-    from peft_regress.gate.repeats import KnownCurve
 
 _FOLDER: Final = Path(__file__).resolve().parent
 _BASELINES: Final = _FOLDER.parents[1] / "baselines"

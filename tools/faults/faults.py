@@ -11,28 +11,23 @@ if no signal sees a fault, if a fault no longer fits the code, or if a case does
 reference without a fault. More in docs/evidence.md.
 """
 
-from __future__ import annotations
-
 import argparse
 import re
 import sys
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from fault_catalogue import AREAS, FAULTS
-from fault_runs import Job, Judge, judged, measure_all, noise_of
+sys.path.append(str(Path(__file__).resolve().parents[1] / "docs"))
 
+from fault_catalogue import AREAS, FAULTS, Fault
+from fault_runs import Job, Judge, Outcome, judged, measure_all, noise_of
+from page_tables import put, table
+
+from peft_regress.gate.verdicts import Reason
 from peft_regress.metrics import BATCH_SUFFIX
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from fault_catalogue import Fault
-    from fault_runs import Outcome
-
-    from peft_regress.gate.verdicts import Reason
 
 PAGE: Final = Path(__file__).with_name("caught.md")
 _MOST_SIGNALS: Final = 2
@@ -46,10 +41,7 @@ def chosen_faults(globs: Sequence[str]) -> list[Fault]:
     """Return the faults that match one of the globs. Raises `SystemExit` if none does."""
     found = [one for name, one in FAULTS.items() if any(fnmatchcase(name, glob) for glob in globs)]
     if not found:
-        sys.exit(
-            f"no fault matches {' or '.join(map(repr, globs))}; "
-            "`python tools/faults/faults.py --list` prints the names"
-        )
+        sys.exit(f"no fault matches {' or '.join(map(repr, globs))}; --list prints the names")
     return found
 
 
@@ -98,17 +90,12 @@ def counts(outcomes: Sequence[Outcome]) -> str:
     return f"{', '.join(parts)}; {repeats} train as without the fault"
 
 
-def table(outcomes: Sequence[Outcome]) -> str:
+def tables(outcomes: Sequence[Outcome]) -> str:
     """Return how many faults were caught, then a Markdown table per area."""
     parts = [f"{counts(outcomes)}."]
-    header = ["fault", "seen by"]
     for area in AREAS:
         rows = [_row(outcome) for outcome in outcomes if outcome.fault.area == area]
-        lines = [header, ["---"] * len(header), *rows]
-        parts.append(
-            f"### {area[0].upper()}{area[1:]}\n\n"
-            + "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
-        )
+        parts += [f"### {area[0].upper()}{area[1:]}", table(["fault", "seen by"], rows, names=2)]
     return "\n\n".join(parts)
 
 
@@ -159,18 +146,6 @@ def _rounded(multiple: float) -> str:
     return f"{multiple:.1f}" if multiple < 10 else f"{float(f'{multiple:.2g}'):,.0f}"
 
 
-def put(page: str, content: str) -> str:
-    """Return the page with the table between its markers.
-
-    Raises `SystemExit` with the markers to add if the page does not have them once.
-    """
-    start, end = "<!-- faults -->", "<!-- /faults -->"
-    between = re.compile(f"{re.escape(start)}.*?{re.escape(end)}", re.DOTALL)
-    if len(between.findall(page)) != 1:
-        sys.exit(f"{PAGE} needs the markers of the table once: add {start} and {end}")
-    return between.sub(lambda _: f"{start}\n\n{content}\n\n{end}", page)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Try the chosen faults; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -185,18 +160,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     cases = sorted({fault.case for fault in faults})
     judge, noise = judge_of(cases)
-    print(
-        f"without a fault: {len(cases) - len(noise)} of {len(cases)} cases repeat",
-        *noise,
-        sep="\n  ",
-    )
+    repeat = f"{len(cases) - len(noise)} of {len(cases)} cases repeat"
+    print(f"without a fault: {repeat}", *noise, sep="\n  ")
     outcomes = tried(faults, judge)
     wrong = [f"{one.fault.name} is {one.state}" for one in outcomes if one.state not in _SEEN]
     print(f"\n{counts(outcomes)}")
     if wrong:
         print(f"not as it should be: {', '.join(wrong)}")
     if chosen.write and not noise:
-        PAGE.write_text(put(PAGE.read_text(), table(outcomes)))
+        PAGE.write_text(put(PAGE.read_text(), "faults", "caught", tables(outcomes)))
     return int(bool(wrong or noise))
 
 

@@ -11,14 +11,12 @@ machine, where no curve is known: by bounds. Then every update of its optimizer 
 large.
 """
 
-from __future__ import annotations
-
-import functools
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import Any, Final
 
 import msgspec
 import peft
@@ -32,13 +30,9 @@ from peft_regress.gate.policy import bounds_on
 from peft_regress.measure import ProfileCache, Recipe, measure
 from peft_regress.runs.schema import Machine, Record
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 STEPS: Final = 30
 FACTOR: Final = float(os.environ.get("STUDY_FACTOR", "1"))
 """What every update of an optimizer is multiplied by."""
-_T = TypeVar("_T")
 THREADS: Final = int(os.environ.get("STUDY_THREADS", "1"))
 INSTRUCTIONS: Final = {name: VARIANTS[name] for name in ("avx2", "sse")}
 
@@ -60,10 +54,10 @@ class Recurrent(nn.Module):
 class Attentive(nn.Module):
     """A transformer layer over the rows of an image."""
 
-    def __init__(self, *, layers: int = 1) -> None:
+    def __init__(self) -> None:
         super().__init__()
         layer = nn.TransformerEncoderLayer(8, 2, 32, dropout=0.0, batch_first=True)
-        self.rows = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
+        self.rows = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
         self.head = nn.Linear(8, 10)
 
     def forward(self, images: Tensor) -> Tensor:  # noqa: D102
@@ -103,9 +97,9 @@ def digits() -> tuple[Any, Any]:
     return (images[:1500], classes[:1500]), (images[1500:], classes[1500:])
 
 
-def lora(**settings: Any) -> peft.LoraConfig:
+def lora(*targets: str) -> peft.LoraConfig:
     """Return a LoRA configuration."""
-    return peft.LoraConfig(r=4, lora_alpha=8, **settings)
+    return peft.LoraConfig(r=4, lora_alpha=8, target_modules=list(targets))
 
 
 def _by(kind: Any, **settings: Any) -> Callable[[nn.Module], torch.optim.Optimizer]:
@@ -134,27 +128,21 @@ def _scaled(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
 
 
 def _case(name: str, model: Callable[[], nn.Module], adapter: Any, **settings: Any) -> FineTune:
-    usual: dict[str, Any] = {
-        "data": digits,
-        "steps": STEPS,
-        "optimizer": _by(torch.optim.AdamW, lr=1e-2),
-    }
-    return FineTune(f"study/{name}/net", model=model, adapter=adapter, **{**usual, **settings})
+    settings = {"optimizer": _by(torch.optim.AdamW, lr=1e-2), **settings}
+    return FineTune(
+        f"study/{name}/net", model=model, adapter=adapter, data=digits, steps=STEPS, **settings
+    )
 
 
+_SGD: Final = _by(torch.optim.SGD, lr=0.05, momentum=0.9)
 NETWORKS: Final = (
     _case("linear", perceptron, "full"),
     _case("perceptron", lambda: perceptron(32), "full"),
-    _case(
-        "perceptron-sgd",
-        lambda: perceptron(32),
-        "full",
-        optimizer=_by(torch.optim.SGD, lr=0.05, momentum=0.9),
-    ),
+    _case("perceptron-sgd", lambda: perceptron(32), "full", optimizer=_SGD),
     _case("perceptron-tanh", lambda: perceptron(32, 32, activation=nn.Tanh), "full"),
-    _case("lora-perceptron", lambda: perceptron(64, 64), lora(target_modules=["1", "3"])),
+    _case("lora-perceptron", lambda: perceptron(64, 64), lora("1", "3")),
     _case("convolutional", convolutional, "full"),
-    _case("lora-convolutional", convolutional, lora(target_modules=["3"]), also_train=["7"]),
+    _case("lora-convolutional", convolutional, lora("3"), also_train=["7"]),
     _case("groups", lambda: convolutional(norm=nn.InstanceNorm2d, groups=8), "full"),
     _case("recurrent", Recurrent, "full"),
     _case("attentive", Attentive, "full", optimizer=_by(torch.optim.AdamW, lr=1e-3)),
@@ -188,7 +176,7 @@ def records() -> dict[str, Record]:
     }
 
 
-def elsewhere(what: str, environment: dict[str, str], kind: type[_T]) -> _T:
+def elsewhere(what: str, environment: dict[str, str]) -> Any:
     """Return what one of the functions above returns in a process of its own."""
     done = subprocess.run(
         [sys.executable, __file__, what],
@@ -196,6 +184,7 @@ def elsewhere(what: str, environment: dict[str, str], kind: type[_T]) -> _T:
         check=True,
         stdout=subprocess.PIPE,
     )
+    kind: Any = dict[str, list[float]] if what == "curves" else dict[str, Record]
     return msgspec.json.decode(done.stdout, type=kind)
 
 
@@ -204,11 +193,10 @@ def elsewhere(what: str, environment: dict[str, str], kind: type[_T]) -> _T:
 
 def print_departures() -> None:
     """Print by which loss each curve departs under other instructions."""
-    curves_under = functools.partial(elsewhere, "curves", kind=dict[str, list[float]])
-    here = curves_under({})
-    print("equal in another process:", here == curves_under({}))
+    here = elsewhere("curves", {})
+    print("equal in another process:", here == elsewhere("curves", {}))
     for name, environment in INSTRUCTIONS.items():
-        for case, losses in curves_under(environment).items():
+        for case, losses in elsewhere("curves", environment).items():
             pairs = enumerate(zip(here[case], losses, strict=True))
             first = next((step for step, (a, b) in pairs if a != b), None)
             if first is None:
@@ -220,7 +208,7 @@ def print_departures() -> None:
 
 def print_bounds() -> None:
     """Print what the gate says of each network: under rounding nothing, of the fault something."""
-    here = elsewhere("records", {}, dict[str, Record])
+    here = elsewhere("records", {})
     for name, record in here.items():
         bounds = bounds_on("first_losses", record.metrics["first_losses"], record)
         print(f"{name:30} bounds " + " ".join(f"{bound:.1e}" for bound in bounds))
@@ -232,7 +220,7 @@ def print_bounds() -> None:
         "0.9 sse": fault | INSTRUCTIONS["sse"],
     }
     for run, environment in runs.items():
-        there = elsewhere("records", environment, dict[str, Record])
+        there = elsewhere("records", environment)
         found = {name: judged(here[name], record) for name, record in there.items()}
         for name, metrics in found.items():
             print(f"{run:12} {name:30} {' '.join(metrics) or 'unchanged'}")
@@ -255,12 +243,11 @@ def judged(old: Record, new: Record) -> list[str]:
     return [reason.name for reason in judge_case(old.case.id, *sides).reasons]
 
 
-_COMPUTED: Final = {"curves": curves, "records": records}
-_PRINTED: Final = {"--bounds": print_bounds}
-
 if __name__ == "__main__":
     asked = sys.argv[1] if len(sys.argv) > 1 else ""
-    if asked in _COMPUTED:
-        sys.stdout.buffer.write(msgspec.json.encode(_COMPUTED[asked]()))
+    if asked in {"curves", "records"}:
+        sys.stdout.buffer.write(msgspec.json.encode(curves() if asked == "curves" else records()))
+    elif asked == "--bounds":
+        print_bounds()
     else:
-        _PRINTED.get(asked, print_departures)()
+        print_departures()

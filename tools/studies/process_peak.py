@@ -15,11 +15,10 @@ Pages of files, which are the libraries' code, count as `CODE_BYTES`. How many o
 depends on the page cache (here 105 to 221 MiB), and the system drops them where memory is short.
 """
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -96,25 +95,36 @@ def shape_of(case: str) -> tuple[int, ...]:
     return tuple(int(size) for size in case.partition(":")[2].split("x"))
 
 
-def take_steps(case: str) -> None:
-    """Take the steps in this process, and print the peak of its memory without pages of files."""
+def real_step(case: str) -> Callable[[], None]:
+    """Make all that the step of a case needs, and return the step."""
     import torch
 
     from peft_regress import registry
 
-    torch.set_num_threads(1)
     names, shape = adaptation(case), shape_of(case)
-    method: Any = registry.get("method", names.method)
     network: Any = registry.get("architecture", names.architecture)
-    base = network.build(num_classes=_CLASSES, seed=0)
-    model = method.at(names.rank, heads=(network.head,)).adapt(base, seed=0)
+    method: Any = registry.get("method", names.method).at(names.rank, heads=(network.head,))
+    model = method.adapt(network.build(num_classes=_CLASSES, seed=0), seed=0)
     method.set_mode(model)
-    optimizer = method.at(names.rank).make_optimizer(model)
+    optimizer = method.make_optimizer(model)
     images, labels = torch.randn(shape), torch.zeros(shape[0], dtype=torch.int64)
-    for _ in range(_STEPS):
+
+    def step() -> None:
         optimizer.zero_grad(set_to_none=True)
         torch.nn.functional.cross_entropy(model(images), labels).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
+
+    return step
+
+
+def take_steps(case: str) -> None:
+    """Take the steps in this process, and print the peak of its memory without pages of files."""
+    import torch
+
+    torch.set_num_threads(1)
+    step = real_step(case)
+    for _ in range(_STEPS):
+        step()
     status = Path("/proc/self/status").read_text(encoding="ascii")
     peak, files = (int(status.partition(name)[2].split()[0]) for name in ("VmHWM:", "RssFile:"))
     print(1024 * (peak - files))

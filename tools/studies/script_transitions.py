@@ -7,8 +7,6 @@ project of its own; `--with` adds the packages of that time over the running env
 is in docs/upgrading.md.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import resource
@@ -18,16 +16,14 @@ import sys
 import tempfile
 import textwrap
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 _SCRIPTS: Final = Path(__file__).with_name("transitions")
 _LONGEST: Final = 200
 
 
-@dataclass(frozen=True)
-class Transition:
+class Transition(NamedTuple):
     """A change that users reported, and the search for it."""
 
     report: str
@@ -38,38 +34,22 @@ class Transition:
     beside: tuple[str, ...] = ()
 
 
+_OF_2024: Final = ("peft==0.14.0", "trl==0.13.0", "datasets==3.2.0")
 _OF_2025: Final = ("transformers==4.55.4", "peft==0.17.1")
+_PEFT: Final = ("peft==0.14.0",)
+_TOOLS: Final = ("setuptools<81",)
 _TRANSITIONS: Final = {
     "sft": Transition("unsloth#8261", "sft.py", "trl", "1.5.1", "1.8.0"),
-    "dpo": Transition(
-        "transformers#35856",
-        "dpo.py",
-        "transformers",
-        "4.48.0",
-        "4.48.2",
-        ("peft==0.14.0", "trl==0.13.0", "datasets==3.2.0"),
-    ),
-    "accelerate": Transition(
-        "accelerate#2208", "loop.py", "accelerate", "0.24.1", "0.25.0", ("peft==0.14.0",)
-    ),
+    "dpo": Transition("transformers#35856", "dpo.py", "transformers", "4.48.0", "4.48.2", _OF_2024),
+    "accelerate": Transition("accelerate#2208", "loop.py", "accelerate", "0.24.1", "0.25.0", _PEFT),
     "qlora": Transition("trl#3926", "qlora.py", "trl", "0.19.1", "0.21.0", _OF_2025),
     "chat": Transition("trl#5138", "chat.py", "trl", "0.15.2", "0.17.0", _OF_2025),
     "lightning": Transition(
-        "Lightning 2.2",
-        "lightning_bert.py",
-        "lightning",
-        "2.1.4",
-        "2.2.1",
-        ("setuptools<81",),
+        "Lightning 2.2", "lightning_bert.py", "lightning", "2.1.4", "2.2.1", _TOOLS
     ),
-    "sft-2023": Transition("trl#1168", "sft.py", "trl", "0.7.1", "0.7.2", ("peft==0.14.0",)),
+    "sft-2023": Transition("trl#1168", "sft.py", "trl", "0.7.1", "0.7.2", _PEFT),
     "lightning-2022": Transition(
-        "lightning#14445",
-        "pl_resnet.py",
-        "pytorch-lightning",
-        "1.5.4",
-        "1.6.5",
-        ("setuptools<81",),
+        "lightning#14445", "pl_resnet.py", "pytorch-lightning", "1.5.4", "1.6.5", _TOOLS
     ),
 }
 
@@ -120,8 +100,7 @@ def _rows(answer: dict[str, Any] | str) -> list[tuple[str, str]]:
         return [("not measured", answer)]
     rows = []
     for transition in answer["transitions"]:
-        found = transition["findings"]
-        titles = "; ".join(one["title"] for one in found)
+        titles = "; ".join(one["title"] for one in transition["findings"])
         rows.append((transition["first_bad"], textwrap.shorten(titles, _LONGEST)))
     return rows or [("none", "")]
 

@@ -1,21 +1,14 @@
-"""Write an interpreter with slower training steps, which a gate must find.
+"""Write an interpreter with slower training steps, which `peft-regress time` must find.
 
 A `sitecustomize` next to the script makes each step of AdamW wait in a busy loop, for a share of
 the time since the gradients were zeroed. So the whole step is slower by that share on any model
 and any machine.
 """
 
-from __future__ import annotations
-
 import os
 import shlex
 import sys
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-__all__ = ["write_slow_interpreter"]
+from pathlib import Path
 
 _CUSTOMIZE = """
 import time
@@ -51,9 +44,7 @@ def write_slow_interpreter(folder: Path, *, share: float) -> Path:
     (folder / "sitecustomize.py").write_text(code, encoding="utf-8")
     path = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
     script = folder / "python"
-    script.write_text(
-        f'#!/bin/sh\nPYTHONPATH={shlex.quote(path)} exec {shlex.quote(sys.executable)} "$@"\n',
-        encoding="utf-8",
-    )
+    program = f'#!/bin/sh\nPYTHONPATH={shlex.quote(path)} exec {shlex.quote(sys.executable)} "$@"\n'
+    script.write_text(program, encoding="utf-8")
     script.chmod(0o755)
     return script

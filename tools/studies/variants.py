@@ -8,8 +8,6 @@ Each is a whole `pytest` run of the matrix on the same commit. `variation.py` co
 would have judged, and how close to its bound each metric came: the figures in docs/evidence.md.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import subprocess

@@ -10,23 +10,18 @@ filled adapter, over all cases and seeds; then the largest change of the means o
 loss.
 """
 
-from __future__ import annotations
-
 import argparse
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from peft_regress.gate.changes import change_of
 from peft_regress.gate.judge import judge
 from peft_regress.gate.verdicts import UNACCEPTED, observations_of
+from peft_regress.metrics import Metric
 from peft_regress.runs.run_file import read_run
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from peft_regress.metrics import Metric
-    from peft_regress.runs.schema import Record, Run
+from peft_regress.runs.schema import Record, Run
 
 _MOST_NAMED: Final = 5
 

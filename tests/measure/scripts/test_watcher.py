@@ -247,8 +247,8 @@ def test_a_script_that_fails_keeps_its_steps_and_says_why(watch):
 
 @pytest.mark.slow
 def test_the_losses_of_dpo_are_those_of_its_log(watch, tmp_path):
-    text = DPO.read_text().replace('"out"', repr(str(tmp_path)))
-    text = text.replace("report_to=", "logging_steps=1, report_to=")
+    settings = {"output_dir": str(tmp_path), "logging_steps": 1}
+    text = DPO.read_text().replace("**TRAINING", f"**TRAINING | {settings}")
     seen = watch(f"import sys\nsys.path.insert(0, {str(DPO.parent)!r})\n{text}", start="")
     logged = [float(loss) for loss in re.findall(r"'loss': '?([\d.]+)", watch.printed)]
     assert len(logged) >= 3

@@ -7,7 +7,7 @@ import torch
 
 from fault_catalogue.fault import fault
 from fault_catalogue.later_steps import scaled
-from fault_catalogue.own_case import OWN, OWN_WITHOUT_BIASES
+from fault_catalogue.own_case import OWN_WITHOUT_BIASES, in_own_case
 
 _LORA: Final = "shift/lora-r4/shufflenet_v2_x0_5"
 _LAYER: Final = "peft.tuners.lora.layer:_ConvNd"
@@ -42,22 +42,15 @@ def wrong_on_channels_last(original, self, x, **kwargs):
     return scaled(1.01 if is_last else 1.0, original, self, x, **kwargs)
 
 
-def _disabled_is_on(original, self, x, **kwargs):
+@fault("several adapters", at=f"{_LAYER}.forward", case=_LORA)
+def disabled_is_on_in_training(original, self, x, **kwargs):
+    """In training mode a disabled adapter stays on."""
     stays_on = self.training and self.disable_adapters
     with patch.object(self, "_disable_adapters", self.disable_adapters and not stays_on):
         return original(self, x, **kwargs)
 
 
-@fault("several adapters", at=f"{_LAYER}.forward", case=_LORA)
-def disabled_is_on_in_training(*args, **kwargs):
-    """In training mode a disabled adapter stays on."""
-    return _disabled_is_on(*args, **kwargs)
-
-
-@fault("several adapters", at=f"{_LAYER}.forward", case=OWN.id)
-def own_disabled_is_on_in_training(*args, **kwargs):
-    """In training mode a disabled adapter of an own case stays on."""
-    return _disabled_is_on(*args, **kwargs)
+own_disabled_is_on_in_training = in_own_case(disabled_is_on_in_training)
 
 
 @fault("several adapters", at=f"{_LAYER}.merge", case=_LORA)
@@ -75,11 +68,7 @@ def unloading_merges(original, self, **settings):
     return original(self, **{**settings, "merge": True})
 
 
-@fault(
-    "several adapters",
-    at="peft.tuners.lora.model:LoraModel.add_weighted_adapter",
-    case=_LORA,
-)
+@fault("several adapters", at="peft.tuners.lora.model:LoraModel.add_weighted_adapter", case=_LORA)
 def weighted_adapter_doubles(original, self, adapters, weights, *args, **kwargs):
     """A weighted adapter has twice the weights that were asked for."""
     original(self, adapters, [2 * weight for weight in weights], *args, **kwargs)
@@ -112,20 +101,13 @@ def adapters_stay_in_a_global(original, self, name, *args, **kwargs):
     seen[name] = True
 
 
-def _without_state(original, self, state):
-    original(self, {**state, "state": {}})
-
-
 @fault("serialisation", at="torch.optim.optimizer:Optimizer.load_state_dict", case=_LORA)
 def resumed_without_moments(original, self, state):
     """Loading an optimizer's state leaves its moments out."""
-    _without_state(original, self, state)
+    original(self, {**state, "state": {}})
 
 
-@fault("serialisation", at="torch.optim.optimizer:Optimizer.load_state_dict", case=OWN.id)
-def own_resumed_without_moments(original, self, state):
-    """Loading an optimizer's state leaves its moments out, in an own case."""
-    _without_state(original, self, state)
+own_resumed_without_moments = in_own_case(resumed_without_moments)
 
 
 @fault("later steps", at="torch.optim.lr_scheduler:LambdaLR.load_state_dict", case=_LORA)
@@ -133,20 +115,13 @@ def schedule_starts_again(_original, _self, _state):
     """A schedule that is loaded starts again."""
 
 
-def _twice_later(original, self, x, **kwargs):
+@fault("later steps", at=f"{_LAYER}.forward", case=_LORA)
+def two_forward_passes_from_step_six(original, self, x, **kwargs):
+    """From the sixth step on each layer computes twice."""
     self.steps = getattr(self, "steps", 0) + torch.is_grad_enabled()
     if self.steps >= 6 and torch.is_grad_enabled():
         original(self, x, **kwargs)
     return original(self, x, **kwargs)
 
 
-@fault("later steps", at=f"{_LAYER}.forward", case=_LORA)
-def two_forward_passes_from_step_six(*args, **kwargs):
-    """From the sixth step on each layer computes twice."""
-    return _twice_later(*args, **kwargs)
-
-
-@fault("later steps", at=f"{_LAYER}.forward", case=OWN.id)
-def own_two_forward_passes_from_step_six(*args, **kwargs):
-    """From the sixth step on each layer of an own case computes twice."""
-    return _twice_later(*args, **kwargs)
+own_two_forward_passes_from_step_six = in_own_case(two_forward_passes_from_step_six)

@@ -1,15 +1,9 @@
 """A fault: one function of a library, or of this project, that does something wrong."""
 
-from __future__ import annotations
-
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    Original = Callable[..., Any]
+from typing import Any, Final, Literal
 
 __all__ = ["AREAS", "Area", "Fault", "InjectedError", "fault"]
 

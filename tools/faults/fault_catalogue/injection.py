@@ -1,20 +1,16 @@
 """Inject a fault; say afterwards whether it ran, and whether it still fits the code."""
 
-from __future__ import annotations
-
 import functools
 import importlib
 import inspect
 import traceback
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fault_catalogue.fault import Fault, InjectedError
 from peft_regress.errors import PeftRegressError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
 
 __all__ = ["BrokenFaultError", "Injection", "injected"]
 

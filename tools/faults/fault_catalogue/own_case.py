@@ -1,16 +1,13 @@
 """Cases for what no built-in one has: peft itself trains and saves parts beside the adapter."""
 
-from __future__ import annotations
+from dataclasses import replace
+from typing import Any, Final
 
-from typing import TYPE_CHECKING, Any, Final
+from torch import Tensor, nn
 
-from torch import nn
-
+from fault_catalogue.fault import Fault
 from peft_regress import FineTune
 from peft_regress.catalogue.tasks.digits import SHIFT
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 class _Net(nn.Module):
@@ -43,4 +40,12 @@ OWN: Final = FineTune(
 OWN_WITHOUT_BIASES: Final = FineTune(
     "shift/lora-r4/small-without-biases", model=_Net, data=SHIFT.load, adapter=_adapter()
 )
+
+
+def in_own_case(found: Fault) -> Fault:
+    """Return a fault of a built-in case as one of an own case."""
+    wrong = f"{found.wrong.removesuffix('.')}, in an own case."
+    return replace(found, name=f"own-{found.name}", wrong=wrong, case=OWN.id)
+
+
 OWN_CASES: Final = {one.id: one for one in (OWN, OWN_WITHOUT_BIASES)}

@@ -2,7 +2,7 @@
 
 from datasets import Dataset
 from peft import LoraConfig
-from tiny import TEXTS, llama, tokenizer
+from tiny import LORA, TEXTS, TRAINING, llama, tokenizer
 from transformers import set_seed
 from trl import SFTConfig, SFTTrainer
 
@@ -15,16 +15,9 @@ asked = ({"role": "user", "content": text} for text in TEXTS)
 answers = ({"role": "assistant", "content": text} for text in reversed(TEXTS))
 trainer = SFTTrainer(
     model=llama(),
-    args=SFTConfig(
-        output_dir="out",
-        per_device_train_batch_size=4,
-        gradient_accumulation_steps=2,
-        max_steps=20,
-        report_to="none",
-        use_cpu=True,
-    ),
+    args=SFTConfig(per_device_train_batch_size=4, gradient_accumulation_steps=2, **TRAINING),
     train_dataset=Dataset.from_dict({"messages": [list(pair) for pair in zip(asked, answers)]}),
     processing_class=split,
-    peft_config=LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"),
+    peft_config=LoraConfig(**LORA),
 )
 trainer.train()

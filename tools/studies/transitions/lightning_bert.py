@@ -5,18 +5,13 @@ import tempfile
 import torch
 from lightning import LightningModule, Trainer, seed_everything
 from peft import LoraConfig, get_peft_model
+from tiny import SIZES
 from torch.utils.data import DataLoader
 from transformers import BertConfig, BertForSequenceClassification
 
 seed_everything(0)
 with tempfile.TemporaryDirectory() as folder:
-    config = BertConfig(
-        vocab_size=512,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-    )
+    config = BertConfig(vocab_size=512, num_attention_heads=4, **SIZES)
     BertForSequenceClassification(config).save_pretrained(folder)
     bert = BertForSequenceClassification.from_pretrained(folder)
 

@@ -4,7 +4,7 @@ import tempfile
 
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
-from tiny import TEXTS, llama, tokenizer
+from tiny import LORA, TEXTS, TRAINING, llama, tokenizer
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, set_seed
 from trl import SFTConfig, SFTTrainer
 
@@ -14,16 +14,9 @@ with tempfile.TemporaryDirectory() as folder:
     eight_bits = BitsAndBytesConfig(load_in_8bit=True)
     model = AutoModelForCausalLM.from_pretrained(folder, quantization_config=eight_bits)
 model = prepare_model_for_kbit_training(model)
-adapter = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
 trainer = SFTTrainer(
-    model=get_peft_model(model, adapter),
-    args=SFTConfig(
-        output_dir="out",
-        per_device_train_batch_size=4,
-        max_steps=20,
-        report_to="none",
-        use_cpu=True,
-    ),
+    model=get_peft_model(model, LoraConfig(**LORA)),
+    args=SFTConfig(per_device_train_batch_size=4, **TRAINING),
     train_dataset=Dataset.from_dict({"text": TEXTS}),
     processing_class=tokenizer(),
 )

@@ -1,7 +1,5 @@
 """Configurations: the fields that these adapters have."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import re

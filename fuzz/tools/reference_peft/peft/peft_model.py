@@ -1,11 +1,9 @@
 """A network with adapters, and all that is done with them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -109,7 +107,7 @@ class PeftModel(nn.Module):
         *,
         is_trainable: bool = False,
         autocast_adapter_dtype: bool = True,
-    ) -> PeftModel:
+    ) -> Self:
         """Return a network with a saved adapter; it trains only if that is asked for."""
         made = cls(model)
         made.autocast = autocast_adapter_dtype

@@ -1,7 +1,5 @@
 """LoRA, DoRA, LoHa, LoKr and (IA)^3 by their papers' formulas."""
 
-from __future__ import annotations
-
 from math import isqrt
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A layer with adapters of one method, and a layer with trained copies."""
 
-from __future__ import annotations
-
 from copy import deepcopy
 from typing import Any
 
@@ -112,11 +110,6 @@ class BaseTunerLayer(nn.Module):
             if name in held:
                 found[container] = held[name].weight if inner else held[name]
         return found
-
-    def set_scale(self, name: str, scale: float) -> None:
-        """Multiply the configured scale of an adapter."""
-        if name in self.settings:
-            self.scaling[name] = scale * self.settings[name].scaling(self.path)
 
     def merge(self, names: list[str]) -> dict[str, Tensor]:
         """Return the parameters with more adapters merged; `write` puts them in."""

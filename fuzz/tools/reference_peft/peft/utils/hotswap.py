@@ -1,7 +1,5 @@
 """Swap the weights of an adapter for saved ones."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch
