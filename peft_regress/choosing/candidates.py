@@ -92,13 +92,6 @@ class Limits:
             storage=storage if self.storage is None else self.storage,
         )
 
-    def lacks(self, method: str, costs: Costs) -> dict[str, int]:
-        """Return by how much the costs are over each limit that they do not keep."""
-        limits = self.of(method)
-        most = {name: getattr(limits, name) for name in Costs._fields}
-        over = {name: getattr(costs, name) - one for name, one in most.items() if one is not None}
-        return {name: bytes_or_flops for name, bytes_or_flops in over.items() if bytes_or_flops > 0}
-
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
@@ -165,10 +158,9 @@ class Answer:
     def hints(self) -> tuple[str, ...]:
         """What may help if nothing fits: a smaller batch, ExecuTorch."""
         least = min(self.candidates, key=lambda one: one.costs.memory, default=None)
-        limits = self.limits
-        found = []
         if least is None or self.order:
             return ()
+        limits, found = self.limits, []
         if least.largest_batch:
             found.append(f"{least.name} at a batch of {least.largest_batch}")
         if limits.runtime == "eager" and limits.device is not None and limits.memory is None:
@@ -271,10 +263,8 @@ def of_case(fine_tune: FineTune, storage: Path) -> Subject:
 def adapted_by(fine_tune: FineTune, method: Method) -> FineTune:
     """Return a case with a method of the catalogue, at its rank, in place of its adapter."""
     case = msgspec.structs.replace(fine_tune.case, method=method.name, rank=method.rank)
-    optimizer = None if method.has_own_optimizer else fine_tune.optimizer
-    return dataclasses.replace(
-        fine_tune, id=case.id, adapter=case.adapter_name, optimizer=optimizer
-    )
+    own = None if method.has_own_optimizer else fine_tune.optimizer
+    return dataclasses.replace(fine_tune, id=case.id, adapter=case.adapter_name, optimizer=own)
 
 
 def try_all(
@@ -294,9 +284,9 @@ def try_all(
     only: a pattern of methods; full fine-tuning is tried in any case, to compare with. seconds:
     after so many, no method is tried.
     """
-    candidates: list[Candidate] = []
+    tried: list[Candidate] = []
     refused: dict[str, str] = {}
-    untried: list[str] = []
+    left: list[str] = []
     ends = time.monotonic() + (math.inf if seconds is None else seconds)
     full: Costs | None = None
     methods = [
@@ -308,7 +298,7 @@ def try_all(
         raise UnknownNameError("method", only, registry.names("method"))
     for method in sorted(methods, key=lambda one: (one.name != FULL, not _is_default(one))):
         if time.monotonic() > ends:
-            untried.append(method.name)
+            left.append(method.name)
             continue
         for rank in _ranks(method):
             try:
@@ -317,19 +307,14 @@ def try_all(
             except Exception as error:  # noqa: BLE001  (whatever a library raises)
                 refused.setdefault(method.name, told(error))
                 break
-            candidates.append(found)
+            tried.append(found)
             full = found.costs if method.name == FULL else full
             # A program takes a minute to plan; one of a higher rank is no smaller.
             is_over = limits.runtime == "executorch" and "memory" in found.lacks
             if is_over or full is None or not _may_rise(found, full):
                 break
     return Answer(
-        subject=subject,
-        limits=limits,
-        candidates=candidates,
-        refused=refused,
-        untried=untried,
-        study=study,
+        subject=subject, limits=limits, candidates=tried, refused=refused, untried=left, study=study
     )
 
 
@@ -345,10 +330,12 @@ def relimited(answer: Answer, limits: Limits) -> Answer:
 
 
 def _fit(method: str, costs: Costs, limits: Limits) -> dict[str, Any]:
-    most = limits.of(method).memory
+    own = limits.of(method)
+    most = {name: getattr(own, name) for name in Costs._fields}
+    over = {name: getattr(costs, name) - one for name, one in most.items() if one is not None}
     return {
-        "lacks": limits.lacks(method, costs),
-        "is_near_limit": most is not None and costs.memory > _NEAR * most,
+        "lacks": {name: size for name, size in over.items() if size > 0},
+        "is_near_limit": own.memory is not None and costs.memory > _NEAR * own.memory,
     }
 
 

@@ -9,6 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
+from peft_regress.project.budgets import Quantity
+
+COST_UNITS: Final[dict[str, Quantity]] = {
+    "memory": "byte", "update": "flop", "ship": "byte", "storage": "byte",
+}  # fmt: skip
 # Of Student's distribution, 97.5 %, for 1 to 9 degrees of freedom. Beyond, the last one makes an
 # interval at most a seventh too wide.
 _T: Final = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
@@ -100,17 +105,24 @@ class Ranking:
         known = (one for one in self.candidates if one.scores and not one.lacks)
         return max(known, key=lambda one: one.score, default=None)
 
+    def standing(self, one: Candidate) -> str:
+        """Return how a candidate compares with the best one; empty without scores."""
+        if self.best is None or not one.scores:
+            return ""
+        if one is self.best:
+            return "best"
+        behind = difference(one.scores, self.best.scores)
+        if behind.is_within(self.margin):
+            return "equal"
+        return "below" if behind.is_below else "cannot tell"
+
     def is_equal(self, one: Candidate) -> bool:
         """Return whether a candidate is the best one, or as good within the margin."""
-        if self.best is None or not one.scores:
-            return False
-        return one is self.best or difference(one.scores, self.best.scores).is_within(self.margin)
+        return self.standing(one) in {"best", "equal"}
 
     def is_unclear(self, one: Candidate) -> bool:
         """Return whether more seeds could make a candidate equal to the best one."""
-        if self.best is None or not one.scores or self.is_equal(one):
-            return False
-        return not difference(one.scores, self.best.scores).is_below
+        return self.standing(one) == "cannot tell"
 
     @property
     def order(self) -> list[Candidate]:
@@ -122,9 +134,6 @@ class Ranking:
         fitting = [one for one in self.candidates if not one.lacks]
         equal = sorted(filter(self.is_equal, fitting), key=lambda one: one.price)
         others = [one for one in fitting if one.scores and not self.is_equal(one)]
-        unknown = [one for one in fitting if not one.scores]
-        return [
-            *equal,
-            *sorted(others, key=lambda one: -one.score),
-            *sorted(unknown, key=lambda one: one.price),
-        ]
+        others.sort(key=lambda one: -one.score)
+        unknown = sorted((one for one in fitting if not one.scores), key=lambda one: one.price)
+        return [*equal, *others, *unknown]

@@ -162,15 +162,9 @@ def begin(trainer: Trainer, plan: Plan, *, images: str, batch: int) -> Study:
     gain no more than a point and it is above chance. With `steps` it is trained for half of them
     and for all. Raises what a library raises.
     """
-    untrained, chance = trainer.before()
+    before, chance = trainer.before()
     study = Study(
-        images=images,
-        batch=batch,
-        steps=0,
-        chance=chance,
-        untrained=untrained,
-        curve={},
-        methods={},
+        images=images, batch=batch, steps=0, chance=chance, untrained=before, curve={}, methods={}
     )
     grown = [plan.start * 2**power for power in range(_DOUBLINGS + 1)]
     seconds = 0.0
@@ -178,9 +172,8 @@ def begin(trainer: Trainer, plan: Plan, *, images: str, batch: int) -> Study:
         if time.monotonic() + 2 * seconds > plan.ends:
             break
         began = time.monotonic()
-        reached = statistics.fmean(
-            trainer.chosen_by(FULL, seed=seed, steps=steps) for seed in range(2)
-        )
+        scores = [trainer.chosen_by(FULL, seed=seed, steps=steps) for seed in range(2)]
+        reached = statistics.fmean(scores)
         plan.say(f"full after {steps:,} steps: {reached:.4g}")
         study = msgspec.structs.replace(study, curve={**study.curve, steps: reached}, steps=steps)
         if plan.steps is None and not why_not_learned(study):

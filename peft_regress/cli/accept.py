@@ -19,12 +19,10 @@ from peft_regress.runs.run_file import read_run
 from peft_regress.text import count_of
 
 
-@click.command(
+@options.command(
     "accept",
-    epilog=options.examples(
-        "peft-regress accept runs/bench.json --reason 'peft 0.21 frees activations'",
-        "peft-regress accept runs/old.json --reason 'how peft 0.14 was' --history",
-    ),
+    "peft-regress accept runs/bench.json --reason 'peft 0.21 frees activations'",
+    "peft-regress accept runs/old.json --reason 'how peft 0.14 was' --history",
 )
 @click.argument("run", metavar="[RUN]", required=False)
 @click.option(

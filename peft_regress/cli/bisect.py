@@ -18,12 +18,10 @@ from peft_regress.upgrades.reproduction import Reproduction, reproduce
 _ABSENT_EXIT = 3
 
 
-@click.command(
+@options.command(
     "bisect",
-    epilog=options.examples(
-        "peft-regress bisect peft --good 0.14.0 --bad 0.21.2 --metric forward_flops",
-        "peft-regress bisect peft --good 0.18.1 --bad 0.21.2 --cases 'shift/*'",
-    ),
+    "peft-regress bisect peft --good 0.14.0 --bad 0.21.2 --metric forward_flops",
+    "peft-regress bisect peft --good 0.18.1 --bad 0.21.2 --cases 'shift/*'",
 )
 @click.argument("package")
 @click.option("--good", required=True, metavar="VERSION", help="A release before the change.")

@@ -14,25 +14,18 @@ import click
 from peft_regress import registry
 from peft_regress.cases import Case
 from peft_regress.catalogue.evidence import POINTS, Study, read_evidence
+from peft_regress.choosing.ranking import COST_UNITS
 from peft_regress.cli import options
 from peft_regress.errors import InputError, UnknownNameError
+from peft_regress.project import own_cases
 from peft_regress.project.budgets import Quantity, parse_amount
 from peft_regress.project.devices import DeviceClass
 from peft_regress.project.fine_tune import FineTune
-from peft_regress.project.own_cases import (
-    device_classes,
-    own_fine_tune,
-    own_fine_tunes,
-    usual_storage,
-)
 from peft_regress.report.terminal import say
 
 if TYPE_CHECKING:
     from peft_regress.choosing.candidates import Answer
 
-_AMOUNTS: Final[dict[str, Quantity]] = {
-    "memory": "byte", "update": "flop", "ship": "byte", "storage": "byte",
-}  # fmt: skip
 _STEP_OF: Final[dict[str, set[str]]] = {
     "architecture": {"batch", "resolution", "task"},
     "model": {"batch", "inputs", "head"},
@@ -45,14 +38,12 @@ def _limit(name: str, example: str, text: str) -> Callable[[Any], Any]:
     return click.option(f"--{name}", metavar="AMOUNT", help=f"{text}, such as {example}.")
 
 
-@click.command(
+@options.command(
     "choose",
-    epilog=options.examples(
-        "peft-regress choose --device raspberry-pi-4-2gb --architecture mobilenet_v2",
-        "peft-regress choose --memory 256MiB --architecture resnet18 --batch 1",
-        "peft-regress choose --memory 1GiB --model my_models:build --input 3x96x96",
-        "peft-regress choose --device jetson-nano --case digits/lora-r4/net --train",
-    ),
+    "peft-regress choose --device raspberry-pi-4-2gb --architecture mobilenet_v2",
+    "peft-regress choose --memory 256MiB --architecture resnet18 --batch 1",
+    "peft-regress choose --memory 1GiB --model my_models:build --input 3x96x96",
+    "peft-regress choose --device jetson-nano --case digits/lora-r4/net --train",
 )
 @click.option("--architecture", metavar="NAME", help="A registered architecture: resnet18, ...")
 @options.counted_option("--batch", "N", 8, "Items per step.")
@@ -145,7 +136,7 @@ def command(context: click.Context, /, *, output: str, **typed: Any) -> None:
     The exit code is 1 if nothing fits, and 3 if not all was tried.
     """
     device = _device_of(typed["device"])
-    amounts = {name: _amount(name, typed[name], unit) for name, unit in _AMOUNTS.items()}
+    amounts = {name: _amount(name, typed[name], unit) for name, unit in COST_UNITS.items()}
     if device is None and not any(amounts.values()):
         raise click.UsageError("Name a --device, or a limit such as --memory 256MiB.")
     named = [name for name in ("architecture", "model", "case") if typed[name] is not None]
@@ -170,7 +161,7 @@ def command(context: click.Context, /, *, output: str, **typed: Any) -> None:
     study = _study(typed["architecture"], typed["task"])
     step = {name: typed[name] for name in ("batch", "resolution")}
     if case is not None:
-        subject = candidates.of_case(case, usual_storage())
+        subject = candidates.of_case(case, own_cases.usual_storage())
     elif typed["model"] is not None:
         subject = candidates.of_model(
             typed["model"], typed["inputs"], head=typed["head"], batch=typed["batch"]
@@ -191,9 +182,9 @@ def command(context: click.Context, /, *, output: str, **typed: Any) -> None:
 def _own_case(name: str | None) -> FineTune | None:
     if name is None:
         return None
-    found = own_fine_tune(Case.parse(name))
+    found = own_cases.own_fine_tune(Case.parse(name))
     if not isinstance(found, FineTune):
-        known = [one.id for one in own_fine_tunes().values() if isinstance(one, FineTune)]
+        known = [one.id for one in own_cases.own_fine_tunes().values() if isinstance(one, FineTune)]
         raise UnknownNameError("FineTune of your own", name, known)
     return found
 
@@ -223,7 +214,7 @@ def _trained(answer: Answer, case: FineTune, *, steps: int | None, ends: float) 
         ends=ends,
         say=functools.partial(say, err=True),
     )
-    trainer = Trainer.of(case, usual_storage())
+    trainer = Trainer.of(case, own_cases.usual_storage())
     study, failed, untried = study_of(
         trainer, plan, images=f"the data of {case.id}", batch=case.batch
     )
@@ -237,7 +228,7 @@ def _trained(answer: Answer, case: FineTune, *, steps: int | None, ends: float) 
 
 
 def _device_of(name: str | None) -> DeviceClass | None:
-    known = {one.name: one for one in device_classes()}
+    known = {one.name: one for one in own_cases.device_classes()}
     if name is not None and name not in known:
         raise UnknownNameError("device", name, known)
     return None if name is None else known[name]

@@ -25,12 +25,10 @@ from peft_regress.runs.run_file import RunFile, write_run_file
 from peft_regress.text import printable
 
 
-@click.command(
+@options.command(
     "compare",
-    epilog=options.examples(
-        "peft-regress compare baselines runs/bench.json",
-        "peft-regress compare 0004 0007 --cases 'shift/dora-r4/*'",
-    ),
+    "peft-regress compare baselines runs/bench.json",
+    "peft-regress compare 0004 0007 --cases 'shift/dora-r4/*'",
 )
 @click.argument("old")
 @click.argument("new")
@@ -83,14 +81,9 @@ def command(  # noqa: PLR0913  (arguments and options)
         references = before.observations()
         expected = set(references)
     file = str(save or after.path)
+    named = new if save is None and storage == baselines else file
     invocation = options.invocation_of(
-        storage,
-        matrix,
-        old=old,
-        new=new if save is None and storage == baselines else file,
-        file=file,
-        strict=strict,
-        cases=cases,
+        storage, matrix, old=old, new=named, file=file, strict=strict, cases=cases
     )
     selection = after.run.selection
     if cases != "*":

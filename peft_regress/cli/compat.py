@@ -32,12 +32,10 @@ def _shape(_: click.Context, option: click.Parameter, text: str | None) -> list[
     return sizes
 
 
-@click.command(
+@options.command(
     "compat",
-    epilog=options.examples(
-        "peft-regress compat lora --base nets:make --shape 4,3,32,32",
-        "peft-regress compat lora --base resnet18 --releases 0.14..",
-    ),
+    "peft-regress compat lora --base nets:make --shape 4,3,32,32",
+    "peft-regress compat lora --base resnet18 --releases 0.14..",
 )
 @click.argument("adapter", type=click.Path(path_type=Path))
 @click.option(

@@ -23,13 +23,11 @@ from peft_regress.report.results import cost_section
 from peft_regress.report.terminal import say
 
 
-@click.command(
+@options.command(
     "cost",
-    epilog=options.examples(
-        "peft-regress cost --architecture resnet18 --method lora --rank 4",
-        "peft-regress cost --model my_models:build --input 8x128:int64",
-        "peft-regress cost --cases 'shift/lora-*/resnet18'",
-    ),
+    "peft-regress cost --architecture resnet18 --method lora --rank 4",
+    "peft-regress cost --model my_models:build --input 8x128:int64",
+    "peft-regress cost --cases 'shift/lora-*/resnet18'",
 )
 @click.option("--architecture", metavar="NAME", help="A registered architecture: resnet18, ...")
 @click.option("--method", metavar="NAME", help="A registered method: lora, dora, galore, full, ...")
@@ -78,9 +76,8 @@ def command(context: click.Context, /, model: str | None, output: str, **setting
         _show_model(model, inputs, output)
         return
     if cases is not None:
-        options.refuse_beside(
-            context, "--cases", typed - {"cases", "matrix"}, "a case has its own step"
-        )
+        others = typed - {"cases", "matrix"}
+        options.refuse_beside(context, "--cases", others, "a case has its own step")
         _show_cases(cases, output, matrix=matrix)
         return
     if context.get_parameter_source("matrix") is ParameterSource.COMMANDLINE:

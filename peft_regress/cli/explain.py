@@ -12,12 +12,10 @@ from peft_regress.cli import options
 from peft_regress.gate.attribution import changed_costs
 
 
-@click.command(
+@options.command(
     "explain",
-    epilog=options.examples(
-        "peft-regress explain 0004 0007 shift/dora-r1/resnet18",
-        "peft-regress explain 0016 runs/bench.json shift/lora-r4/resnet18 --top 3",
-    ),
+    "peft-regress explain 0004 0007 shift/dora-r1/resnet18",
+    "peft-regress explain 0016 runs/bench.json shift/lora-r4/resnet18 --top 3",
 )
 @click.argument("old")
 @click.argument("new")

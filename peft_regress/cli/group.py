@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib
 import io
 import sys
-from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any, Final
 
@@ -42,11 +41,7 @@ class LazyGroup(click.Group):
     """
 
     def __init__(
-        self,
-        *arguments: Any,
-        sections: Mapping[str, Mapping[str, str]],
-        package: str,
-        **settings: Any,
+        self, *arguments: Any, sections: dict[str, dict[str, str]], package: str, **settings: Any
     ) -> None:
         super().__init__(*arguments, **settings)
         self.sections = sections

@@ -11,11 +11,10 @@ from peft_regress.baselines.history import read_entries, select_moves
 from peft_regress.cli import options
 
 
-@click.command(
+@options.command(
     "history",
-    epilog=options.examples(
-        "peft-regress history", "peft-regress history --cases 'shift/lora-r4/*' --metric 'peak*'"
-    ),
+    "peft-regress history",
+    "peft-regress history --cases 'shift/lora-r4/*' --metric 'peak*'",
 )
 @click.argument("runs", metavar="[RUN]...", nargs=-1)
 @options.cases_option(default="*")

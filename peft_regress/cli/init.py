@@ -13,9 +13,7 @@ from typing import Final
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-import click
-
-from peft_regress.cli.options import examples
+from peft_regress.cli import options
 from peft_regress.errors import InputError
 from peft_regress.files import write_atomic
 from peft_regress.overlay.pip import PipError, plan
@@ -52,7 +50,7 @@ In .github/workflows/gate.yml, put into GATE where CI can install peft-regress f
 from a place that only this machine has. Until then the workflow fails and says so."""
 
 
-@click.command("init", epilog=examples("peft-regress init"))
+@options.command("init", "peft-regress init")
 def command() -> None:
     """Write a first suite that gates a fine-tuning of your own.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import click
 import msgspec
 
 from peft_regress.catalogue.matrix import select_cases
@@ -10,11 +9,8 @@ from peft_regress.cli import options
 from peft_regress.report.terminal import echo
 
 
-@click.command(
-    "list",
-    epilog=options.examples(
-        "peft-regress list --cases 'shift/*'", "peft-regress list --matrix extended"
-    ),
+@options.command(
+    "list", "peft-regress list --cases 'shift/*'", "peft-regress list --matrix extended"
 )
 @options.cases_option()
 @options.matrix_option

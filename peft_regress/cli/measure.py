@@ -19,13 +19,11 @@ from peft_regress.text import count_of
 _INCOMPLETE_EXIT = 3
 
 
-@click.command(
+@options.command(
     "measure",
-    epilog=options.examples(
-        "peft-regress measure --save runs/new.json",
-        "peft-regress measure --cases 'shift/*/resnet18' --save runs/new.json",
-        "peft-regress measure --on tcp://10.0.0.5:8786 --save runs/new.json",
-    ),
+    "peft-regress measure --save runs/new.json",
+    "peft-regress measure --cases 'shift/*/resnet18' --save runs/new.json",
+    "peft-regress measure --on tcp://10.0.0.5:8786 --save runs/new.json",
 )
 @options.cases_option()
 @options.matrix_option

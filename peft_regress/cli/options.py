@@ -64,9 +64,13 @@ def file_option(*names: str, help_text: str, **settings: Any) -> Callable[[Any],
 
 def examples(*lines: str) -> str:
     """Return the end of a help text: commands, on lines that click does not wrap."""
-    return "\n".join(
-        ("\b", "Examples:" if lines[1:] else "Example:", *(f"  {line}" for line in lines))
-    )
+    title = "Examples:" if lines[1:] else "Example:"
+    return "\n".join(("\b", title, *(f"  {line}" for line in lines)))
+
+
+def command(name: str, *lines: str, **settings: Any) -> Callable[[Callable[..., None]], Any]:
+    """Declare a command whose help ends in these examples."""
+    return click.command(name, epilog=examples(*lines), **settings)
 
 
 def invocation_of(baselines: Path, matrix: str, **typed: Any) -> Invocation:
@@ -170,46 +174,34 @@ def ready_to_measure(
         yield dataclasses.replace(setup, keeper=keeper, pool=pool)
 
 
-@contextlib.contextmanager
 def opened_pool(
     on: str,
     setup: MeasuringSetup,
     *,
     say: Callable[[str], None],
     code: Sequence[str] = ("peft_regress",),
-) -> Iterator[Pool | None]:
+) -> contextlib.AbstractContextManager[Pool | None]:
     """Connect to what `--on` names; None for workers of this machine.
 
     code: the packages whose code must be the same there. Raises `InputError` and `AbsentError` for
     a cluster that cannot be used.
     """
     if on == "local":
-        yield None
-        return
+        return contextlib.nullcontext()
     if find_spec("distributed") is None:
         raise InputError(
             "--on needs Dask, which is not installed: pip install 'distributed>=2025.3'"
         )
     # `--help` does not wait for Dask.
-    from peft_regress.project.own_cases import settings_in_use
     from peft_regress.workers.cluster import opened_cluster
 
-    with opened_cluster(
-        on,
-        baselines=setup.baselines,
-        time_limit=setup.time_limit,
-        say=say,
-        code=code,
-        own=settings_in_use(),
-    ) as pool:
-        yield pool
+    return opened_cluster(
+        on, baselines=setup.baselines, time_limit=setup.time_limit, say=say, code=code
+    )
 
 
 def measuring_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options of commands that let workers measure.
-
-    The command gets `ready`, a context that gives a `MeasuringSetup`.
-    """
+    """Add the options of commands that let workers measure; `ready` gives a `MeasuringSetup`."""
 
     @functools.wraps(command)
     def with_setup(
@@ -252,10 +244,7 @@ def print_sentence(text: str) -> None:
 
 
 def record_printer(side: str, count: int, *, pool: Pool | None) -> Callable[[Record], None]:
-    """Return a function that prints a line for each of so many cases of a side.
-
-    The lines also show the status of what measures, if that is not this machine.
-    """
+    """Return a function that prints a line for each of so many cases of a side."""
     done = itertools.count(1)
 
     def print_record(record: Record) -> None:

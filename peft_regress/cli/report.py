@@ -11,13 +11,7 @@ from typing import Final
 
 import click
 
-from peft_regress.baselines.history import (
-    Entry,
-    present_entries,
-    present_run,
-    read_entries,
-    select_cases,
-)
+from peft_regress.baselines import history
 from peft_regress.baselines.named_runs import check_output
 from peft_regress.baselines.references import expected_cases, is_complete
 from peft_regress.catalogue.matrix import built_in_matrices
@@ -46,13 +40,11 @@ _EVERY_PAIR: Final = 8
 """Of so many, every pair is judged; of the others, neighbours."""
 
 
-@click.command(
+@options.command(
     "report",
-    epilog=options.examples(
-        "peft-regress report",
-        "peft-regress report runs/bench.json --cases '*/resnet18'",
-        "peft-regress report --html report.html",
-    ),
+    "peft-regress report",
+    "peft-regress report runs/bench.json --cases '*/resnet18'",
+    "peft-regress report --html report.html",
 )
 @click.argument("runs", metavar="[RUN]...", nargs=-1)
 @options.file_option("--html", "page", help_text="Write a page for a browser to this file.")
@@ -71,11 +63,12 @@ def command(
     """
     # The objects live until the end, so the garbage collector would search them in vain.
     with paused_gc():
-        every = read_entries(baselines, runs)
-        entries = every if cases is None else select_cases(every, cases)
+        every = history.read_entries(baselines, runs)
+        entries = every if cases is None else history.select_cases(every, cases)
         if page is None and output != "json":
-            names = dict.fromkeys(entries[i].name for i in present_entries(entries).values())
-            show(overview(present_run(entries), sources=", ".join(names)), output)
+            present = history.present_entries(entries).values()
+            names = dict.fromkeys(entries[index].name for index in present)
+            show(overview(history.present_run(entries), sources=", ".join(names)), output)
             return
         if page is not None:
             reads = [entry.path for entry in entries]
@@ -99,7 +92,7 @@ def command(
 
 
 def judge_newest(
-    baselines: Path, entries: Sequence[Entry], every: Sequence[Entry], cases: str
+    baselines: Path, entries: Sequence[history.Entry], every: Sequence[history.Entry], cases: str
 ) -> tuple[int, Comparison] | None:
     """Judge the last of `entries` that something judges; return its index, and the comparison.
 
@@ -120,7 +113,7 @@ def judge_newest(
     return None
 
 
-def _judge(baselines: Path, newest: Entry, cases: str) -> Comparison:
+def _judge(storage: Path, newest: history.Entry, cases: str) -> Comparison:
     run, references = newest.run, newest.references
     matrix = _matrix_of(run)
     expected = expected_cases(references, matrix, None)
@@ -134,12 +127,7 @@ def _judge(baselines: Path, newest: Entry, cases: str) -> Comparison:
         expected=expected,
         complete=is_complete(run.selection, cases, expected),
         invocation=options.invocation_of(
-            baselines,
-            matrix,
-            old=str(baselines),
-            new=newest.name,
-            file=str(newest.path),
-            cases=cases,
+            storage, matrix, old=str(storage), new=newest.name, file=str(newest.path), cases=cases
         ),
         devices=device_classes(),
     )
@@ -150,7 +138,7 @@ def _matrix_of(run: Run) -> str:
     return max(counts, key=lambda name: counts[name], default=usual_matrix())
 
 
-def judged_pairs(entries: Sequence[Entry], typed: Invocation) -> dict[Pair, Comparison]:
+def judged_pairs(entries: Sequence[history.Entry], typed: Invocation) -> dict[Pair, Comparison]:
     """Return the verdicts on the chosen pairs; `typed` names the storage and the suite."""
     observed = [observations_of(entry.run, entry.name) for entry in entries]
     found = {}
@@ -165,11 +153,8 @@ def judged_pairs(entries: Sequence[Entry], typed: Invocation) -> dict[Pair, Comp
     return found
 
 
-def chosen_pairs(entries: Sequence[Entry]) -> list[Pair]:
-    """Return the pairs of entries to judge, each with a common case.
-
-    These are neighbours, each entry with the newest, and every pair of the newest.
-    """
+def chosen_pairs(entries: Sequence[history.Entry]) -> list[Pair]:
+    """Return pairs with a common case: neighbours, all with the newest, all pairs of the newest."""
     cases = [entry.run.cases.keys() for entry in entries]
     newest = range(len(entries))[-_MOST_ENTRIES:]
     found = {(at, newest[-1]) for at in newest[:-1]}

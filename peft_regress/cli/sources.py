@@ -7,12 +7,12 @@ from pathlib import Path
 import click
 
 from peft_regress import registry
-from peft_regress.cli.options import baselines_option, examples
+from peft_regress.cli import options
 from peft_regress.errors import AbsentError
 from peft_regress.report.terminal import say
 
 
-@click.command("sources", epilog=examples("peft-regress sources --check"))
+@options.command("sources", "peft-regress sources --check")
 @click.option("--check", is_flag=True, help="Train nothing; check the bytes of the stored files.")
 @click.option(
     "--architecture",
@@ -21,7 +21,7 @@ from peft_regress.report.terminal import say
     metavar="NAME",
     help="Only this architecture, such as resnet18; may be repeated.",
 )
-@baselines_option
+@options.baselines_option
 def command(names: tuple[str, ...], baselines: Path, *, check: bool) -> None:
     """Train the source models that are missing, or check the stored ones.
 

@@ -16,12 +16,7 @@ from peft_regress.report.terminal import print_progress
 from peft_regress.upgrades.timing import TIME_LIMIT_SECONDS, time_cases
 
 
-@click.command(
-    "time",
-    epilog=options.examples(
-        "peft-regress time old/bin/python new/bin/python --cases '*-r4/resnet18'"
-    ),
-)
+@options.command("time", "peft-regress time old/bin/python new/bin/python --cases '*-r4/resnet18'")
 @click.argument("base")
 @click.argument("candidate")
 @options.cases_option("Time cases whose id matches, such as '*-r4/resnet18'.", required=True)

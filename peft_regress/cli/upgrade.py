@@ -22,13 +22,11 @@ from peft_regress.upgrades.reproduction import Reproduction, reproduce
 from peft_regress.upgrades.upgrade import Upgrade, UpgradeSettings, is_installed_here, upgrade
 
 
-@click.command(
+@options.command(
     "upgrade",
-    epilog=options.examples(
-        "peft-regress upgrade peft",
-        "peft-regress upgrade peft==0.14.0 --cases 'shift/*/resnet18'",
-        "peft-regress upgrade --summary issue.md peft torch==2.13.0",
-    ),
+    "peft-regress upgrade peft",
+    "peft-regress upgrade peft==0.14.0 --cases 'shift/*/resnet18'",
+    "peft-regress upgrade --summary issue.md peft torch==2.13.0",
 )
 @click.argument("requirements", metavar="[REQUIREMENT]...", nargs=-1)
 @options.cases_option()

@@ -9,31 +9,25 @@ from typing import Any, get_args
 import click
 import msgspec
 
-from peft_regress.cli.options import (
-    counted_option,
-    examples,
-    format_option,
-    limit_option,
-    print_result,
-)
+from peft_regress.cli import options
 from peft_regress.errors import InputError
 from peft_regress.project.script import Event
 from peft_regress.report.watched import watched_document
 
 
-@click.command(
+@options.command(
     "watch",
+    "peft-regress watch train.py --epochs 1",
+    "peft-regress watch --steps 8 -m my_package.train --config small.yaml",
+    "peft-regress watch --until epoch train.py",
     context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
-    epilog=examples(
-        "peft-regress watch train.py --epochs 1",
-        "peft-regress watch --steps 8 -m my_package.train --config small.yaml",
-        "peft-regress watch --until epoch train.py",
-    ),
 )
 @click.argument("script")
 @click.argument("arguments", metavar="[ARGS]...", nargs=-1, type=click.UNPROCESSED)
 @click.option("-m", "is_module", is_flag=True, help="SCRIPT is a module, as `python -m` takes it.")
-@counted_option("--steps", "N", 4, "End the script after so many optimizer steps.", most=1000)
+@options.counted_option(
+    "--steps", "N", 4, "End the script after so many optimizer steps.", most=1000
+)
 @click.option(
     "--until",
     type=click.Choice(get_args(Event)),
@@ -46,8 +40,8 @@ from peft_regress.report.watched import watched_document
     multiple=True,
     help="Set this variable for the script, such as HF_HUB_OFFLINE=0; may be repeated.",
 )
-@limit_option("--time-limit", "How long the steps may take.")
-@format_option
+@options.limit_option("--time-limit", "How long the steps may take.")
+@options.format_option
 def command(
     script: str, arguments: tuple[str, ...], *, env: tuple[str, ...], output: str, **settings: Any
 ) -> None:
@@ -63,7 +57,7 @@ def command(
         script, args=arguments, env=dict(map(_variable, env)), shows=sys.stderr, **settings
     )
     document = watched_document(" ".join((script, *arguments)), found)
-    print_result(output, _without_nan(msgspec.to_builtins(found)), document)
+    options.print_result(output, _without_nan(msgspec.to_builtins(found)), document)
 
 
 def _without_nan(value: Any) -> Any:

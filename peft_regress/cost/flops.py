@@ -26,13 +26,13 @@ from peft_regress.cost.formulas import Formula, register_flop_formula, register_
 aten = torch.ops.aten
 
 
-def _products(*operators: Any) -> Callable[[Formula], Formula]:
-    """Register a built-in formula; of complex numbers a multiply-add is four real ones."""
+def _products(*operators: Any, times: int = 1) -> Callable[[Formula], Formula]:
+    """Register a formula, `times` over; of complex numbers a multiply-add is four real ones."""
 
     def register(formula: Formula) -> Formula:
         def counted(*args: Any, **kwargs: Any) -> int:
             is_complex = any(isinstance(one, Tensor) and one.is_complex() for one in args)
-            return (4 if is_complex else 1) * formula(*args, **kwargs)
+            return (4 if is_complex else 1) * times * formula(*args, **kwargs)
 
         register_flop_formula(*operators)(counted)
         return formula
@@ -90,9 +90,10 @@ def _addr(_bias: Tensor, a: Tensor, b: Tensor, **_: Any) -> int:
 # Of each group one product. `offs` has the ends of the groups in the dimension that they split: the
 # rows of a (m, k) with b (g, k, n), the columns of b (k, n) with a (g, m, k), or of a (m, k) and
 # b (k, n) the sums, for a result (g, m, n). Fake ones are taken to split all of it. Without `offs`,
-# a and b are batches.
+# a and b are batches. What transformers runs without the operator takes both gradients, always.
 
 
+@_products("transformers.grouped_mm_fallback_backward", times=2)
 @_products("aten._grouped_mm", "transformers.grouped_mm_fallback")
 def _grouped_product(
     a: Tensor, b: Tensor, offs: Tensor | None = None, *_args: Any, **_: Any
@@ -108,32 +109,18 @@ def _grouped_product(
     return 2 * others * (split if isinstance(offs, FakeTensor) else int(offs[-1]))
 
 
-# What transformers runs without that operator takes both gradients, always.
-
-
-@_products("transformers.grouped_mm_fallback_backward")
-def _grouped_product_backward(a: Tensor, b: Tensor, offs: Tensor, *_args: Any, **_: Any) -> int:
-    return 2 * _grouped_product(a, b, offs)
-
-
 # One direction of a layer of an LSTM, x (t, n, i): each step multiplies x by (4h, i) and the last
 # state, which is 0 at first, by (4h, h). The backward pass takes each product twice, for the
 # gradients of both factors: it has no way to leave one out. torch's counter does not know it.
 
 
+@_products(aten.mkldnn_rnn_layer_backward, times=2)
 @_products(aten.mkldnn_rnn_layer)
 def _recurrent_layer(
     x: Tensor, input_weight: Tensor, hidden_weight: Tensor, *_args: Any, **_: Any
 ) -> int:
     steps, batch, _width = x.shape
     return 2 * steps * batch * (input_weight.numel() + hidden_weight.numel())
-
-
-@_products(aten.mkldnn_rnn_layer_backward)
-def _recurrent_layer_backward(
-    x: Tensor, input_weight: Tensor, hidden_weight: Tensor, *_args: Any, **_: Any
-) -> int:
-    return 2 * _recurrent_layer(x, input_weight, hidden_weight)
 
 
 # An affine grid: theta (n, d, d + 1) times each position of the grid, (x, y, .., 1). The result is
@@ -281,12 +268,7 @@ def _pseudoinverse(matrix: Tensor, *_args: Any, **_: Any) -> int:
 
 @register_flop_formula(aten._fused_adam_, aten._fused_adamw_)
 def _fused_adam(
-    parameters: list[Tensor],
-    *_args: Any,
-    weight_decay: float,
-    amsgrad: bool,
-    maximize: bool,
-    **_: Any,
+    tensors: list[Tensor], *_args: Any, weight_decay: float, amsgrad: bool, maximize: bool, **_: Any
 ) -> int:
     for_each = 7 + bool(weight_decay) + amsgrad + maximize
-    return for_each * sum(parameter.numel() for parameter in parameters)
+    return for_each * sum(tensor.numel() for tensor in tensors)

@@ -110,13 +110,10 @@ _KNOWN_NAMESPACES = frozenset({"aten", "prim", "prims", "profiler"})
 
 
 def does_matrix_work(packet_name: str) -> bool:
-    """Return whether an operator without a formula must stop the count.
+    """Return whether an operator without a formula, as "aten.convolution", must stop the count.
 
     True for names that suggest matrix work, and for everything outside torch's own namespaces: the
     work of a foreign kernel is unknown.
-
-    Args:
-        packet_name: namespace and name, such as "aten.convolution".
     """
     namespace, _, name = packet_name.partition(".")
     if namespace not in _KNOWN_NAMESPACES:

@@ -156,12 +156,7 @@ def parse_inputs(texts: Sequence[str]) -> Call:
 
 
 def price_typed(path: str, inputs: Sequence[str]) -> TrainingCost:
-    """Price one training step of a model and inputs as they are typed.
-
-    Args:
-        path: as for `load_model`.
-        inputs: as for `parse_inputs`. Their values are random; whole numbers are 0.
-    """
+    """Price one training step of a model and inputs as typed; whole numbers are 0."""
     batch, model = parse_inputs(inputs), load_model(path)
     try:
         return training_cost(model, batch)

@@ -9,37 +9,28 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.optim.optimizer import (
-    register_optimizer_step_post_hook,
-    register_optimizer_step_pre_hook,
-)
+from torch.optim import optimizer as optimizers
 
-from peft_regress.cost import refusals
+from peft_regress.cost import refusals, step_cost
 from peft_regress.cost.batches import RandomTensor, call_model
 from peft_regress.cost.recorder import StepRecorder
 from peft_regress.cost.stand_ins import Stage, on_fake_or_real, staged
-from peft_regress.cost.step_cost import (
-    Loss,
-    Mark,
-    Phase,
-    StepCost,
-    StepLog,
-    StepMarks,
-    Tensors,
-    highest,
-)
+from peft_regress.cost.step_cost import Loss, Mark, StepCost, StepLog, StepMarks, Tensors
+
+MakeOptimizer: TypeAlias = Callable[[nn.Module], torch.optim.Optimizer]
+LossOf: TypeAlias = Callable[[nn.Module, Any], Tensor]
 
 
 def profile_training_step(
     model: nn.Module,
-    make_optimizer: Callable[[nn.Module], torch.optim.Optimizer],
+    make_optimizer: MakeOptimizer,
     *,
     batch: Any,
-    loss: Callable[[nn.Module, Any], Tensor],
+    loss: LossOf,
     fake: bool | None = True,
 ) -> StepCost:
     """Measure what one training step costs, without a GPU and almost without memory.
@@ -75,12 +66,7 @@ def profile_training_step(
 
 
 def record_training_step(
-    model: nn.Module,
-    make_optimizer: Callable[[nn.Module], torch.optim.Optimizer],
-    *,
-    batch: Any,
-    loss: Callable[[nn.Module, Any], Tensor],
-    fake: bool = True,
+    model: nn.Module, make_optimizer: MakeOptimizer, *, batch: Any, loss: LossOf, fake: bool = True
 ) -> StepLog:
     """Return what `profile_training_step` summarizes: each allocation and each operator."""
     refusals.check_model(model)
@@ -94,7 +80,7 @@ def record_training_step(
 
 def profile_step(  # noqa: PLR0913 - each names one thing that the cost depends on
     model: nn.Module,
-    make_optimizer: Callable[[nn.Module], torch.optim.Optimizer],
+    make_optimizer: MakeOptimizer,
     *,
     input_shape: tuple[int, ...],
     num_classes: int,
@@ -148,11 +134,7 @@ def loss_of_images(num_classes: int) -> Callable[[nn.Module, dict[str, Tensor]],
     return loss_of_logits
 
 
-def _record_two_steps(
-    stage: Stage,
-    make_optimizer: Callable[[nn.Module], torch.optim.Optimizer],
-    loss: Callable[[nn.Module, Any], Tensor],
-) -> StepMarks:
+def _record_two_steps(stage: Stage, make_optimizer: MakeOptimizer, loss: LossOf) -> StepMarks:
     model, recorder = stage.model, stage.recorder
 
     def take(optimizer: torch.optim.Optimizer) -> tuple[Mark, Mark]:
@@ -186,7 +168,7 @@ def _record_two_steps(
 @contextmanager
 def _updates_in_their_phase(recorder: StepRecorder) -> Iterator[None]:
     """Count an update inside the backward pass, by a gradient's hook, as the optimizer's."""
-    interrupted: list[Phase] = []
+    interrupted: list[step_cost.Phase] = []
 
     def enter(*_: object) -> None:
         interrupted.append(recorder.phase)
@@ -195,7 +177,8 @@ def _updates_in_their_phase(recorder: StepRecorder) -> Iterator[None]:
     def leave(*_: object) -> None:
         recorder.phase = interrupted.pop()
 
-    with register_optimizer_step_pre_hook(enter), register_optimizer_step_post_hook(leave):
+    before = optimizers.register_optimizer_step_pre_hook(enter)
+    with before, optimizers.register_optimizer_step_post_hook(leave):
         yield
 
 
@@ -243,7 +226,7 @@ def profile_inference(model: nn.Module, batch: Any, *, fake: bool | None = None)
                 output = call_model(copied, stage.batch)
                 end = recorder.mark()
                 del output
-        peak, _ = highest(recorder.memory_log[: end.memory], start=start.memory)
+        peak, _ = step_cost.highest(recorder.memory_log[: end.memory], start=start.memory)
         flops = sum(call.flops for call in recorder.flop_log[start.flops : end.flops])
         return InferenceCost(inference_flops=flops, peak_bytes=peak, tensors=stage.tensors)
 

@@ -43,10 +43,6 @@ class StepRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     Set `phase` as the step goes on. Announce tensors that are alive before the step with `hold`.
     The recorder follows storages by weak references, so it keeps nothing alive.
-
-    Raises:
-        UncountedOperatorError: an operator does matrix work and has no formula.
-        UnprofilableModelError: a tensor is sparse, or an operator hides the work of functions.
     """
 
     supports_higher_order_operators = True
@@ -196,12 +192,10 @@ class StepRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if operator.uses_operands:
             for tensor in tensors_in((args, kwargs)):
                 self._hold_operand(tensor, operator.name, module)
-        if operator.stops_the_count or (operator.many_tensors_remedy and self.phase == "optimizer"):
+        remedy = operator.many_tensors_remedy
+        if operator.stops_the_count or (remedy and self.phase == "optimizer"):
             raise UncountedOperatorError(
-                operator=operator.name,
-                module=module,
-                phase=self.phase,
-                remedy=operator.many_tensors_remedy,
+                operator=operator.name, module=module, phase=self.phase, remedy=remedy
             )
 
     def _hold_operand(self, tensor: Tensor, operator: str, module: str) -> None:

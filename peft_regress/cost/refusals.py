@@ -5,11 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import (
-    DataDependentOutputException,
-    DynamicOutputShapeException,
-    UnsupportedOperatorException,
-)
+from torch._subclasses import fake_tensor
 
 from peft_regress.errors import InputError, PeftRegressError
 
@@ -65,13 +61,12 @@ _ASKS_FOR_SHAPES = "shape_env must not be None"
 def cannot_be_fake(
     error: RuntimeError | AssertionError, model: nn.Module, location: str
 ) -> NeedsValuesError | None:
-    """Translate an error that only fake tensors cause; None for any other.
-
-    `location` is where the last operator ran, such as "the forward pass of module 'layer1'".
-    """
+    """Translate an error that only fake tensors cause; `location` is that of the last operator."""
     if isinstance(
         error,
-        DataDependentOutputException | DynamicOutputShapeException | UnsupportedOperatorException,
+        fake_tensor.DataDependentOutputException
+        | fake_tensor.DynamicOutputShapeException
+        | fake_tensor.UnsupportedOperatorException,
     ):
         problem = f"{error}, reached in {location}, needs values, or has no fake kernel"
     elif _ASKS_FOR_SHAPES in str(error):

@@ -174,10 +174,7 @@ class StepLog:
         highs = {one: highest(memory, start=start.memory, category=one) for one in CATEGORIES}
         state = tuple(site for site in sites_after(memory) if site.category == "optimizer")
         return StepCost(
-            forward_flops=flops["forward"],
-            backward_flops=flops["backward"],
-            optimizer_flops=flops["optimizer"],
-            projection_flops=flops["projection"],
+            **{f"{phase}_flops": flops[phase] for phase in get_args(Phase)},
             paper_forward_flops=paper_flops["forward"],
             paper_backward_flops=paper_flops["backward"],
             peak_bytes=peak,
@@ -215,9 +212,8 @@ class StepLog:
         most, fixed, per_item = MANY, 0, 0
         for at, event in enumerate(self.memory[: self.marks.end.memory], 1):
             share, rest = divmod(event.bytes, MANY)
-            fixed, per_item = (
-                (fixed, per_item + share) if not rest else (fixed + event.bytes, per_item)
-            )
+            fixed += event.bytes if rest else 0
+            per_item += 0 if rest else share
             if at >= self.marks.first.memory:
                 most = min(most, (room - fixed) // per_item if per_item else most * (fixed <= room))
         return max(most, 0)

@@ -184,17 +184,13 @@ def released_versions(package: str, *, pre: bool = False) -> list[Version]:
 
 
 def _run(
-    arguments: Sequence[str],
-    *,
-    what: str,
-    python: Path | None = None,
-    keep_open: Sequence[int] = (),
+    words: Sequence[str], *, what: str, python: Path | None = None, keep_open: Sequence[int] = ()
 ) -> str:
     """Run pip and return its output; raises `PipError` if it fails."""
     kept = {name: value for name, value in variables().items() if name not in _DECIDED_HERE}
     # -P: a pip.py in the working directory must not be imported.
     interpreter = str(python or sys.executable)
-    command = [interpreter, "-P", "-m", "pip", arguments[0], *_QUIET, *arguments[1:]]
+    command = [interpreter, "-P", "-m", "pip", words[0], *_QUIET, *words[1:]]
     seconds = settings_in_use().pip_time_limit
     deadline = time.monotonic() + seconds
     with Process(

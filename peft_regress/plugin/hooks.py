@@ -298,14 +298,9 @@ class _RunHooks:
         if outcome is None:
             text = "\n".join(layout.wrapped(line) for line in (*self._problems, *notes))
         else:
-            saved = session.options.save
-            text = closing_text(
-                outcome,
-                layout,
-                saved=None if saved is None else session.shown(saved),
-                verbose=self._config.get_verbosity() > 0,
-                notes=notes,
-            )
+            path, verbose = session.options.save, self._config.get_verbosity() > 0
+            saved = None if path is None else session.shown(path)
+            text = closing_text(outcome, layout, saved=saved, verbose=verbose, notes=notes)
         if text:
             terminalreporter.section("peft_regress", sep="=")
             terminalreporter.write_line(in_log(text, styles=colour))

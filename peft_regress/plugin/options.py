@@ -69,10 +69,7 @@ class RegressOptions:
 
     @classmethod
     def of(cls, config: pytest.Config) -> RegressOptions:
-        """Read the options of a pytest run, and take the settings of its project.
-
-        Raises `InputError` for a value out of range, and for settings that cannot be used.
-        """
+        """Read the options of a pytest run, and take the settings of its project."""
         option = config.getoption
         for suite in config.getini("regress_suites"):
             if not is_folder(suite):
@@ -185,10 +182,7 @@ _THEIR_STORAGE: Final = "file://./.benchmarks"
 
 
 def set_up_benchmarks(config: pytest.Config, baselines: Path) -> None:
-    """Let `--benchmark-compare` read the baselines; call it before pytest-benchmark begins.
-
-    Raises `InputError` if pytest-benchmark would write into the baseline storage.
-    """
+    """Let `--benchmark-compare` read the baselines, and nothing write there; call this first."""
     option, here = config.option, config.invocation_params.dir
     if option.benchmark_json is not None:
         check_output(here / option.benchmark_json, "--benchmark-json", storage=baselines)

@@ -123,10 +123,8 @@ class RegressSession:
         if taken is not None:
             return taken
         benchmark.group = f"{case.task}/{case.architecture}"
-        benchmark.extra_info["peft_regress"] = {
-            "schema_version": SCHEMA_VERSION,
-            "case_id": case.id,
-        }
+        about = {"schema_version": SCHEMA_VERSION, "case_id": case.id}
+        benchmark.extra_info["peft_regress"] = about
 
         def run_rounds(target: Any, **rounds: Any) -> None:
             # With pytest-benchmark's timer, or with a plain loop if the timer is off.
@@ -227,12 +225,9 @@ class RegressSession:
                 write_summary(options.summary, report.verdict_markdown(comparison))
             except InputError as error:
                 problems.append(str(error))
-        notes = self.keeper.finish(
-            run.cases, is_saved=is_saved, was_interrupted=coverage.was_interrupted
-        )
-        return RunOutcome(
-            run=run, comparison=comparison, problems=tuple(problems), notes=tuple(notes)
-        )
+        ended = coverage.was_interrupted
+        notes = tuple(self.keeper.finish(run.cases, is_saved=is_saved, was_interrupted=ended))
+        return RunOutcome(run=run, comparison=comparison, problems=tuple(problems), notes=notes)
 
     def _benchmark_document(self, benchmarks: list[Any]) -> dict[str, Any]:
         """Return pytest-benchmark's own part of the file, made by its own hooks."""

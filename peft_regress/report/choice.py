@@ -9,22 +9,20 @@ import msgspec
 
 from peft_regress.catalogue.evidence import FULL
 from peft_regress.choosing.candidates import Answer
-from peft_regress.choosing.ranking import Candidate, difference
+from peft_regress.choosing.ranking import COST_UNITS, Candidate, difference
 from peft_regress.metrics import Unit, format_value
 from peft_regress.project.devices import ALLOCATOR
 from peft_regress.report.document import Block, Line, Listing, Section
 from peft_regress.report.layout import Row, Table
 from peft_regress.text import clean
 
-_UNITS: Mapping[str, Unit] = {"memory": "byte", "update": "flop", "ship": "byte", "storage": "byte"}
 _WORDS = {"memory": "memory", "update": "update", "ship": "to ship", "storage": "storage"}
 
 
 def answer_sections(answer: Answer) -> list[Section]:
     """Return the recommendation, what fits, what does not, and what was not tried."""
-    known, unknown = (
-        [one for one in answer.order if bool(one.scores) is wanted] for wanted in (True, False)
-    )
+    known = [one for one in answer.order if one.scores]
+    unknown = [one for one in answer.order if not one.scores]
     missing = [one for one in answer.candidates if one.lacks]
     stopped = answer.study.stopped if answer.study else {}
     parts: dict[str, tuple[Block, ...]] = {
@@ -85,7 +83,7 @@ def _evidence(answer: Answer) -> Iterator[str]:
 def _limits(answer: Answer) -> str:
     limits, device = answer.limits, answer.limits.device
     shown = []
-    for name, unit in _UNITS.items():
+    for name, unit in COST_UNITS.items():
         with_peft, without = (getattr(limits.of(method), name) for method in ("lora", "head"))
         if with_peft is not None:
             amount = f"{_WORDS[name]} {format_value(with_peft, unit)}"
@@ -136,43 +134,23 @@ def _points(one: Candidate, other: Candidate, unit: Unit) -> str:
 
 
 def _fitting(shown: Sequence[Candidate], answer: Answer) -> Table:
-    full, ranking = answer.full, answer.ranking
-
-    def standing(one: Candidate) -> str:
-        if one is ranking.best:
-            return "best"
-        if ranking.is_equal(one):
-            return "equal"
-        return "cannot tell" if ranking.is_unclear(one) else "below"
-
-    rows = tuple(
-        Row(
-            cells=(
-                one.name,
-                *_costs(one),
-                "" if one.largest_batch is None else f"{one.largest_batch:,}",
-                *(
-                    (
-                        format_value(one.score, answer.unit),
-                        _points(one, full, answer.unit) if full and full is not one else "",
-                        standing(one),
-                    )
-                    if one.scores
-                    else ()
-                ),
-            )
-        )
-        for one in shown
-    )
-    headings: tuple[str, ...] = ("method", "update", "memory", "ship", "batch up to")
-    if shown[0].scores:
-        headings = (*headings, "score", "to full", "")
-    return Table(headings=headings, rows=rows, numbers=tuple(range(1, len(headings))))
+    full, rows = answer.full, []
+    for one in shown:
+        batch = "" if one.largest_batch is None else f"{one.largest_batch:,}"
+        cells = [one.name, *_costs(one), batch]
+        if one.scores:
+            to_full = _points(one, full, answer.unit) if full and full is not one else ""
+            score = format_value(one.score, answer.unit)
+            cells += [score, to_full, answer.ranking.standing(one)]
+        rows.append(Row.of(*cells))
+    of_scores = ("score", "to full", "") if shown[0].scores else ()
+    headings = ("method", "update", "memory", "ship", "batch up to", *of_scores)
+    return Table(headings=headings, rows=tuple(rows), numbers=tuple(range(1, len(headings))))
 
 
 def _costs(one: Candidate) -> tuple[str, ...]:
     names = ("update", "memory", "ship")
-    return tuple(format_value(getattr(one.costs, name), _UNITS[name]) for name in names)
+    return tuple(format_value(getattr(one.costs, name), COST_UNITS[name]) for name in names)
 
 
 def _missing(answer: Answer, missing: Sequence[Candidate]) -> Table:
@@ -181,7 +159,7 @@ def _missing(answer: Answer, missing: Sequence[Candidate]) -> Table:
     rows = []
     for one in missing:
         lacks = ", ".join(
-            f"{format_value(size, _UNITS[name])} ({size:,}) of {_WORDS[name]}"
+            f"{format_value(size, COST_UNITS[name])} ({size:,}) of {_WORDS[name]}"
             for name, size in one.lacks.items()
         )
         if one.largest_batch:
@@ -190,7 +168,7 @@ def _missing(answer: Answer, missing: Sequence[Candidate]) -> Table:
             remedy = "a lower rank"
         else:
             remedy = f"{heads[0]} instead" if heads else ""
-        rows.append(Row(cells=(one.name, *_costs(one), lacks, remedy)))
+        rows.append(Row.of(one.name, *_costs(one), lacks, remedy))
     headings = ("method", "update", "memory", "ship", "lacks", "what fits")
     return Table(headings=headings, rows=tuple(rows), numbers=(1, 2, 3), droppable=(3, 1))
 

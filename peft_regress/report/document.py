@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Final, Literal, NamedTuple, Self, cast
@@ -139,10 +139,15 @@ def line_of(part: Block) -> Line:
     return part if isinstance(part, Line) else Line(cast("Words", part))
 
 
+def joined(words: Words, form: Callable[[str], str]) -> str:
+    """Return words with each part in a form."""
+    parts = (words,) if isinstance(words, str) else words
+    return " ".join(map(form, filter(None, parts)))
+
+
 def plain(words: Words) -> str:
     """Return words as text, with code between backticks."""
-    parts = (words,) if isinstance(words, str) else words
-    return " ".join(f"`{part}`" if isinstance(part, Code) else part for part in parts if part)
+    return joined(words, lambda part: f"`{part}`" if isinstance(part, Code) else part)
 
 
 def case_set(ids: Sequence[str]) -> str:

@@ -15,6 +15,7 @@ from peft_regress.text import clean, count_of
 
 _LONGEST_NAME = 80
 _UNITS = {"flop": " FLOP", "byte": " bytes"}
+_PRESENCE = {"old": " (gone)", "new": " (new)", None: ""}
 
 
 def explanation(
@@ -50,8 +51,7 @@ def _heading(old: Observation, new: Observation) -> Iterator[str]:
         reasons = definition_reasons(old.record, new.record)
         yield f"definition changed: {sentences.definition_words(reasons)}"
     for name, was, now, note in sentences.false_on_a_side(old.record, new.record):
-        both = " -> ".join(sentences.shown_value(one, None) for one in (was, now))
-        states = "false" if was is now else both
+        states = "false" if was is now else sentences.sides(was, now)
         yield sentences.with_note(f"invariant {clean(name)}: {states}", [note])
 
 
@@ -141,11 +141,11 @@ def _layer_rows(layer: attribution.LayerChange, split: attribution.Breakdown) ->
         verb = "costs" if layer.base_runs > 0 else "saves"
         notes = (f"{verb} {runs} of {clean(layer.base)}'s {clean(layer.what)}",)
     is_alone = [row.module for row in layer.rows] == [layer.layer]
-    presence = _presence(layer.rows[0]) if is_alone else ""
+    presence = _PRESENCE[layer.rows[0].only_in] if is_alone else ""
     yield _row(f"{name}{presence}", layer.old, layer.new, notes=notes)
     for row in () if is_alone else layer.rows:
-        part = (_short(row.module.removeprefix(layer.layer)) or "itself") + _presence(row)
-        yield _row(part, row.old, row.new, is_part=True)
+        part = _short(row.module.removeprefix(layer.layer)) or "itself"
+        yield _row(f"{part}{_PRESENCE[row.only_in]}", row.old, row.new, is_part=True)
 
 
 def _row(
@@ -154,10 +154,6 @@ def _row(
     """Return a row with its numbers to the last digit."""
     change = f"{new - old:+,}" if new != old else "0"
     return Row(cells=(name, f"{old:,}", f"{new:,}", change), notes=notes, is_part=is_part)
-
-
-def _presence(row: attribution.Contribution) -> str:
-    return {"old": " (gone)", "new": " (new)", None: ""}[row.only_in]
 
 
 def _short(name: str) -> str:

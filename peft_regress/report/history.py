@@ -21,10 +21,7 @@ _MOST_NAME_LINES = 2
 
 
 def history_document(moves: Moves, *, with_values: bool = False) -> list[Section]:
-    """Return a section for each entry in which something moved: what, how far, in which cases.
-
-    `with_values`: every value of the metrics too, also those within a bound.
-    """
+    """Return a section for each entry in which something moved: what, how far, in which cases."""
     steps: dict[tuple[int, int], list[Line]] = defaultdict(list)
     anew: dict[int, list[str]] = defaultdict(list)
     for case, at in moves.redefined:
@@ -123,9 +120,7 @@ def _range(moves: Sequence[Move]) -> str:
     reason = moves[0].reason
     changes = [move.reason.relative_change for move in moves]
     known = sorted((one for one in changes if one is not None), key=abs)
-    ends = dict.fromkeys(
-        sentences.shown_change(one, reason.spec) for one in (known[:1] + known[-1:])
-    )
+    ends = dict.fromkeys(sentences.shown_change(one, reason.spec) for one in known[:1] + known[-1:])
     others = {_without_ratio(move) for move in moves if move.reason.relative_change is None}
     shown = " to ".join([*ends, *sorted(others)])
     pair = f" ({_sides(moves[0])})" if len(moves) == 1 and known else ""
@@ -139,12 +134,9 @@ def _without_ratio(move: Move) -> str:
 
 
 def _sides(move: Move) -> str:
-    absent = "absent" if move.reason.spec else "unchecked"
-    sides = (
-        absent if side is None else sentences.shown_value(side, move.reason.spec)
-        for side in (move.reason.old, move.reason.new)
-    )
-    return " -> ".join(sides)
+    reason = move.reason
+    none = "absent" if reason.spec else "unchecked"
+    return sentences.sides(reason.old, reason.new, reason.spec, none=none)
 
 
 def _values(moves: Moves) -> Iterator[Section]:

@@ -55,7 +55,8 @@ class HtmlWriter:
         return f"<pre>{html.escape(part.text)}</pre>"
 
     def _section(self, section: doc.Section) -> str:
-        title, body = self._words(section.title), "".join(self._blocks(section.body))
+        title = doc.joined(section.title, self._inline)
+        body = "".join(self._blocks(section.body))
         if section.folded:
             return folded(title, body)
         tag = f"h{section.level - self._up}" if section.level else "p"
@@ -64,7 +65,7 @@ class HtmlWriter:
 
     def _line(self, part: doc.Block) -> str:
         line = doc.line_of(part)
-        words = self._words(line.words)
+        words = doc.joined(line.words, self._inline)
         return f"<li>{folded(words, self._names(line.cases)) if line.cases else words}</li>"
 
     def _step(self, step: doc.Command) -> str:
@@ -87,10 +88,6 @@ class HtmlWriter:
             return f'<span class="mono">{text}</span>'
         address = f"#/case/{quote(name, safe='', errors='replace')}"
         return f'<a class="case" href="{address}">{text}</a>'
-
-    def _words(self, words: doc.Words) -> str:
-        parts = (words,) if isinstance(words, str) else words
-        return " ".join(map(self._inline, filter(None, parts)))
 
     def _inline(self, text: str) -> str:
         if isinstance(text, doc.CaseId):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -135,11 +135,8 @@ class Table:
 
     def columns(self) -> list[int]:
         """Return the columns that are not empty."""
-        return [
-            index
-            for index in range(len(self.headings))
-            if any(row.cells[index] for row in self.rows)
-        ]
+        every = range(len(self.headings))
+        return [at for at in every if any(row.cells[at] for row in self.rows)]
 
 
 def table_text(table: Table, layout: Layout = PLAIN, *, indent: str = "") -> str:
@@ -174,13 +171,7 @@ def _named(row: Row) -> tuple[str, ...]:
 
 
 def _aligned(  # noqa: PLR0913  (a table, and how to write it)
-    table: Table,
-    columns: Collection[int],
-    widths: Sequence[int],
-    layout: Layout,
-    *,
-    indent: str,
-    gap: str,
+    table: Table, columns: list[int], widths: list[int], layout: Layout, *, indent: str, gap: str
 ) -> Iterator[str]:
     """Yield the rows in columns. Names stand on lines of their own if `columns` leaves them out."""
     names_apart = 0 not in columns

@@ -43,12 +43,18 @@ def code_span(text: str) -> str:
     return f"{fence} {text} {fence}" if longest else f"`{text}`"
 
 
+def inline(text: str) -> str:
+    """Return a part of a line: code, or escaped."""
+    return code_span(text) if isinstance(text, doc.Code) else escape_markdown(text)
+
+
 def cell(text: str) -> str:
-    """Return a name as code for a cell of a table.
+    """Return a cell of a table, with a name as code.
 
     A name that could end the cell is escaped instead: parsers disagree about bars within code.
     """
-    return escape_markdown(text) if not text or "|" in text or "\\" in text else code_span(text)
+    is_code = isinstance(text, doc.CaseId | doc.Code) and not {"|", "\\"} & {*text}
+    return code_span(text) if is_code and text else escape_markdown(text)
 
 
 def _longest_run(text: str) -> int:
@@ -102,7 +108,7 @@ def _section(section: doc.Section) -> Iterator[str]:
         yield from _folded(title, _blocks(section.body))
         return
     if section.title:
-        yield f"{'#' * section.level} {_words(section.title)}".strip()
+        yield f"{'#' * section.level} {doc.joined(section.title, inline)}".strip()
     yield from _blocks(section.body)
 
 
@@ -116,16 +122,8 @@ def _folded(summary: str, blocks: Iterable[str]) -> Iterator[str]:
 def _line(part: doc.Block) -> str:
     line = doc.line_of(part)
     cases = clean(doc.case_set(line.cases), longest=_LONGEST_SET) if line.cases else ""
-    return f"- {line.box}{_words(line.words).lstrip()}" + (f": {code_span(cases)}" if cases else "")
-
-
-def _words(words: doc.Words) -> str:
-    parts = (words,) if isinstance(words, str) else words
-    return " ".join(
-        code_span(part) if isinstance(part, doc.Code) else escape_markdown(part)
-        for part in parts
-        if part
-    )
+    words = doc.joined(line.words, inline).lstrip()
+    return f"- {line.box}{words}" + (f": {code_span(cases)}" if cases else "")
 
 
 def folded_rows(rows: Sequence[Any], most: int | None) -> tuple[Sequence[Any], Sequence[Any]]:
@@ -146,7 +144,7 @@ def _table(content: Table, rows: Sequence[Row]) -> str:
     with_notes = any(row.notes for row in content.rows)
     lines = []
     for row in rows:
-        first, *others = (_cell(row.cells[at]) for at in columns)
+        first, *others = (cell(row.cells[at]) for at in columns)
         notes = [escape_markdown("; ".join(row.notes))] if with_notes else []
         lines.append(("&nbsp;&nbsp;" * row.is_part + first, *others, *notes))
     units = content.units or [""] * len(content.headings)
@@ -156,7 +154,3 @@ def _table(content: Table, rows: Sequence[Row]) -> str:
         headings.append("")
         rule.append("---")
     return "\n".join(f"| {' | '.join(line)} |" for line in (headings, rule, *lines))
-
-
-def _cell(text: str) -> str:
-    return cell(text) if isinstance(text, doc.CaseId | doc.Code) else escape_markdown(text)

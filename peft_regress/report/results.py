@@ -57,10 +57,7 @@ def results_table(run: Run, layout: Layout = PLAIN) -> str:
 
 
 def results(records: Iterable[Record]) -> Table:
-    """Return a row for each case, sorted by id, with its numbers or with why it has none.
-
-    Each column has the unit that suits its numbers. A column without any number is not shown.
-    """
+    """Return a row for each case, sorted by id, with its numbers or with why it has none."""
     every = sorted(records, key=lambda record: record.case.id)
     known = [record for record in every if record.status == "ok"]
     batch = common_batch(known)
@@ -139,10 +136,9 @@ def overview(run: Run, *, sources: str) -> list[Section | Table]:
 def pareto_front(
     points: Iterable[_T], cost: Callable[[_T], float], gain: Callable[[_T], float]
 ) -> list[_T]:
-    """Return the points that no other point beats, the cheapest first.
+    """Return the points that none beats, the cheapest first; of equal points all.
 
     One beats another if it is at least as cheap and gains as much, and is better in one of the two.
-    Equal points are all returned.
     """
     front: list[_T] = []
     for one in sorted(points, key=lambda one: (cost(one), -gain(one))):
@@ -155,13 +151,9 @@ def pareto_front(
 
 def cost_section(title: str, metrics: Mapping[str, Metric]) -> Section:
     """Return what one training step costs: each metric with its unit, and exactly."""
-    rows = tuple(
-        Row.of(
-            name,
-            format_value(metric.value, metric.unit),
-            "" if metric.unit == "count" else f"{metric.value:,d}",
-        )
-        for name, metric in metrics.items()
-    )
-    table = Table(headings=("metric", "value", "exact"), rows=rows, numbers=(1, 2))
+    rows = []
+    for name, metric in metrics.items():
+        exact = "" if metric.unit == "count" else f"{metric.value:,d}"
+        rows.append(Row.of(name, format_value(metric.value, metric.unit), exact))
+    table = Table(headings=("metric", "value", "exact"), rows=tuple(rows), numbers=(1, 2))
     return Section(title=title, body=(table,), level=2)

@@ -61,10 +61,16 @@ def shown_value(value: Value, spec: MetricSpec | None) -> str:
     return format_value(value, spec.unit)
 
 
+def sides(old: Value, new: Value, spec: MetricSpec | None = None, *, none: str = "absent") -> str:
+    """Return both sides of a change, ready to show: 'false -> true'; `none` stands for None."""
+    shown = (none if side is None else shown_value(side, spec) for side in (old, new))
+    return " -> ".join(shown)
+
+
 def definition_words(reasons: Iterable[verdicts.Reason]) -> str:
     """Return which settings a changed definition changed: 'adapter r: 4 -> 8'."""
     settings = (
-        f"{reason.subject}: {shown_value(reason.old, None)} -> {shown_value(reason.new, None)}"
+        f"{reason.subject}: {sides(reason.old, reason.new)}"
         for reason in reasons
         if reason.kind == "definition" and reason.subject
     )

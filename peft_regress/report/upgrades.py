@@ -30,9 +30,6 @@ from peft_regress.upgrades.upgrade import Upgrade
 _INTERRUPTED: Final = "not tried, interrupted"
 
 
-# --- A finding ------------------------------------------------------------------------------------
-
-
 def _finding_section(
     title: str, finding: Finding, comparison: Comparison, package: str | None
 ) -> Section:
@@ -59,14 +56,8 @@ def _script_sections(made: Reproduction) -> Iterator[Section]:
         yield Section(title=f"It prints, with {clean(side)}:", body=(Listing(output.rstrip()),))
 
 
-# --- An upgrade -----------------------------------------------------------------------------------
-
-
 def upgrade_document(upgrade: Upgrade, scripts: Sequence[Reproduction] = ()) -> list[Section]:
-    """Return the outcome, the environment, each finding, and what to do.
-
-    With `scripts` that show the findings it is an issue for a library's maintainers.
-    """
+    """Return the outcome, the environment, each finding with its scripts, and what to do."""
     return [*compared_sections(upgrade, scripts), *_closing(upgrade)]
 
 
@@ -188,13 +179,10 @@ def advice_on(upgrade: Upgrade) -> list[tuple[str, ...]]:
     advice = [*_about_failing(failing[0], upgrade)] if failing else []
     if failing or any(finding.is_better for finding in findings):
         which = "if the new numbers are right" if failing else "it got better"
-        if upgrade.saved is None:
-            command = Code('peft-regress accept run.json --reason "..."')
-            save = Code("--save run.json")
-            advice.append((f"accept, {which}: add", save, "and then", command))
-        else:
-            command = Code(f'peft-regress accept {quoted(str(upgrade.saved))} --reason "..."')
-            advice.append((f"accept, {which}:", command))
+        saving = ("add", Code("--save run.json"), "and then") if upgrade.saved is None else ()
+        saved = quoted(str(upgrade.saved or "run.json"))
+        command = Code(f'peft-regress accept {saved} --reason "..."')
+        advice.append((f"accept, {which}:", *saving, command))
     if any(finding.cause.strand == "coverage" for finding in findings):
         advice.append(("compare what was not compared: add", Code("--base run")))
     return advice or [("nothing: no number changed beyond its bound",)]
@@ -212,26 +200,17 @@ def _about_failing(finding: Finding, upgrade: Upgrade) -> Iterator[tuple[str, ..
         yield (f"pin: stay with {' '.join(map(clean, pins))} until it is settled",)
     is_own = upgrade.comparison.observed[finding.example.case].record.is_own
     script = "" if is_own else ", with a script that runs without this project"
-    yield (
-        "report: add",
-        Code("--summary issue.md"),
-        f"to write an issue for the maintainers{script}",
-    )
+    writing = f"to write an issue for the maintainers{script}"
+    yield ("report: add", Code("--summary issue.md"), writing)
     words = bisection(finding, changed)
     if words:
         yield ("find the release:", Code(" ".join(words)))
 
 
-# --- A bisection ----------------------------------------------------------------------------------
-
-
 def bisection_document(
     found: Bisection, scripts: Mapping[int, Sequence[Reproduction]] | None = None
 ) -> list[Section]:
-    """Return each transition with what changes in it, then what was tried.
-
-    `scripts` show the findings of a transition, by its number, in an issue for maintainers.
-    """
+    """Return each transition with what changes in it and its scripts, then what was tried."""
     sections: list[Section] = []
     for number, transition in enumerate(found.transitions):
         sections += _transition(found, transition)

@@ -165,12 +165,11 @@ class Keeper:
         if writer.problem is not None:
             lines.append(f"no journal was kept: {writer.problem}")
         if is_saved:
-            if self.resume is not None:
-                resumed = journal.resumed_journal(self.resume)
-                if resumed.is_file():
-                    lines_there = journal.read_journal(resumed)
-                    if all(line.case in cases for line in lines_there):
-                        resumed.unlink(missing_ok=True)
+            resumed = self.resume and journal.resumed_journal(self.resume)
+            if resumed and resumed.is_file():
+                lines_there = journal.read_journal(resumed)
+                if all(line.case in cases for line in lines_there):
+                    resumed.unlink(missing_ok=True)
             writer.remove()
             if was_interrupted:
                 run_file = shlex.quote(self.shown(journal.run_file_of(writer.path)))

@@ -18,12 +18,7 @@ from typing import Final
 
 import msgspec
 
-from peft_regress.baselines.run_adapters import (
-    adapter_files,
-    adapters_of_run,
-    place_adapter,
-    prune_adapters,
-)
+from peft_regress.baselines import run_adapters
 from peft_regress.cases import Case
 from peft_regress.catalogue.budget_file import BudgetFile, stated_budgets
 from peft_regress.catalogue.matrix import matrix_cases
@@ -120,7 +115,7 @@ def _measured(
         try:
             kept = worker.ask(f"{MEASURER}.measure", asked, KeptRecord)
             check_kept(case.id, kept, answer.definition)
-            files = adapter_files(Path(scratch), case)
+            files = run_adapters.adapter_files(Path(scratch), case)
         except RequestRefusedError:
             raise
         except (WorkerError, InputError) as error:
@@ -172,7 +167,7 @@ def measure_cases(  # noqa: PLR0913  (each is one setting)
         pool=setup.pool or own,
         budgets=stated_budgets(),
         trains=trains,
-        adapters=None if save is None else adapters_of_run(save),
+        adapters=None if save is None else run_adapters.adapters_of_run(save),
         known=known or {},
         loaded={} if loaded is None else loaded,
         on_record=on_record,
@@ -270,7 +265,7 @@ class _Work:
         """Put a record on disk and among the results, before anybody is told."""
         kept = self._checked(case, answer)
         if self.adapters is not None:
-            place_adapter(self.adapters, kept.record.case, answer.adapter)
+            run_adapters.place_adapter(self.adapters, kept.record.case, answer.adapter)
         self._add(answer.header, kept)
 
     def _add(self, header: Header, kept: KeptRecord) -> None:
@@ -331,4 +326,4 @@ def save_run(path: Path, run: Run) -> None:
         "version": pytest_benchmark.__version__,
     }
     write_run_file(path, run, document)
-    prune_adapters(adapters_of_run(path), run)
+    run_adapters.prune_adapters(run_adapters.adapters_of_run(path), run)

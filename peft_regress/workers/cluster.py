@@ -19,23 +19,20 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 from distributed import Client, KilledWorker, Security
+from distributed import Future as DaskFuture
 from distributed.comm.core import connect
 from distributed.utils import LoopRunner
 from distributed.versions import VersionMismatchWarning
 
 from peft_regress.errors import AbsentError, InputError, PeftRegressError
 from peft_regress.files import encoded
-from peft_regress.project.settings import Settings
 from peft_regress.text import clean, count_of
 from peft_regress.workers.node import Node, Task, check, do, facts_here, own_code
 from peft_regress.workers.pool import Environment, GivenUpError, NodeError
-
-if TYPE_CHECKING:
-    from distributed import Future as DaskFuture
 
 _Answer = TypeVar("_Answer", bound=msgspec.Struct)
 
@@ -189,10 +186,7 @@ class DaskPool:
         return ClusterLostError(f"{self._address}: the Dask scheduler has gone")
 
     def prepare(self, node: Node) -> None:
-        """Let the workers prepare, those that join later too.
-
-        Raises `NodeError` for a worker that lacks something, `ClusterLostError` if there is none.
-        """
+        """Let the workers prepare, those that join later too; refuse one that lacks something."""
         with contextlib.suppress(TimeoutError):
             self._client.wait_for_workers(1, timeout=_WAIT_SECONDS)
         workers = self._workers()
@@ -227,21 +221,18 @@ def _end(work: _Work, error: BaseException) -> None:
 
 
 @contextlib.contextmanager
-def opened_cluster(  # noqa: PLR0913  (all but the address by name)
+def opened_cluster(
     address: str,
     *,
     baselines: Path,
     say: Callable[[str], None],
     time_limit: float,
     code: Sequence[str],
-    own: Settings | None = None,
 ) -> Iterator[DaskPool]:
-    """Connect to a scheduler, and prepare its workers.
+    """Connect to a scheduler, and prepare its workers for the cases of the settings in use.
 
-    code: the packages whose code must be the same there. own: has the cases of a project.
-
-    Raises `InputError` for what is no address, `ClusterLostError` if no scheduler of this Dask
-    answers there or no worker can be used, `NodeError` for a worker that lacks something.
+    code: the packages whose code must be the same there. Raises `InputError`, `ClusterLostError`
+    if there is no scheduler or no worker, `NodeError` for a worker that lacks something.
     """
     if not _ADDRESS.fullmatch(address):
         raise InputError(
@@ -252,12 +243,9 @@ def opened_cluster(  # noqa: PLR0913  (all but the address by name)
     for name in list(logging.root.manager.loggerDict):
         if name.partition(".")[0] in {"distributed", "tornado"}:
             logging.getLogger(name).setLevel(logging.CRITICAL)
-    baselines = baselines.absolute()
-    code_of_cases = None if own is None else own_code(own)
-    facts, storage = facts_here(baselines, code, code_of_cases), str(baselines)
-    node = Node(
-        baselines=storage, facts=facts, code=list(code), own=code_of_cases, time_limit=time_limit
-    )
+    root, own = baselines.absolute(), own_code()
+    facts = facts_here(root, code, own)
+    node = Node(baselines=str(root), facts=facts, code=list(code), own=own, time_limit=time_limit)
     client = _client(address)
     try:
         pool = DaskPool(address, client, say=say)

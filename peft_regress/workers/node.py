@@ -29,8 +29,7 @@ from peft_regress.files import read_bytes
 from peft_regress.imports import INSTALLED
 from peft_regress.overlay.overlay import opened_part
 from peft_regress.overlay.pip import Planned
-from peft_regress.project.own_cases import own_fine_tunes
-from peft_regress.project.settings import Settings
+from peft_regress.project.own_cases import own_fine_tunes, settings_in_use
 from peft_regress.runs.environment import installed_packages
 from peft_regress.runs.own_code import digest_of, own_modules
 from peft_regress.text import clean, printable
@@ -65,10 +64,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def facts_here(baselines: Path, code: Iterable[str], own: OwnCode | None) -> dict[str, str]:
-    """Return what decides the numbers of this process: versions and digests by what they are of.
-
-    code: packages of this project. Raises `OSError` for a file that cannot be read.
-    """
+    """Return what decides the numbers of this process: versions and digests by what they are of."""
     packages = {**installed_packages(), "distributed": version("distributed")}
     modules, search = (own.modules, own.search) if own else ([], [])
     shared = [path for folder in _SHARED for path in (baselines / folder).rglob("*")]
@@ -86,11 +82,9 @@ def facts_here(baselines: Path, code: Iterable[str], own: OwnCode | None) -> dic
     }
 
 
-def own_code(settings: Settings) -> OwnCode | None:
-    """Return where the code of the cases of some settings lies; None without settings.
-
-    Raises `InputError` for cases that do not import.
-    """
+def own_code() -> OwnCode | None:
+    """Return where the code of the project's cases lies, which must import; None without any."""
+    settings = settings_in_use()
     if settings.file is None:
         return None
     own_fine_tunes()  # imports what they need
@@ -114,10 +108,7 @@ def check(name: str, dask_worker: Worker) -> str | None:
 
 
 def do(name: str, task: str) -> str:
-    """Do a `Task`; return the answer, both as JSON.
-
-    Raises `NodeError`, `SourceError`, `RequestRefusedError` or `UnusableEnvironmentError`.
-    """
+    """Do a `Task`; return the answer, both as JSON. Raises what Dask can carry."""
     return _node_of(name, get_worker()).do(msgspec.json.decode(task, type=Task))
 
 

@@ -23,6 +23,7 @@ from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.gate.comparison import Invocation
 from peft_regress.metrics import METRICS
 from peft_regress.report import verdict_markdown
+from peft_regress.report.document import Code
 from peft_regress.report.markdown import cell, escape_markdown
 from peft_regress.report.verdict.sections import LONGEST_BYTES, MARKER
 from peft_regress.runs.schema import Failure
@@ -292,5 +293,5 @@ def test_any_string_stays_text(text):
 @given(st.text(st.sampled_from("|`\\<>-!#@[]()*_~&;:/w.1 aG")))
 def test_a_cell_shows_what_it_was_given(text):
     flat = clean(text)
-    (row,) = cells(f"| {cell(flat)} | {escape_markdown(flat)} |\n| --- | --- |\n")
+    (row,) = cells(f"| {cell(Code(flat))} | {escape_markdown(flat)} |\n| --- | --- |\n")
     assert [one.replace("\u200b", "") for one in row] == [flat, flat]

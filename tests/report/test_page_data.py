@@ -14,11 +14,11 @@ from strategies import fuzz, runs
 from peft_regress.baselines.history import Entry, read_entries
 from peft_regress.gate.changes import value_of
 from peft_regress.gate.policy import DEFAULT_POLICY
-from peft_regress.metrics import Metric
+from peft_regress.metrics import METRICS, Metric
 from peft_regress.project.budgets import Bound, Budget
 from peft_regress.project.devices import load_devices
 from peft_regress.report.document import as_text
-from peft_regress.report.page.content import Content, facts_of
+from peft_regress.report.page.content import Content, line_of
 from peft_regress.report.page.data import page_data
 from peft_regress.report.page.sheets import sheet_modules
 from peft_regress.runs.schema import Failure
@@ -249,7 +249,8 @@ def test_the_lines_of_a_case_are_what_was_measured_beside_a_study_too():
 
 
 def facts(name, value, **fields):
-    return facts_of(name, make_record(LORA, {name: value}, **fields))
+    line = line_of(name, make_record(LORA, {name: value}, **fields), METRICS[name])
+    return {fact: line[fact] for fact in ("bound", "seeds") if fact in line}
 
 
 def test_the_bound_is_that_of_the_gate_and_seeds_are_its_lowest_and_highest():

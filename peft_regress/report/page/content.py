@@ -12,13 +12,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 from msgspec import UNSET, structs
 
-from peft_regress.baselines.history import (
-    Entry,
-    moves_between,
-    present_entries,
-    present_record,
-    records_by_case,
-)
+from peft_regress.baselines import history
 from peft_regress.cases import Case
 from peft_regress.catalogue.built_in import STEPS
 from peft_regress.catalogue.evidence import Evidence, Study, read_evidence, why_not_learned
@@ -103,7 +97,7 @@ def hold(by_entry: Mapping[int, Any], last: int) -> Held:
 class Content:
     """All that a page shows: entries, their cases, the verdict on the newest, other verdicts."""
 
-    entries: Sequence[Entry]
+    entries: Sequence[history.Entry]
     """In the order of `read_entries`."""
     devices: Sequence[DeviceClass] = ()
     newest: tuple[int, Comparison] | None = None
@@ -117,17 +111,18 @@ class Content:
     @functools.cached_property
     def cases(self) -> dict[str, dict[int, Record]]:
         """The records of each case by entry."""
-        return records_by_case(self.entries)
+        return history.records_by_case(self.entries)
 
     @functools.cached_property
     def present(self) -> dict[str, int]:
         """The entry with the present numbers of each case."""
-        return present_entries(self.entries)
+        return history.present_entries(self.entries)
 
     @functools.cached_property
     def now(self) -> dict[str, Record]:
         """The present record of each case."""
-        return {name: present_record(self.entries, name, at) for name, at in self.present.items()}
+        entries, present = self.entries, self.present
+        return {name: history.present_record(entries, name, at) for name, at in present.items()}
 
     @functools.cached_property
     def studies(self) -> dict[tuple[str, str], Study]:
@@ -173,9 +168,8 @@ class Content:
             for record in records.values()
             for name, metric in record.metrics.items()
         }
-        return {
-            name: METRICS.get(name) or found[name].spec for name in sorted(found, key=metric_order)
-        }
+        names = sorted(found, key=metric_order)
+        return {name: METRICS.get(name) or found[name].spec for name in names}
 
     def held(self, case: str) -> dict[str, Held]:
         """Return the values of a case's metrics over the entries."""
@@ -194,14 +188,14 @@ class Content:
 
     def _marks_of(self, case: str) -> dict[str, list[Mark]]:
         found: dict[str, list[Mark]] = {}
-        records = {at: present_record(self.entries, case, at) for at in self.cases[case]}
+        records = {at: history.present_record(self.entries, case, at) for at in self.cases[case]}
         for old, new in pairwise(records):
             if records[old].definition != records[new].definition:
                 known = records[old].metrics.keys() & records[new].metrics.keys()
                 for name in known:
                     found.setdefault(name, []).append(Mark(new, "break"))
                 continue
-            for move in moves_between(self.entries, case, records, (old, new)):
+            for move in history.moves_between(self.entries, case, records, (old, new)):
                 name, reason = move.reason.name, move.reason
                 if name in self.specs and None not in (reason.old, reason.new):
                     mark = Mark(new, move.way, old, reason.relative_change)
@@ -277,38 +271,28 @@ def gain_name(records: Iterable[Record]) -> str:
     return "score" if has_score and not has_accuracy else "accuracy"
 
 
-def facts_of(name: str, record: Record) -> dict[str, Any]:
-    """Return `{bound?, seeds?}` of a metric's present value.
+def line_of(name: str, record: Record, spec: MetricSpec) -> dict[str, Any]:
+    """Return `{now, text, bound?, bound_text?, seeds?, seeds_text?}` of a metric's present value.
 
     `bound` is how far the value may change: relative, of a fraction and a score the difference, of
     losses that of step 1. It is absent where no change is judged, or every one. `seeds` are the
     lowest and the highest seed, where the value is the mean over seeds.
     """
-    facts: dict[str, Any] = {}
-    metric = record.metrics[name]
-    bound = 0.0 if is_shown_only(metric) else bounds_on(name, metric, record)[0]
-    if 0 < bound < float("inf"):
-        facts["bound"] = bound
-    if metric.kind in {"accuracy", "score"}:
-        seeds = [sample for sample in metric.samples or () if not isinstance(sample, list)]
-        if len(seeds) > 1:
-            facts["seeds"] = [min(seeds), max(seeds)]
-    return facts
-
-
-def line_of(name: str, record: Record, spec: MetricSpec) -> dict[str, Any]:
-    """Return the present value of a metric, what it may be, and its seeds."""
     metric = record.metrics.get(name)
     value = None if metric is None else value_of(metric)
     found: dict[str, Any] = {"now": value, "text": number(value, spec.unit)}
     if metric is None:
         return found
-    found |= facts_of(name, record)
-    if "bound" in found:
-        found["bound_text"] = f"±{shown_change(found['bound'], spec).lstrip('+')}"
-    if "seeds" in found:
-        found["seeds_text"] = " to ".join(format_value(one, spec.unit) for one in found["seeds"])
-    return found
+    bound = 0.0 if is_shown_only(metric) else bounds_on(name, metric, record)[0]
+    texts = {}
+    if 0 < bound < float("inf"):
+        found["bound"] = bound
+        texts["bound_text"] = f"±{shown_change(bound, spec).lstrip('+')}"
+    seeds = [sample for sample in metric.samples or () if not isinstance(sample, list)]
+    if metric.kind in {"accuracy", "score"} and len(seeds) > 1:
+        found["seeds"] = [min(seeds), max(seeds)]
+        texts["seeds_text"] = " to ".join(format_value(one, spec.unit) for one in found["seeds"])
+    return found | texts
 
 
 def number(value: float | None, unit: Unit) -> Number:

@@ -119,12 +119,8 @@ def _front(
     cases = {name: content.now[name].case for name in costs}
     gains = {name: content.gains[name] for name in costs}
     front = pareto_front(costs, lambda name: costs[name], lambda name: gains[name]["now"])
-    texts = {
-        name: f"{gains[name]['text']}, {format_value(costs[name], cost.unit)}" for name in front
-    }
-    ends = " to ".join(
-        f"{method_words(cases[one])} ({texts[one]})" for one in (front[0], front[-1])
-    )
+    texts = {n: f"{gains[n]['text']}, {format_value(costs[n], cost.unit)}" for n in front}
+    ends = " to ".join(f"{method_words(cases[n])} ({texts[n]})" for n in (front[0], front[-1]))
     gain = ", ".join(sorted({one["words"] for one in gains.values()}))
     title = f"{gain} against {cost.label} on {clean(cases[front[0]].architecture)}"
     pairings = f"{count_of(len(costs), 'pairing')}, {len(front)} on the Pareto front"
@@ -145,9 +141,5 @@ def _front(
         Section(title="On the Pareto front, from the cheapest", level=3, body=lines),
         Section(title="All of its numbers", folded=True, body=(table,)),
     ]
-    return {
-        "gain": gain,
-        "front": front,
-        "label": f"{title}: {pairings}, from {ends}.",
-        "html": writer.document(document),
-    }
+    label = f"{title}: {pairings}, from {ends}."
+    return {"gain": gain, "front": front, "label": label, "html": writer.document(document)}

@@ -185,10 +185,8 @@ def _stored(content: Content) -> Iterator[Section]:
 def _case_table(content: Content) -> Table:
     """Return the table of `report`, with the state of each case in the last column."""
     table = results(content.now.values())
-    rows = tuple(
-        Row.of(*row.cells, content.state_of(name))
-        for name, row in zip(content.now, table.rows, strict=True)
-    )
+    paired = zip(content.now, table.rows, strict=True)
+    rows = tuple(Row.of(*row.cells, content.state_of(name)) for name, row in paired)
     return dataclasses.replace(
         table,
         headings=(*table.headings, "state"),
@@ -237,13 +235,9 @@ def _memory_tables(content: Content) -> dict[str, Table]:
                 key = f"{record.case.architecture} {record.case.task} {suffix}"
                 found[key].append(Row.of(CaseId(clean(name), name), *cells))
     headings = ("case", "peak", *_CATEGORIES.values(), "sum of highs")
+    numbers, title = tuple(range(1, len(headings))), "Memory by category"
     return {
-        key: Table(
-            headings=headings,
-            rows=tuple(rows),
-            numbers=tuple(range(1, len(headings))),
-            caption="Memory by category",
-        )
+        key: Table(headings=headings, rows=tuple(rows), numbers=numbers, caption=title)
         for key, rows in found.items()
     }
 

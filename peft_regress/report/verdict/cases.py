@@ -152,10 +152,7 @@ def budgets_of(
     most: int | None = None,
     most_rows: int | None = None,
 ) -> Table:
-    """Return a row for each part of the budgets of cases.
-
-    most: the number of rows; if there are more, those of which most is used.
-    """
+    """Return a row for each part of the budgets of cases, or for the `most` that are used most."""
     shown = list(uses)
     if most is not None and len(shown) > most:
         shown = sorted(shown, key=lambda one: (not one[1].is_over, -(one[1].share or 0)))[:most]

@@ -184,11 +184,8 @@ def _range(finding: Finding, metric: str) -> str:
 
 def _invariant_title(finding: Finding) -> str:
     reason = finding.example.reasons[0]
-    old, new = (
-        sentences.shown_value(value, None) if value is not None else "unchecked"
-        for value in (reason.old, reason.new)
-    )
-    state = " is false" if finding.verdict == "new" else f": {old} -> {new}"
+    sides = sentences.sides(reason.old, reason.new, none="unchecked")
+    state = " is false" if finding.verdict == "new" else f": {sides}"
     if reason.new is not False or reason.subject not in INVARIANTS:
         return f"{clean(reason.name)}{state}"
     return f"{INVARIANTS[reason.subject].broken} ({reason.subject}{state})"

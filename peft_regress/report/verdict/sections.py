@@ -102,11 +102,8 @@ def verdict_markdown(comparison: Comparison) -> str:
         if len(text.encode()) <= LONGEST_BYTES:
             return text
         command = clean(compare_command(comparison.invocation), longest=_LONGEST_LINE)
-        words = (
-            "Shortened to the length that GitHub accepts:",
-            doc.Code(command),
-            "shows everything.",
-        )
+        shown = doc.Code(command)
+        words = ("Shortened to the length that GitHub accepts:", shown, "shows everything.")
         head = [head[0], doc.Section(title=words)]
     steps = [section for section in sections if section.title == "what to type:"]
     told = [clean(finding_headline(one), longest=_LONGEST_LINE) for one in comparison.findings]
@@ -161,12 +158,9 @@ def verdict_sections(comparison: Comparison, extent: Extent) -> list[doc.Section
 
 def beside_sections(comparison: Comparison, extent: Extent) -> list[doc.Section]:
     """Return what stands beside the findings: known defects, budgets, remarks."""
+    defects = _with_counts(sentences.known_defects(comparison))
     return [
-        *_folded(
-            "known defects, in the baseline too",
-            _with_counts(sentences.known_defects(comparison)),
-            extent,
-        ),
+        *_folded("known defects, in the baseline too", defects, extent),
         *_budgets(comparison, extent),
         *_folded("besides", _with_counts(remarks(comparison)), extent),
     ]
@@ -265,9 +259,7 @@ def _named(case: str) -> doc.CaseId:
 def _reading_order(case: str, reason: Reason) -> tuple[str, tuple[tuple[int, str], ...]]:
     """Return the key that sorts rows: by metric, and r4 before r16."""
     parts = re.findall(r"[0-9]+|[^0-9]+", case)
-    return reason.title, tuple(
-        (len(part) if part[0] in "0123456789" else 0, part) for part in parts
-    )
+    return reason.title, tuple((len(one) if one[0] in "0123456789" else 0, one) for one in parts)
 
 
 def _without_ratio(finding: Finding, shown: set[str]) -> list[str]:
@@ -298,10 +290,8 @@ def _budgets(comparison: Comparison, extent: Extent) -> Iterator[doc.Section]:
 
 def _setting(comparison: Comparison) -> Iterator[doc.Section]:
     """Yield what was compared with what: entries, environments, and how trainings were judged."""
-    references = comparison.references
-    pairs = [
-        (references[name], new) for name, new in comparison.observed.items() if name in references
-    ]
+    references, observed = comparison.references, comparison.observed
+    pairs = [(references[name], new) for name, new in observed.items() if name in references]
     names = (
         old.run_name + (f", confirmed by {old.confirmed.entry}" if old.confirmed else "")
         for old, _ in pairs
