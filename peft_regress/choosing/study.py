@@ -256,13 +256,17 @@ def as_code(fine_tune: FineTune, study: Study, name: str) -> str:
     """Return the case with a candidate's adapter, to paste where its functions are known."""
     method = method_at(*split_adapter_name(name))
     adapted = dataclasses.replace(adapted_by(fine_tune, method), steps=study.steps)
-    lines = [f'    "{adapted.id}",']
+    lines, notes = [f'    "{adapted.id}",'], []
     for given in dataclasses.fields(FineTune):
         value = getattr(adapted, given.name, None)
         if given.name in {"id", "case", "_"} or value == given.default:
             continue
+        if given.name in {"bounds", "budget"} and adapted.id != fine_tune.id:
+            notes.append(f"# without the {given.name} of {fine_tune.id}, a case of another method")
+            continue
         shown = getattr(value, "__name__", None) if callable(value) else repr(value)
         lines.append(f"    {given.name}={shown or '...'},")
     rate = study.methods[name].rate
-    note = [] if rate == 1 else [f"# trained at {rate:g} times the learning rate of its optimizer"]
-    return "\n".join(("FineTune(", *lines, ")", *note))
+    if rate != 1:
+        notes.append(f"# trained at {rate:g} times the learning rate of its optimizer")
+    return "\n".join(("FineTune(", *lines, ")", *notes))

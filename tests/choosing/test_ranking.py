@@ -3,9 +3,11 @@
 import math
 import statistics
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from own_training import fine_tune as own_training
 
 from peft_regress.catalogue.evidence import Study, Trained, margin_of, why_not_learned
 from peft_regress.choosing.ranking import (
@@ -14,6 +16,8 @@ from peft_regress.choosing.ranking import (
     Ranking,
     difference,
 )
+from peft_regress.choosing.study import as_code
+from peft_regress.project.budgets import Budget
 
 
 def candidate(name, update, scores=(), *, memory=0, lacks=(), is_near_limit=False):
@@ -164,3 +168,20 @@ def test_a_margin_is_in_points_of_accuracy_and_in_percent_of_other_scores():
     assert margin_of(study({1: 0.9}, full=(0.5, 0.7)), 3) == pytest.approx(0.03)
     other = study({1: 0.9}, chance=None, full=(-50.0, -70.0))
     assert margin_of(other, 3) == pytest.approx(1.8)
+
+
+def test_the_code_to_paste_has_no_limits_of_another_method():
+    fine_tune = own_training(
+        "lora-r4", id="own/lora-r4/net", budget=Budget(ship="1 kB"), also_train=("8",)
+    )
+    trained = Trained(rate=3, early=(0.5,), final=(0.9,))
+    found = msgspec.structs.replace(study({}), methods={"full": trained, "lora-r4": trained})
+    of_another = as_code(fine_tune, found, "full").splitlines()
+    assert of_another[:2] == ["FineTune(", '    "own/full/net",']
+    assert of_another[-3:] == [
+        ")",
+        "# without the budget of own/lora-r4/net, a case of another method",
+        "# trained at 3 times the learning rate of its optimizer",
+    ]
+    assert not any("Budget" in line for line in of_another)
+    assert any("Budget" in line for line in as_code(fine_tune, found, "lora-r4").splitlines())
