@@ -65,7 +65,7 @@ def added() -> None:
             answer, request = f"{folder}/answer.json", f"{folder}/request.json"
             asked = {"script": script, "steps": 8, "answer": answer}
             Path(request).write_text(json.dumps(asked), encoding="utf-8")
-            watcher = ["-m", "peft_regress.measure.scripts.child", request]
+            watcher = ["-m", "peft_regress.measure.scripts.watcher", request]
             alone, alone_bytes = _run(["-c", ALONE, answer, script], answer)
             watched, watched_bytes = _run(watcher, answer)
         own = statistics.median(alone[1:])
