@@ -26,10 +26,7 @@ CACHE_VARIABLE: Final = "PEFT_REGRESS_CACHE"
 
 
 def cache_folder() -> Path:
-    """Return the cache folder: `PEFT_REGRESS_CACHE`, or the user's cache.
-
-    Raises `InputError` if the user has no home folder.
-    """
+    """Return `PEFT_REGRESS_CACHE` or the user's cache. Raises `InputError` without a home."""
     chosen = os.environ.get(CACHE_VARIABLE)
     folder = Path(chosen or platformdirs.user_cache_dir("peft-regress", appauthor=False))
     try:

@@ -136,10 +136,7 @@ def _problem(error: BaseException, module: str, folder: Path | None) -> str:
 
 
 def _place(error: BaseException) -> str | None:
-    """Return file and line of the user's innermost code, else of an installed package's.
-
-    None if only Python and this package were running.
-    """
+    """Return the place of the user's innermost code, or else of an installed package's."""
     places: dict[bool, str] = {}  # by whether the code is installed
     for frame in traceback.extract_tb(error.__traceback__):
         # First: installed packages lie in a folder of the standard library.

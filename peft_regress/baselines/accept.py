@@ -106,10 +106,7 @@ def accept_run(  # noqa: PLR0913  (each is one fact of the entry)
 
 
 def _held(run: Run, accepted: Acceptance, contents: Contents) -> tuple[Run, Acceptance]:
-    """Return what the next entry holds, and what it confirms and retires.
-
-    accepted: with globs in the place of the cases to retire.
-    """
+    """Return what the next entry holds, confirms and retires; `accepted` retires by globs."""
     repeats = dict[str, str]()
     retired = {name for one in accepted.retired for name in matching_ids(contents.judges, one)}
     if accepted.role == "baseline":

@@ -47,8 +47,7 @@ class Contents:
 
     links: list[Link] = field(default_factory=list)
     parts: dict[str, tuple[str, Path, int]] = field(default_factory=dict)
-    """For each digest of a ledger or adapter what to say without it, its place, and the first entry
-    with it."""
+    """By the digest of a ledger or adapter: what to say without it, its place, its first entry."""
     adapter_of: dict[str, str] = field(default_factory=dict)
     """For each case the digest of its adapter, in the order in which they were named last."""
     own: set[str] = field(default_factory=set)
@@ -275,10 +274,7 @@ def _content_of(path: Path) -> bytes:
 
 
 def write_current(root: Path, contents: Contents) -> list[Path]:
-    """Write what follows from the entries, the name of the newest last. Raises `InputError`.
-
-    Return the files that were not so already.
-    """
+    """Write what follows from the entries, and return what was not so. Raises `InputError`."""
     files = _files(root, contents)
     written = [path for path, content in files.items() if _content_of(path) != content]
     for path in written:

@@ -97,10 +97,7 @@ def find_input(root: Path, name: str) -> Named:
 
 
 def named_case(root: Path, name: str, case: str) -> Observation:
-    """Return one case of what is named.
-
-    Raises `InputError` if `case` is no case id, `AbsentError` if there is no such case.
-    """
+    """Return a case of what is named. Raises `InputError` for no id, `AbsentError` for no case."""
     split_case_id(case)
     cases = find_named(root, name).observations()
     if case not in cases:

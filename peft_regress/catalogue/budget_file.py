@@ -41,10 +41,7 @@ class BudgetFile:
     """Each glob with its limits."""
 
     def budget_of(self, case: Case) -> Budget | None:
-        """Return the budget of a case; None if no glob matches it.
-
-        Its shares are of full fine-tuning on the same task and architecture.
-        """
+        """Return the budget of a case, its shares of full fine-tuning; None if no glob matches."""
         limits: dict[str, Any] = {}
         for glob, found in self.rows:
             if fnmatchcase(case.id, glob):

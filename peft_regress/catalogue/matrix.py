@@ -21,13 +21,8 @@ from peft_regress import registry
 from peft_regress.cases import Adaptation, Case
 from peft_regress.catalogue.methods.method import Method
 from peft_regress.errors import InputError, UnknownNameError
+from peft_regress.project import own_cases
 from peft_regress.project.budgets import OWN_MATRIX
-from peft_regress.project.own_cases import (
-    add_own_cases,
-    own_fine_tune,
-    own_fine_tunes,
-    usual_matrix,
-)
 from peft_regress.project.script import OwnCase
 from peft_regress.project.settings import DEFAULT_MATRIX
 from peft_regress.registry import RegistryName
@@ -41,7 +36,7 @@ def matrix_cases(matrix: str = DEFAULT_MATRIX, *, task: str | None = None) -> li
     that is not registered, `InputError` for own cases that cannot be imported.
     """
     check_matrix(matrix)
-    own = [one.case for one in own_fine_tunes().values() if one.matrix == matrix]
+    own = [one.case for one in own_cases.own_fine_tunes().values() if one.matrix == matrix]
     if task is None:
         tasks = registry.items("task")
     else:
@@ -95,12 +90,12 @@ def check_matrix(matrix: str) -> None:
 def _matrices() -> set[str]:
     items = (item for name in get_args(RegistryName) for item in registry.items(name))
     built_in = {matrix for item in items for matrix in item.matrices}
-    return built_in | {fine_tune.matrix for fine_tune in own_fine_tunes().values()}
+    return built_in | {fine_tune.matrix for fine_tune in own_cases.own_fine_tunes().values()}
 
 
 def matrices_of(case: Case) -> frozenset[str]:
     """Return the matrices that a case belongs to; none if one of its names is not registered."""
-    own = own_fine_tune(case)
+    own = own_cases.own_fine_tune(case)
     return built_in_matrices(case) if own is None else frozenset({own.matrix})
 
 
@@ -133,9 +128,9 @@ def case_params(
     import pytest
 
     if chosen is None or isinstance(chosen, str):
-        cases = matrix_cases(usual_matrix() if matrix is None else matrix, task=chosen)
+        cases = matrix_cases(own_cases.usual_matrix() if matrix is None else matrix, task=chosen)
     else:
-        cases = [fine_tune.case for fine_tune in add_own_cases(chosen)]
+        cases = [fine_tune.case for fine_tune in own_cases.add_own_cases(chosen)]
     return [
         pytest.param(case, id=case.id, marks=pytest.mark.case(**msgspec.structs.asdict(case)))
         for case in cases
@@ -145,7 +140,7 @@ def case_params(
 def parse_case_id(text: str) -> Case:
     """Parse a case id such as `shift/lora-r4/resnet18`; an own case comes before the registry."""
     case = Case.parse(text)
-    if own_fine_tune(case) is None:
+    if own_cases.own_fine_tune(case) is None:
         registry.get("task", case.task)
         method_at(case.method, case.rank)
         registry.get("architecture", case.architecture)
@@ -180,10 +175,7 @@ def select_cases(pattern: str | None, *, matrix: str = DEFAULT_MATRIX) -> list[C
 
 
 def check_other_matrices(pattern: str, *, matrix: str, option: str) -> None:
-    """Raise `InputError` if a glob that no case of a matrix matches is one of another matrix.
-
-    option: the one that chooses the matrix.
-    """
+    """Raise `InputError` if a glob matches cases of another matrix, which `option` would choose."""
     for other in sorted(_matrices() - {matrix}):
         if found := _matching(matrix_cases(other), pattern):
             raise InputError(
@@ -200,8 +192,7 @@ def shard_of(cases: Iterable[Case], *, count: int) -> dict[str, int]:
     """Assign each case id to a shard 1..count, evenly, without splitting architectures.
 
     An architecture stays in one shard, which then measures its relative times and its profiles
-    once. Raises `InputError` if there are more shards than architectures, since one of them would
-    be empty.
+    once. Raises `InputError` if there are more shards than architectures: one would be empty.
     """
     groups: dict[str, list[str]] = {}
     for case in cases:

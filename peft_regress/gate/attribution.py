@@ -12,35 +12,21 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from peft_regress.metrics import (
-    BATCH_SUFFIX,
-    COST_METRICS,
-    EDGE_METRICS,
-    INFERENCE_METRICS,
-    METRICS,
-    Unit,
-)
-from peft_regress.runs.ledger import (
-    LEDGER_METRICS,
-    MATRIX_WORK,
-    PLAN_METRICS,
-    Rows,
-    operator_rows_of,
-    rows_of,
-)
+from peft_regress import metrics
+from peft_regress.runs import ledger
 from peft_regress.runs.schema import Ledger, Record
 
-View = Callable[[Ledger, str], Rows | None]
+View = Callable[[Ledger, str], ledger.Rows | None]
 
 Side = Literal["old", "new"]
 By = Literal["module", "operator"]
 
 COSTS: tuple[str, ...] = tuple(
     name
-    for name in METRICS
-    if name.removesuffix(BATCH_SUFFIX) in COST_METRICS
-    or name in INFERENCE_METRICS
-    or name in EDGE_METRICS
+    for name in metrics.METRICS
+    if name.removesuffix(metrics.BATCH_SUFFIX) in metrics.COST_METRICS
+    or name in metrics.INFERENCE_METRICS
+    or name in metrics.EDGE_METRICS
     or name in {"trainable_params", "total_params", "adapter_bytes"}
 )
 """The metrics that do not depend on the task: `explain` explains these."""
@@ -107,7 +93,7 @@ class MetricChange:
     """How a cost metric changed, and where."""
 
     metric: str
-    unit: Unit
+    unit: metrics.Unit
     old: float | None
     new: float | None
     breakdowns: tuple[Breakdown, ...]
@@ -160,13 +146,13 @@ class _Pair:
 def _explained(metric: str, pair: _Pair) -> MetricChange:
     records = pair.records
     views: dict[By, View] = {}
-    if metric in LEDGER_METRICS | PLAN_METRICS:
-        views["module"] = rows_of
-        if metric.removesuffix(BATCH_SUFFIX) == "optimizer_flops":
-            views["operator"] = operator_rows_of
+    if metric in ledger.LEDGER_METRICS | ledger.PLAN_METRICS:
+        views["module"] = ledger.rows_of
+        if metric.removesuffix(metrics.BATCH_SUFFIX) == "optimizer_flops":
+            views["operator"] = ledger.operator_rows_of
     breakdowns, holding = [], set[Side]()
     for by, view in views.items():
-        held: dict[Side, Rows] = {}
+        held: dict[Side, ledger.Rows] = {}
         for side, record in records.items():
             rows = view(record.whole_ledger, metric)
             if rows is not None or not record.value_of(metric):
@@ -177,7 +163,7 @@ def _explained(metric: str, pair: _Pair) -> MetricChange:
     phases = [one.whole_ledger.peak_phase.get(metric) for one in records.values()]
     return MetricChange(
         metric=metric,
-        unit=METRICS[metric].unit,
+        unit=metrics.METRICS[metric].unit,
         old=records["old"].value_of(metric),
         new=records["new"].value_of(metric),
         breakdowns=tuple(breakdowns),
@@ -187,7 +173,7 @@ def _explained(metric: str, pair: _Pair) -> MetricChange:
 
 
 def _breakdown(
-    by: By, metric: str, held: Mapping[Side, Rows], records: Mapping[Side, Record]
+    by: By, metric: str, held: Mapping[Side, ledger.Rows], records: Mapping[Side, Record]
 ) -> Breakdown:
     before, after = held["old"], held["new"]
     modules: dict[Side, set[str]] = {
@@ -207,7 +193,7 @@ def _breakdown(
     layers = _layers(
         rows,
         {row.module for row in rows}.union(*modules.values()),
-        of_matrix_work=metric.removesuffix(BATCH_SUFFIX) in MATRIX_WORK,
+        of_matrix_work=metric.removesuffix(metrics.BATCH_SUFFIX) in ledger.MATRIX_WORK,
     )
     values = [record.value_of(metric) or 0 for record in records.values()]
     return Breakdown(

@@ -50,10 +50,7 @@ class Others(NamedTuple):
         observed: Mapping[str, Observation],
         beside: Mapping[str, Record],
     ) -> Others:
-        """Find the case that a budget names.
-
-        beside: records that are not judged now, of the same run or of the storage.
-        """
+        """Find the case that a budget names. beside: records of the run or storage, not judged."""
         budget = UNSET if new is None else new.record.budget
         name = None if budget is UNSET else budget.of
         if name is None:
@@ -72,10 +69,7 @@ def with_budget_of(new: Observation, old: Observation | None) -> Observation:
 def budget_of(
     record: Record, devices: Iterable[DeviceClass] = (), other: Record | None = None
 ) -> tuple[BudgetUse, ...]:
-    """Return how much a case uses of each part of its budget; empty without a budget.
-
-    other: the case whose cost the shares refer to.
-    """
+    """Return how much a case uses of each part of its budget. other: what the shares are of."""
     limits = record.budget
     if limits is UNSET:
         return ()

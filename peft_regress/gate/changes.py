@@ -35,8 +35,6 @@ from peft_regress.metrics import (
 from peft_regress.project.budgets import Bound
 from peft_regress.runs.schema import Record
 
-# --- how far --------------------------------------------------------------------------------------
-
 
 def direction_of(change: Change, metric: Metric) -> Literal["worse", "better"] | None:
     """Return which way a metric changed beyond its bound; None if it did not."""
@@ -122,11 +120,8 @@ def _flat(metric: Metric) -> list[float]:
     return [sample for seed in metric.by_seed for sample in seed]
 
 
-# --- drift ----------------------------------------------------------------------------------------
-
 _CAN_DRIFT: frozenset[Kind] = frozenset({"bytes", "fingerprint", "accuracy", "score"})
-"""The kinds that can change unreported. Exact metrics cannot, unless their author states a bound;
-seconds depend on the machine."""
+"""The kinds that can change unreported; exact metrics can if their author states a bound."""
 
 
 def next_origins(
@@ -168,9 +163,6 @@ def _reference(old: Record, new: Record) -> Record:
 
 def _can_drift(name: str, metric: Metric, record: Record) -> bool:
     return metric.kind in _CAN_DRIFT or (metric.kind == "exact" and name in record.own_bounds)
-
-
-# --- judging --------------------------------------------------------------------------------------
 
 
 class _Sides(NamedTuple):
@@ -272,7 +264,6 @@ def _of_both(name: str, old: Metric, new: Metric, reference: Record) -> Iterator
 def _beyond(
     name: str, change: Change, metric: Metric, own: Bound | None, since: str | None = None
 ) -> Iterator[Reason]:
-    """Yield the reason if a metric changed beyond its bound."""
     direction = direction_of(change, metric)
     if direction is not None:
         # A ratio beyond the largest float has no JSON; the two values say enough.
@@ -328,12 +319,10 @@ def _sensitivity(sides: _Sides) -> Iterator[Remark]:
 
 
 def _could_know(side: Observation, name: str) -> bool:
-    """Return whether the run of one side could have measured a metric of the table.
-
-    What a program costs is measured where a case asks for it, which shows in its record.
-    """
+    """Return whether the run of one side could have measured a metric of the table."""
     if name == "optimizer_updates" or name in (*side.record.unseeded, *side.record.uncounted):
         return False  # it varies; older versions measured updates for some optimizers only
+    # What a program costs is measured where a case asks for it, which shows in its record.
     was_asked = name not in EDGE_METRICS or not EDGE_METRICS.keys().isdisjoint(side.record.metrics)
     return was_asked and name in side.known and name in METRICS
 

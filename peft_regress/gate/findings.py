@@ -130,9 +130,6 @@ class Finding:
         return {name: (min(changes), max(changes)) for name, changes in found.items()}
 
 
-# --- grouping -------------------------------------------------------------------------------------
-
-
 def find_causes(
     verdicts: Iterable[CaseVerdict], old: Mapping[str, Observation], new: Mapping[str, Observation]
 ) -> tuple[Finding, ...]:
@@ -185,9 +182,6 @@ def leading_reason(finding: Finding, member: Member) -> Reason:
         return gravest(reason.verdict), position, reason.order
 
     return min(member.reasons, key=order)
-
-
-# --- causes ---------------------------------------------------------------------------------------
 
 
 def causes_of(

@@ -23,8 +23,7 @@ TOLERANCE: Final = 1e-5
 _RATE_TOLERANCE: Final = 1e-9
 
 Aspect = Literal["dtype", "one-sided", "constant", "shape", "numbers"]
-"""In which respect a tensor differs, the most telling first. `constant`: on one side alone all of
-its numbers are equal."""
+"""In which respect a tensor differs, the most telling first. `constant`: on one side alone."""
 _ASPECTS: Final[tuple[Aspect, ...]] = get_args(Aspect)
 
 _COSTS: Final = (

@@ -133,10 +133,7 @@ def _findings(
 
 
 def _status_reason(old: Record, new: Record) -> Reason | None:
-    """Return how the state changed, None if there is nothing to say.
-
-    ok < unsupported < error; a step up newly fails, and so does another error.
-    """
+    """Return how the state changed: ok < unsupported < error, or another error; else None."""
     before, after = _STATUS_RANK[old.status], _STATUS_RANK[new.status]
     texts = old.status_text, new.status_text
     verdict: Verdict

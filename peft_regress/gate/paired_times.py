@@ -86,8 +86,7 @@ class TimingRun:
 def confidence_of_each(cases: int) -> float:
     """Return the confidence of each case's interval, so that all hold together (Bonferroni).
 
-    The chance that any interval misses its true ratio is at most the policy's rate, for any number
-    of cases.
+    The chance that any interval misses its true ratio is at most the policy's rate.
     """
     return 1 - DEFAULT_POLICY.time_error_rate / cases
 

@@ -149,10 +149,7 @@ DEFAULT_POLICY = Policy()
 
 
 def bounds_on(name: str, metric: Metric, reference: Record) -> tuple[float, ...]:
-    """Return how far a metric may change by a reference: a fingerprint at each step, others once.
-
-    Infinite where nothing judges it.
-    """
+    """Return how far a metric may change, a fingerprint by step; infinite where nothing judges."""
     policy, own = DEFAULT_POLICY, reference.own_bounds.get(name)
     count = max(map(len, metric.by_seed)) if metric.kind == "fingerprint" else 1
     if own is not None:

@@ -10,14 +10,7 @@ from dataclasses import replace
 
 from msgspec import UNSET
 
-from peft_regress.gate.inputs import (
-    OF_INPUTS,
-    Difference,
-    optimizer_differences,
-    rate_difference,
-    shape_text,
-    telling_difference,
-)
+from peft_regress.gate import inputs
 from peft_regress.gate.policy import numerics_of
 from peft_regress.gate.verdicts import Reason, ReasonKind, Remark
 from peft_regress.runs.schema import Record
@@ -31,7 +24,7 @@ def training_findings(
 ) -> Iterator[Reason | Remark]:
     """Compare the model, the inputs of its training, and the trained parameters."""
     yield from _model_change(old, new)
-    difference, rate = telling_difference(old, new), rate_difference(old, new)
+    difference, rate = inputs.telling_difference(old, new), inputs.rate_difference(old, new)
     # A schedule of one's own may follow the data; that of a script is its libraries'.
     if rate is not None and (difference is None or new.script is not UNSET):
         yield _regressed("rates", rate.old, rate.new, note=rate.where)
@@ -46,9 +39,11 @@ def training_findings(
     yield from _script_reasons(old, new)
 
 
-def _inputs_reasons(old: Record, new: Record, difference: Difference | None) -> Iterator[Reason]:
+def _inputs_reasons(
+    old: Record, new: Record, difference: inputs.Difference | None
+) -> Iterator[Reason]:
     common = (one for name, one in new.metrics.items() if name in old.metrics)
-    if difference is not None and any(one.kind in OF_INPUTS for one in common):
+    if difference is not None and any(one.kind in inputs.OF_INPUTS for one in common):
         was, now, part = difference.old, difference.new, difference.part
         yield _regressed("inputs", was, now, note=difference.where, subject=part)
     if not old.metrics.keys().isdisjoint(new.unseeded):
@@ -96,7 +91,7 @@ def _script_reasons(old: Record, new: Record) -> Iterator[Reason]:
     if before != after:
         yield _regressed("optimizer", before, after)
     elif old.inputs is not UNSET and new.inputs is not UNSET:
-        for found in optimizer_differences(old.inputs, new.inputs):
+        for found in inputs.optimizer_differences(old.inputs, new.inputs):
             yield _regressed("optimizer", found.old, found.new, note=found.where)
     before, after = (record.autocast or "off" for record in (old.script, new.script))
     if before != after:
@@ -136,7 +131,7 @@ def _model_shapes(record: Record) -> Shapes:
 def _shape_changes(old: Shapes, new: Shapes, gone: str, come: str) -> str:
     """Return how two sets of named shapes differ, in words: the first few names of each kind."""
     reshaped = (
-        f"{name} {shape_text(old[name])} -> {shape_text(new[name])}"
+        f"{name} {inputs.shape_text(old[name])} -> {inputs.shape_text(new[name])}"
         for name in sorted(old.keys() & new.keys())
         if old[name] != new[name]
     )

@@ -282,8 +282,7 @@ class Observation:
     known: frozenset[str] = frozenset()
     """The metrics and invariants that the writer of its run could measure."""
     has_direct: bool = False
-    """Whether a package of its environment came from a checkout, so that no version says what it
-    is."""
+    """Whether a package of its environment came from a checkout: no version says what it is."""
 
     @property
     def as_reference(self) -> Observation:

@@ -85,10 +85,7 @@ class ProfileCache:
 @single_thread()
 @undisturbed()
 def costs_of(recipe: Recipe, profiles: ProfileCache) -> Reports:
-    """Return the costs of a case without training it.
-
-    Raises `InputError` for data, a model or an adapter that cannot take a step.
-    """
+    """Return the costs of an untrained case. Raises `InputError` for one that takes no step."""
     data = recipe.load_data() if recipe.has_own_step else None
     if data is not None and recipe.is_own:
         recipe = recipe.checked(data)

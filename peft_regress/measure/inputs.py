@@ -35,10 +35,7 @@ def numbers_of(optimizer: Optimizer) -> list[dict[str, float]]:
 
 
 def fingerprint_of(weights: Mapping[str, TensorSummary], probe: Any) -> MadeWith:
-    """Return which model and which data an adapter's output is computed with.
-
-    weights: the unadapted model's, as `summaries_of` returns them.
-    """
+    """Return the model, by its `summaries_of`, and the data that an output is computed with."""
     sums = BatchSums()
     sums.add(probe)
     return MadeWith(
@@ -71,10 +68,7 @@ class Rates:
 
 
 class BatchSums:
-    """Sums over the tensors of batches, all of one path together.
-
-    rows: whether to tell the rows of the first batch apart.
-    """
+    """Sums over the tensors of batches, by path. rows: whether to tell those of the first apart."""
 
     def __init__(self, *, rows: bool = False) -> None:
         self._rows = rows
@@ -121,10 +115,7 @@ class _Sums:
 
 
 def _projected(batch: Tensor) -> list[float]:
-    """Return one number for each row: its product with a fixed vector of different numbers.
-
-    So changed rows can be counted, and a permutation inside a row is seen.
-    """
+    """Return each row's product with a fixed vector, which shows a permutation inside it."""
     if batch.is_complex():
         batch = torch.view_as_real(batch)
     rows = batch[:_MOST_ROWS].flatten(start_dim=1) if batch.dim() > 1 else batch[:_MOST_ROWS, None]

@@ -138,10 +138,7 @@ def number(
     *,
     name: str,
 ) -> float:
-    """Call a function of the user's on a trained model.
-
-    Raises `InputError` unless it returns a finite number, `CaseError` if it fails.
-    """
+    """Call a function of the user's. Raises `InputError` for no finite number, or `CaseError`."""
     with torch.no_grad(), calling(name):
         value = float(function(model, batches))
     if not math.isfinite(value):
@@ -163,10 +160,7 @@ def logits_of(output: Any) -> Tensor:
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the mean loss in nats, computed in float32.
-
-    logits: (batch, classes, ...), labels: (batch, ...)
-    """
+    """Return the mean loss (nats, float32) of logits (batch, classes, ...), labels (batch, ...)."""
     return functional.cross_entropy(logits.float(), labels)
 
 

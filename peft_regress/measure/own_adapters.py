@@ -209,10 +209,7 @@ def plain_setting(value: Any) -> Json:
 
 
 def _check_untouched(base: nn.Module, heads: Mapping[str, nn.Module]) -> None:
-    """Raise `InputError` if an adapter replaced a module that is to train in full, or a part.
-
-    base: the model after it was adapted in place.
-    """
+    """Raise `InputError` if an adapter replaced a head, or a part, in the base it adapted."""
     for name, head in heads.items():
         inner = (k for k, part in head.named_modules() if type(part).__module__.startswith("peft."))
         part = "" if base.get_submodule(name) is not head else next(inner, None)

@@ -59,11 +59,10 @@ class Recipe:
 
         Raises `UnknownNameError` for a name that is not registered, `InputError` for a wrong rank.
         """
-        fine_tune: OwnCase = (
-            case
-            if isinstance(case, FineTune)
-            else (own_fine_tune(case) or built_in(case, baselines))
-        )
+        if isinstance(case, FineTune):
+            fine_tune: OwnCase = case
+        else:
+            fine_tune = own_fine_tune(case) or built_in(case, baselines)
         if isinstance(fine_tune, Script):
             raise InputError(
                 f"Script {fine_tune.id!r} is no FineTune: `peft-regress watch {fine_tune.script}` "
@@ -160,10 +159,7 @@ class Recipe:
         return calling(name) if self.is_own else contextlib.nullcontext()
 
     def _made(self, kind: type[_Made], how: str, make: Callable[..., object], *parts: Any) -> _Made:
-        """Return what a function of the case makes.
-
-        Raises `InputError` if that is of another kind, `CaseError` if the function fails.
-        """
+        """Return what a function makes. Raises `InputError` for another kind, or `CaseError`."""
         with self.calling(how):
             made = make(*parts)
         if not isinstance(made, kind):

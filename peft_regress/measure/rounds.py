@@ -162,17 +162,11 @@ class Rounds:
 
     @property
     def _is_done(self) -> bool:
-        """Whether all seeds were trained: what follows is profiled and kept nowhere.
-
-        pytest-benchmark trains once more for `--benchmark-cprofile`.
-        """
+        """Whether all seeds were trained: what `--benchmark-cprofile` trains then is not kept."""
         return len(self._rounds) == len(self._recipe.seeds)
 
     def _made(self, seed: int, *, nearby: bool = False) -> tuple[nn.Module, Optimizer]:
-        """Return the adapted model of a seed, the first one's only once, and its optimizer.
-
-        nearby: whether it has weights near its own.
-        """
+        """Return a seed's adapted model, maybe with nearby weights, and its optimizer."""
         if self._first is not None:
             model, self._first = self._first, None
         else:

@@ -59,10 +59,7 @@ def settings_in_use() -> Settings:
 
 
 def usual_matrix() -> str:
-    """Return the matrix that is taken if none is named.
-
-    That of the settings; where they name no cases, `own` if a suite gave some itself.
-    """
+    """Return the matrix of the settings; if they name no case and a suite gave some, `own`."""
     settings = settings_in_use()
     is_given = settings.matrix == DEFAULT_MATRIX and _registry.cases
     return OWN_MATRIX if is_given else settings.matrix

@@ -51,8 +51,7 @@ class KeptRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     trains: bool = True
     """False if it has only the costs of a step."""
     imported: dict[Name, Version] = {}
-    """The versions of what the case uses besides: what an own case's code has imported, and the
-    runtime of one that is exported."""
+    """The versions of what the case uses besides: its own code's imports, a program's runtime."""
     loaded: list[Name] = []
     """The packages of which a module is loaded once the case has run; none if that is unknown."""
     times: dict[str, Any] | None = None
@@ -128,9 +127,6 @@ def run_file_of(path: Path) -> Path:
     """Return the run file that a path to resume stands for: of a journal, the one beside it."""
     match = _NAME.fullmatch(path.name)
     return path.with_name(match["run_file"]) if match else path
-
-
-# --- reading --------------------------------------------------------------------------------------
 
 
 def read_journal(path: Path) -> list[Line]:
@@ -211,9 +207,6 @@ def _lines_of(path: Path) -> list[Line]:
     return [Line(header=header, kept=one) for one in kept]
 
 
-# --- taking ---------------------------------------------------------------------------------------
-
-
 def differences(
     there: Header,
     here: Header,
@@ -266,9 +259,6 @@ def as_taken(
     elsewhere = UNSET if line.machine == here.machine else line.machine
     record = msgspec.structs.replace(record, metrics=metrics, machine=elsewhere)
     return msgspec.structs.replace(kept, record=record, is_taken=True)
-
-
-# --- writing --------------------------------------------------------------------------------------
 
 
 class JournalWriter:

@@ -16,54 +16,47 @@ import msgspec
 
 from peft_regress.errors import InputError
 from peft_regress.files import read_bytes
-from peft_regress.runs.schema import (
-    Ledger,
-    Record,
-    Run,
-    canonical_digest,
-    canonical_json,
-    digest_of,
-)
+from peft_regress.runs import schema
 
 
-def with_digests(run: Run) -> Run:
+def with_digests(run: schema.Run) -> schema.Run:
     """Return a run in the form of a file: each record names its ledger, and the run holds them.
 
     A record keeps an empty ledger. Raises `InputError` for a ledger that was not read.
     """
-    ledgers: dict[str, Ledger] = {}
+    ledgers: dict[str, schema.Ledger] = {}
     known: dict[int, str] = {}
-    cases: dict[str, Record] = {}
+    cases: dict[str, schema.Record] = {}
     for name, record in run.cases.items():
         cases[name] = record
-        if record.ledger == Ledger():
+        if record.ledger == schema.Ledger():
             continue
         if isinstance(record.ledger, str):
             if record.ledger not in run.ledgers:
                 raise InputError(f"{name}: its ledger {record.ledger} was not read")
             ledgers[record.ledger] = run.ledgers[record.ledger]
             continue
-        digest = known.get(id(record.ledger)) or canonical_digest(record.ledger)
+        digest = known.get(id(record.ledger)) or schema.canonical_digest(record.ledger)
         known[id(record.ledger)] = digest
         ledgers[digest] = record.ledger
         cases[name] = msgspec.structs.replace(record, ledger=digest)
     return msgspec.structs.replace(run, cases=cases, ledgers=dict(sorted(ledgers.items())))
 
 
-def with_ledgers(run: Run, kept: Mapping[str, Ledger], *, use: bool) -> Run:
+def with_ledgers(run: schema.Run, kept: Mapping[str, schema.Ledger], *, use: bool) -> schema.Run:
     """Undo `with_digests` for the ledgers that a file keeps; check them also if nobody uses them.
 
     A run of a storage, whose file keeps none, stays as it is. Raises `InputError` for a ledger that
     was altered, is not there, or belongs to no case.
     """
     for digest, ledger in kept.items():
-        if canonical_digest(ledger) != digest:
+        if schema.canonical_digest(ledger) != digest:
             raise InputError(f"the ledger {digest} was altered after it was written")
     cases = dict(run.cases)
     unused = set(kept)
     for name, record in run.cases.items():
-        if isinstance(record.ledger, Ledger):
-            if record.ledger != Ledger():
+        if isinstance(record.ledger, schema.Ledger):
+            if record.ledger != schema.Ledger():
                 raise InputError(f"{name}: its ledger is in its record, not under its digest")
         elif record.ledger in kept:
             unused.discard(record.ledger)
@@ -82,18 +75,18 @@ def ledger_file(folder: Path, digest: str) -> Path:
     return folder / name[:2] / f"{name}.json.gz"
 
 
-def ledger_content(ledger: Ledger) -> bytes:
+def ledger_content(ledger: schema.Ledger) -> bytes:
     """Return the content of a ledger's file, the same whenever it is made."""
-    return gzip.compress(canonical_json(ledger), compresslevel=9, mtime=0)
+    return gzip.compress(schema.canonical_json(ledger), compresslevel=9, mtime=0)
 
 
-def read_ledger(folder: Path, digest: str) -> Ledger:
+def read_ledger(folder: Path, digest: str) -> schema.Ledger:
     """Read a ledger from the folder of a storage. Raises `InputError` if it is not as stored."""
     path = ledger_file(folder, digest)
     try:
         content = gzip.decompress(read_bytes(path))
-        if digest_of(content) == digest:
-            return msgspec.json.decode(content, type=Ledger)
+        if schema.digest_of(content) == digest:
+            return msgspec.json.decode(content, type=schema.Ledger)
         problem = "was altered"
     except FileNotFoundError:
         problem = "is missing"

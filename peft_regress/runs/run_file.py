@@ -134,9 +134,6 @@ def _ledger_of(name: str, digest: str, entry: Path, read: Callable[[Path, str], 
         raise RunFileError(entry, f"{name}: its ledger {error}", remedy) from error
 
 
-# --- writing --------------------------------------------------------------------------------------
-
-
 def write_run_file(path: Path, run: Run, document: dict[str, Any], *, ledgers: bool = True) -> Run:
     """Write a run file atomically, and return the run as a reader without ledgers will see it.
 
@@ -203,15 +200,6 @@ def _add(write: Callable[[str], object], value: Any, indent: int, deepest: int) 
     write("\n" + " " * indent + ("}" if is_mapping else "]"))
 
 
-# --- reading one file -----------------------------------------------------------------------------
-
-
-class _Head(msgspec.Struct):
-    """What says how the object `peft_regress` is to be read."""
-
-    schema_version: Any = None
-
-
 def _parse(path: Path) -> tuple[dict[str, Any], msgspec.Raw]:
     """Return the document, and in it the object `peft_regress`, if it is one of this schema."""
     try:
@@ -235,7 +223,8 @@ def _parse(path: Path) -> tuple[dict[str, Any], msgspec.Raw]:
             "an entry the next message says how to keep both.",
         ) from error
     try:
-        head = msgspec.json.decode(ours, type=_Head)
+        head = msgspec.json.decode(ours, type=dict[str, msgspec.Raw])
+        version = msgspec.json.decode(head.get("schema_version", b"null"))
     except (ValueError, RecursionError) as error:
         raise RunFileError(
             path,
@@ -245,7 +234,7 @@ def _parse(path: Path) -> tuple[dict[str, Any], msgspec.Raw]:
     for key, kind in (("benchmarks", list), ("machine_info", dict)):
         if not isinstance(document.get(key, kind()), kind):
             raise RunFileError(path, f"{key!r} is not a {kind.__name__}", _restore(path))
-    _check_schema(path, head.schema_version)
+    _check_schema(path, version)
     return document, ours
 
 
@@ -292,10 +281,7 @@ def _restore(path: Path) -> str:
 
 
 def check_record(name: str, record: Record, definition: str | None = None) -> None:
-    """Raise `InputError` for a record of another case, or one that contradicts itself.
-
-    definition: that of the case, where it is known.
-    """
+    """Raise `InputError` for a record of another case or definition, or that contradicts itself."""
     # Also of equal ids: method `lora-r4` without a rank is not method `lora` of rank 4.
     if Case.parse(name) != record.case:
         raise InputError(f"case {name!r} has the record of {record.case.id!r}")
@@ -303,9 +289,6 @@ def check_record(name: str, record: Record, definition: str | None = None) -> No
         raise InputError(f"{name}: definition {record.definition!r}, expected {definition!r}")
     check_finite(record.metrics, name)
     check_consistent(record, name)
-
-
-# --- shards ---------------------------------------------------------------------------------------
 
 
 def _union(folder: Path, files: list[RunFile]) -> Run:

@@ -108,8 +108,7 @@ def reproduction_script(case: Case, *, facts: Collection[str] = FACTS) -> str | 
 
     It prints those of `facts` that apply to the method; without any it only adapts the model. If
     the library raises, the script prints `error: <type>: <first line> (<phase>)` and ends; phases
-    are wrap, forward, backward, step and merge. It shows no update if the method's optimizer is not
-    built in.
+    are wrap, forward, backward, step and merge. It shows no update of an unknown optimizer.
 
     There is no script if the architecture is not torchvision's, if the method is not exactly a
     `PeftAdapter`, `Selective` or `GaLore` or wraps in a context of its own, or if the architecture

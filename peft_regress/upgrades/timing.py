@@ -15,15 +15,7 @@ from typing import Final
 from peft_regress.cases import Case
 from peft_regress.catalogue.sources import require_sources
 from peft_regress.errors import InputError, PeftRegressError
-from peft_regress.gate.paired_times import (
-    CaseTimes,
-    TimePair,
-    TimingRun,
-    confidence_of_each,
-    estimate_ratio,
-    fewest_launches,
-    judge_ratio,
-)
+from peft_regress.gate import paired_times
 from peft_regress.gate.policy import DEFAULT_POLICY
 from peft_regress.runner.measurer import MEASURER, CaseRequest, project_folder
 from peft_regress.workers.pool import Environment, Seat
@@ -46,8 +38,6 @@ TIME_LIMIT_SECONDS: Final = 300
 
 @dataclass(frozen=True, kw_only=True)
 class _Plan:
-    """How each case is timed."""
-
     interpreters: tuple[str, str]
     baselines: Path
     launches: int
@@ -63,8 +53,8 @@ def time_cases(  # noqa: PLR0913  (each is one setting)
     baselines: Path,
     pairs: int = DEFAULT_POLICY.time_pairs,
     time_limit: float = TIME_LIMIT_SECONDS,
-    on_result: Callable[[CaseTimes], None] = lambda _: None,
-) -> TimingRun:
+    on_result: Callable[[paired_times.CaseTimes], None] = lambda _: None,
+) -> paired_times.TimingRun:
     """Time each case in both interpreters.
 
     `base` and `candidate` are paths of Python interpreters with peft_regress installed;
@@ -78,9 +68,9 @@ def time_cases(  # noqa: PLR0913  (each is one setting)
         baselines=baselines,
         launches=math.ceil(pairs / LAUNCH_PAIRS),
         time_limit=time_limit,
-        confidence=confidence_of_each(len(cases)),
+        confidence=paired_times.confidence_of_each(len(cases)),
     )
-    fewest = fewest_launches(plan.confidence)
+    fewest = paired_times.fewest_launches(plan.confidence)
     if plan.launches < fewest:
         raise InputError(
             f"{pairs} pairs give no interval of {100 * plan.confidence:.4g} %, which each of "
@@ -94,7 +84,7 @@ def time_cases(  # noqa: PLR0913  (each is one setting)
     for case in cases:
         found.append(_timed_case(case, plan))
         on_result(found[-1])
-    return TimingRun(
+    return paired_times.TimingRun(
         base=base,
         candidate=candidate,
         cases=tuple(found),
@@ -103,26 +93,28 @@ def time_cases(  # noqa: PLR0913  (each is one setting)
     )
 
 
-def _timed_case(case: Case, plan: _Plan) -> CaseTimes:
+def _timed_case(case: Case, plan: _Plan) -> paired_times.CaseTimes:
     """Time one case in fresh processes; an error is its result."""
     draw = random.Random(case.id)  # noqa: S311  (an order, not a secret)
     try:
         orders = [draw.choice((True, False)) for _ in range(plan.launches)]
         launches = [_launch(case, plan, base_first=order) for order in orders]
-        estimate = estimate_ratio(launches, confidence=plan.confidence)
+        estimate = paired_times.estimate_ratio(launches, confidence=plan.confidence)
     except _DefinitionDiffersError as error:
-        return CaseTimes(id=case.id, verdict="incomparable", problem=str(error))
+        return paired_times.CaseTimes(id=case.id, verdict="incomparable", problem=str(error))
     except (WorkerError, InputError) as error:
-        return CaseTimes(id=case.id, verdict="failed", problem=str(error))
+        return paired_times.CaseTimes(id=case.id, verdict="failed", problem=str(error))
     pairs = tuple(pair for launch in launches for pair in launch)
-    return CaseTimes(id=case.id, verdict=judge_ratio(estimate), pairs=pairs, estimate=estimate)
+    return paired_times.CaseTimes(
+        id=case.id, verdict=paired_times.judge_ratio(estimate), pairs=pairs, estimate=estimate
+    )
 
 
 class _DefinitionDiffersError(PeftRegressError):
     """The two sides measure different things."""
 
 
-def _launch(case: Case, plan: _Plan, *, base_first: bool) -> list[TimePair]:
+def _launch(case: Case, plan: _Plan, *, base_first: bool) -> list[paired_times.TimePair]:
     """Start both workers and let them compute in turns, one at a time.
 
     Both sides go first equally often, which cancels a drift of the machine. Which one begins is
@@ -139,12 +131,13 @@ def _launch(case: Case, plan: _Plan, *, base_first: bool) -> list[TimePair]:
                 f"{plan.interpreters[0]} and {after[:15]} in {plan.interpreters[1]}; install the "
                 "same peft_regress in both"
             )
-        _restart(workers, seed=_SEEDS[0])
         for worker in workers:
+            worker.ask(f"{MEASURER}.restart", _SEEDS[0], type(None))
             _time_block(worker)  # to warm up
-        times: list[TimePair] = []
+        times: list[paired_times.TimePair] = []
         for seed in _SEEDS:
-            _restart(workers, seed=seed)
+            for worker in workers:
+                worker.ask(f"{MEASURER}.restart", seed, type(None))
             for is_first in (base_first, not base_first):
                 turns = workers if is_first else workers[::-1]
                 seconds = {one: statistics.median(_time_block(one)[1:]) for one in turns}
@@ -158,11 +151,6 @@ def _started(stack: contextlib.ExitStack, interpreter: str, plan: _Plan) -> Work
     folder = Path(stack.enter_context(scratch))
     seat = stack.enter_context(contextlib.closing(Seat(folder, time_limit=plan.time_limit)))
     return seat.worker(Environment(python=Path(interpreter)))
-
-
-def _restart(workers: Sequence[WorkerProcess], *, seed: int) -> None:
-    for worker in workers:
-        worker.ask(f"{MEASURER}.restart", seed, type(None))
 
 
 def _time_block(worker: WorkerProcess) -> list[float]:

@@ -30,12 +30,7 @@ from peft_regress.overlay.overlay import opened_overlay
 from peft_regress.project.own_cases import device_classes, own_fine_tune, settings_in_use
 from peft_regress.runner.keeper import Keeper
 from peft_regress.runner.measuring import MeasuringSetup, measure_cases, save_run
-from peft_regress.runs.environment import (
-    changed_packages,
-    installed_packages,
-    installed_version,
-    is_from_folder,
-)
+from peft_regress.runs import environment
 from peft_regress.runs.own_code import was_edited
 from peft_regress.runs.schema import Record, Run
 from peft_regress.text import count_of
@@ -88,8 +83,7 @@ class Upgrade:
     was_interrupted: bool = False
     """Whether Ctrl-C ended the search for the responsible packages."""
     edited: str
-    """That the user's own code is not that of what it is compared with, so that a finding may come
-    from there; else empty."""
+    """That the user's own code is not what it is compared with, and may be the cause; else ''."""
     remarks: tuple[str, ...]
     saved: Path | None
     by_baseline: Comparison | None = None
@@ -145,7 +139,7 @@ def upgrade(  # noqa: PLR0913  (what to measure, and whom to tell)
         comparison = _judged(names, sides.references, candidate, settings, strict=strict)
         passing = [case.id for case in comparison.cases if case not in comparison.failing]
         compared = next(iter(comparison.references.values()), None)
-        before = installed_packages() if compared is None else compared.environment
+        before = environment.installed_packages() if compared is None else compared.environment
         if settings.save is not None:
             base_only = sides.references if sides.is_measured else {}
             save_run(settings.save, _with_scores(candidate, base_only))
@@ -184,13 +178,11 @@ def upgrade(  # noqa: PLR0913  (what to measure, and whom to tell)
 def _changed(
     before: Mapping[str, str], candidate: Run, overlay: Overlay
 ) -> dict[str, tuple[str | None, str | None]]:
-    """Return the versions of what changed: what both sides recorded, and what was installed.
-
-    What only some cases import is not recorded of a case that fails before.
-    """
+    """Return the versions of what changed: what both sides recorded, and what was installed."""
+    # What only some cases import is not recorded of a case that fails before.
     installed = {name: one for name, one in overlay.packages.items() if name in before}
     after = _libraries({**candidate.environment, **installed})
-    changed = changed_packages(_libraries(before), after).items()
+    changed = environment.changed_packages(_libraries(before), after).items()
     return {name: both for name, both in changed if None not in both or name in overlay.packages}
 
 
@@ -206,8 +198,6 @@ class _Sides(NamedTuple):
 
 
 class _CommitBase(NamedTuple):
-    """A commit, its environment, and how to measure there."""
-
     commit: Commit
     overlay: Overlay
     setup: MeasuringSetup
@@ -243,8 +233,6 @@ def _opened_commit(
 
 @dataclass(frozen=True)
 class _Measurer:
-    """Measure both sides of an upgrade."""
-
     cases: Sequence[Case]
     settings: UpgradeSettings
     progress: Callable[[str], None]
@@ -377,14 +365,12 @@ def _edit_sentence(cases: Sequence[Case], references: Observations) -> str:
 
 
 def _of_here(old: Observation) -> Observation | None:
-    """Return a reference as of the current environment, if it was made or confirmed there.
-
-    Of a package from a folder of this machine the version does not name the code.
-    """
+    """Return a reference as of the current environment, if one made or confirmed it there."""
     environments = [] if old.has_direct else [old.environment]
     environments += [old.confirmed.environment] if old.confirmed else []
     fitting = next((one for one in environments if is_installed_here(one)), None)
-    if fitting is None or any(map(is_from_folder, _libraries(fitting))):
+    # Of a package from a folder of this machine the version does not name the code.
+    if fitting is None or any(map(environment.is_from_folder, _libraries(fitting))):
         return None
     return replace(old, environment=fitting)
 
@@ -396,20 +382,20 @@ def _with_scores(candidate: Run, base: Observations) -> Run:
     return msgspec.structs.replace(candidate, cases=cases)
 
 
-def is_installed_here(environment: Mapping[str, str]) -> bool:
+def is_installed_here(packages: Mapping[str, str]) -> bool:
     """Return whether an environment differs from the running one in nothing but this project.
 
     A release of this project changes no number; if it measures something else, the definitions
     differ. Packages that only some cases use, such as ExecuTorch, need only be installed here.
     """
-    here = installed_packages()
-    others = {name: installed_version(name) for name in environment if name not in here}
+    here = environment.installed_packages()
+    others = {name: environment.installed_version(name) for name in packages if name not in here}
     found = {name: version for name, version in others.items() if version is not None}
-    return _libraries(environment) == _libraries({**here, **found})
+    return _libraries(packages) == _libraries({**here, **found})
 
 
-def _libraries(environment: Mapping[str, str]) -> dict[str, str]:
-    return {name: version for name, version in environment.items() if name != "peft-regress"}
+def _libraries(packages: Mapping[str, str]) -> dict[str, str]:
+    return {name: version for name, version in packages.items() if name != "peft-regress"}
 
 
 def _overlay_sentence(overlay: Overlay) -> str:

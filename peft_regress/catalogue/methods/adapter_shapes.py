@@ -1,8 +1,7 @@
 """Name and shape of each parameter that an adapter adds to a layer, by the method's definition.
 
 They follow only from the papers' definitions and the layer, without the library that wraps it, so
-they can check the library. Every function takes the layer and the rank, and returns names relative
-to the layer.
+they can check the library. Each function takes layer and rank; names are relative to the layer.
 """
 
 from __future__ import annotations

@@ -31,8 +31,7 @@ class GaLore(Method):
 
     ranks: tuple[int, ...] = (1, 4, 16)
     update_proj_gap: int = 15
-    """Steps between two SVDs. The library's default of 200 would hide in a short run whether the
-    projection is ever renewed."""
+    """Steps between two SVDs; in a short run the library's 200 would hide whether it renews."""
     scale: float = 0.25
     proj_type: str = "std"
     clones_projection: bool = False

@@ -185,10 +185,7 @@ class Method(ABC):
         )
 
     def projections(self, optimizer: Optimizer) -> Mapping[str, Tensor]:  # noqa: ARG002
-        """Return the optimizer's projections of gradients, which it must renew, by name.
-
-        No copies; empty if the optimizer has none.
-        """
+        """Return the projections that an optimizer has and must renew, by name; no copies."""
         return {}
 
     def shipped_tensors(self, model: nn.Module) -> Mapping[str, Tensor]:
@@ -253,10 +250,7 @@ def check_names(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> No
 
 
 def base_prefix(adapted: nn.Module, base: nn.Module) -> str:
-    """Return what a library puts before the base's names: the shortest that fits all its children.
-
-    The empty prefix if the children are not found.
-    """
+    """Return the shortest prefix that fits all the base's children; '' if they are not found."""
     children = [name for name, _ in base.named_children()]
     if not children:
         is_wrapped = any(name == PEFT_PREFIX[:-1] for name, _ in adapted.named_modules())

@@ -1,7 +1,4 @@
-"""Find the layers that an adapter can wrap, without those that are never called.
-
-No torch at import.
-"""
+"""Find the layers that an adapter can wrap: all that are called. No torch at import."""
 
 from __future__ import annotations
 

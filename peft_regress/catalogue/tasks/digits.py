@@ -105,10 +105,7 @@ def load_digits() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
 
 @functools.cache
 def load_images(scanner: Scanner, split: Split, *, classes: int, **levels: float) -> Images:
-    """Return images and labels of a split. Do not write to them.
-
-    levels: as for `digit_images.render`.
-    """
+    """Return images and labels of a split, not to be written to. levels: as for `render`."""
     import torch
 
     from peft_regress.catalogue.tasks.digit_images import read_digits, render, split_indices

@@ -14,12 +14,7 @@ from peft_regress.catalogue.tasks.edge import EDGE_STEPS
 from peft_regress.cost.batches import call_model, floats_in, leaves_of
 from peft_regress.measure import costs
 from peft_regress.measure.data import Data
-from peft_regress.measure.edge import program
-from peft_regress.measure.edge.package import (
-    ProgramError,
-    UnsupportedProgramError,
-    require_executorch,
-)
+from peft_regress.measure.edge import package, program
 from peft_regress.measure.edge.program import Program
 from peft_regress.measure.edge.runtime import Ran, Runtime, shared_runtime
 from peft_regress.measure.invariants import facts
@@ -128,7 +123,7 @@ def _check_shapes(steps: Sequence[Sequence[Tensor]]) -> None:
     first, *others = ([(tuple(each.shape), each.dtype) for each in step] for step in steps)
     for number, found in enumerate(others, start=2):
         if found != first:
-            raise UnsupportedProgramError(
+            raise package.UnsupportedProgramError(
                 f"a program has the shapes of one batch, {first}, but batch {number} is {found}"
             )
 
@@ -149,8 +144,7 @@ _SMALLEST_SHARE: Final = 1e-4
 """A gradient whose norm is a smaller share of the largest one's counts as if it had this share:
 rounding in the layers above it is not relative to it."""
 OUTPUT_TOLERANCE: Final = 3e-5
-"""Largest difference of an output, relative to the largest one: that of merging, since kernels sum
-in another order too."""
+"""Largest difference of an output, relative to the largest: merging's, as kernels sum otherwise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,10 +158,7 @@ class TrainedHere:
 
 
 def train_here(model: nn.Module, batches: Sequence[Any], *, loss: program.Loss) -> TrainedHere:
-    """Take a step of SGD on each batch with a copy of a model, in the mode that it is in.
-
-    The learning rate follows from the first gradients.
-    """
+    """Take a step of SGD on each batch with a copy, at a rate by the first gradients."""
     model = copy.deepcopy(model)
     trained = {name: each for name, each in model.named_parameters() if each.requires_grad}
     optimizer = torch.optim.SGD(trained.values(), lr=0.0)
@@ -266,7 +257,7 @@ def edge_of_case(
     is_limited = budget is not None and budget.edge_train is not None
     if data is None or not (is_limited or recipe.runs_in_executorch):
         return CaseEdge()
-    require_executorch(runs=runs)
+    package.require_executorch(runs=runs)
     of_runtime: dict[str, Fact] = {}
     of_run: dict[str, Metric] = {}
     try:
@@ -274,7 +265,7 @@ def edge_of_case(
         programs = exported(subject)
         if runs:
             of_runtime, of_run = run_programs(subject, programs, shared_runtime())
-    except (UnsupportedProgramError, ProgramError) as error:
+    except (package.UnsupportedProgramError, package.ProgramError) as error:
         if recipe.runs_in_executorch:
             raise
         return CaseEdge(facts={"edge_programs_run": facts.false(str(error), error=error).fact})

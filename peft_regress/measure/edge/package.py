@@ -52,8 +52,7 @@ def require_executorch(*, runs: bool) -> None:
 def _only_one_release() -> None:
     """Import ExecuTorch, all of it from the release whose version is recorded."""
     # It is a namespace package: Python puts it together from every folder of its name on
-    # `sys.path`. So what a release lacks would come from the release below its environment, or from
-    # a checkout.
+    # `sys.path`. So what a release lacks would come from a release below it, or from a checkout.
     package = load("executorch")
     installed = Path(str(importlib.metadata.distribution("executorch").locate_file("executorch")))
     if installed.is_dir():  # not so where a checkout is installed

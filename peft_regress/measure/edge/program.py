@@ -25,14 +25,7 @@ from torch.fx import Graph, GraphModule, Node
 from peft_regress.cost.batches import call_model, floats_in, leaves_of, map_batch
 from peft_regress.cost.module_trail import module_names
 from peft_regress.gc_pause import paused_gc
-from peft_regress.measure.edge.package import (
-    ProgramError,
-    UnsupportedProgramError,
-    load,
-    portable_kernels,
-    quiet,
-    require_executorch,
-)
+from peft_regress.measure.edge import package
 from peft_regress.runs.ledger import Rows
 from peft_regress.text import clean
 
@@ -80,8 +73,7 @@ def training_program(model: nn.Module, batch: Any, *, loss: Loss) -> Program:
     The program takes the tensors of the batch in their order, of these shapes alone. It returns the
     loss and the gradients, and holds the trained parameters, which the optimizer changes in place.
 
-    model: in its training mode; it is copied. batch: a tree of tensors. loss: (model, batch) ->
-    scalar.
+    model: in its training mode; it is copied. batch: a tree of tensors. loss: as of `EdgeModel`.
 
     Raises `InputError` without ExecuTorch, `UnsupportedProgramError` for a step that it does not
     express, `ProgramError` if it fails.
@@ -115,20 +107,20 @@ class _Exported(nn.Module):
 
 
 def _planned(module: _Exported, batch: Any, *, is_step: bool) -> Program:
-    require_executorch(runs=False)
+    package.require_executorch(runs=False)
     names = module_names(module.model)
     paths = module.model.named_modules(prefix=MODEL)
     labels = {path: names[each] for path, each in paths}
-    with _refused(), paused_gc(), quiet():
+    with _refused(), paused_gc(), package.quiet():
         graph = torch.export.export(module, tuple(leaves_of(batch)))
         exported, owner_of = _joint(graph) if is_step else (graph, _owner_in_forward)
         # Such as BatchNorm's statistics.
         for buffer in exported.graph_signature.buffers_to_mutate.values():
             name = buffer.removeprefix(f"{MODEL}.")
-            raise UnsupportedProgramError(
+            raise package.UnsupportedProgramError(
                 f"the step changes a buffer, {name}, which a program does not keep"
             )
-        exir = load("executorch.exir")
+        exir = package.load("executorch.exir")
         # The check knows the operators of inference alone.
         unchecked = exir.EdgeCompileConfig(_check_ir_validity=False)
         manager = exir.to_edge(exported, compile_config=unchecked).to_executorch()
@@ -136,7 +128,7 @@ def _planned(module: _Exported, batch: Any, *, is_step: bool) -> Program:
         planned = sum(size for method in methods for size in method.non_const_buffer_sizes)
         calls = _calls(methods)
         outside = (name for name in calls if not name.startswith(_IN_EVERY_RUNTIME))
-        kernels = portable_kernels()
+        kernels = package.portable_kernels()
         seeded = torch.Tag.nondeterministic_seeded
         return Program(
             content=bytes(manager.buffer),
@@ -153,13 +145,13 @@ def _refused() -> Iterator[None]:
     """Turn what the exporter raises into this case's state, with what it says in one line."""
     try:
         yield
-    except UnsupportedProgramError:
+    except package.UnsupportedProgramError:
         raise
     except Exception as error:  # (whatever the exporter raises)
         kind = type(error).__name__
         said = clean(str(error), longest=_LONGEST)
         is_refusal = kind in _REFUSALS or _NO_KERNEL in said
-        raised = UnsupportedProgramError if is_refusal else ProgramError
+        raised = package.UnsupportedProgramError if is_refusal else package.ProgramError
         raise raised(f"{kind}: {said}" if said else kind) from error
 
 
@@ -176,9 +168,6 @@ def _calls(methods: Any) -> dict[str, int]:
                 if index is not None:
                     found[names[index]] += 1
     return dict(sorted(found.items()))
-
-
-# --- Whose an operator is -------------------------------------------------------------------------
 
 
 class _Owner(NamedTuple):
@@ -199,7 +188,7 @@ def _joint(exported: ExportedProgram) -> tuple[ExportedProgram, Callable[[Node],
             custom = node.meta.get("custom") or {}
             node.meta["custom"] = {**custom, _KEY: _owner_in_forward(node).module}
     found: dict[str, _Owner] = {}
-    capture = load("torch._functorch._aot_autograd.graph_capture")
+    capture = package.load("torch._functorch._aot_autograd.graph_capture")
     annotations = "copy_fwd_metadata_to_bw_nodes"
     copy_them = getattr(capture, annotations, lambda _: None)
 
@@ -207,7 +196,7 @@ def _joint(exported: ExportedProgram) -> tuple[ExportedProgram, Callable[[Node],
         copy_them(graph_module)
         _collect(graph_module.graph, found)
 
-    experimental = load("torch.export.experimental")
+    experimental = package.load("torch.export.experimental")
     with mock.patch.object(capture, annotations, copy_and_collect, create=True):
         joint = experimental._export_forward_backward(exported)  # noqa: SLF001
     nobody = _Owner("", is_backward=False)
@@ -233,9 +222,6 @@ def _name_in_first_trace(node: Node) -> str:
     return match[1] if match else ""
 
 
-# --- The plan -------------------------------------------------------------------------------------
-
-
 class _PlannedTensor(NamedTuple):
     """One tensor in the plan, from its first to its last instruction."""
 
@@ -249,8 +235,7 @@ class _PlannedTensor(NamedTuple):
 def _plan_rows(planned: Iterable[_PlannedTensor], planned_bytes: int) -> Rows:
     """Return what is in memory at the fullest moment of a planned program; adds up to the plan."""
     # A row is a module and a category of memory (`param`, `buffer`, `input`, `grad`, or
-    # `activation` and `temp` with the operator that fills it); what no tensor uses then is `UNUSED`
-    # of no module.
+    # `activation` and `temp` with the operator that fills it), or `UNUSED` of no module.
     tensors = list(planned)
     moment = _fullest(tensors)
     rows: Counter[tuple[str, str]] = Counter()

@@ -24,12 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from peft_regress.errors import PeftRegressError
-from peft_regress.measure.edge.package import (
-    ProgramError,
-    UnsupportedProgramError,
-    load,
-    require_executorch,
-)
+from peft_regress.measure.edge import package
 from peft_regress.measure.edge.program import Program
 from peft_regress.text import clean
 from peft_regress.workers.worker import WorkerProcess
@@ -59,10 +54,7 @@ class Ran:
 
 @functools.cache
 def shared_runtime() -> Runtime:
-    """Return the runtime for all cases of this process, with which it ends.
-
-    Starting one takes 5 s, since it imports torch and ExecuTorch.
-    """
+    """Return the one runtime of this process, with which it ends: starting one takes 5 s."""
     runtime = Runtime()
     atexit.register(runtime.close)
     return runtime
@@ -121,7 +113,7 @@ class Runtime:
             if not isinstance(error, PeftRegressError):
                 raise
             said = str(error).partition(": ")[2]
-            raise ProgramError(f"the process of the runtime ended: {clean(said)}") from None
+            raise package.ProgramError(f"the process of the runtime ended: {clean(said)}") from None
         if status:
             raise _problem(folder, status, worker.errors(before))
 
@@ -138,8 +130,8 @@ def _problem(folder: Path, status: int, said: Sequence[str]) -> PeftRegressError
         ended = f"it ended by {signal.Signals(-status).name}" if status < 0 else f"exit {status}"
     text = "; ".join(filter(None, (clean(told), clean(ended))))
     if (told and not operator) or code in _REFUSED or "0x14" in ended:
-        return UnsupportedProgramError(f"the runtime refuses the program: {text}")
-    return ProgramError(f"the runtime fails: {text}")
+        return package.UnsupportedProgramError(f"the runtime refuses the program: {text}")
+    return package.ProgramError(f"the runtime fails: {text}")
 
 
 def _refusing_kernel(said: Sequence[str]) -> tuple[str, str, str]:
@@ -165,7 +157,7 @@ class _RunProgram(msgspec.Struct, frozen=True, kw_only=True):
 
 def run_forked(request: _RunProgram) -> int:
     """Run a program in a process of its own; return its exit code."""
-    require_executorch(runs=True)
+    package.require_executorch(runs=True)
     process = os.fork()
     if process == 0:
         os._exit(_run(Path(request.folder), request))
@@ -199,7 +191,7 @@ def _run(folder: Path, request: _RunProgram) -> int:
 def _train(
     program: str, steps: list[list[Tensor]], learning_rate: float, losses: list[float]
 ) -> dict[str, Tensor]:
-    training = load("executorch.extension.training")
+    training = package.load("executorch.extension.training")
     module = training._load_for_executorch_for_training(program)  # noqa: SLF001
     found: dict[str, Tensor] = {}
     optimizer: Any = None
@@ -214,7 +206,7 @@ def _train(
 
 
 def _infer(program: str, inputs: list[Tensor]) -> dict[str, Tensor]:
-    runtime = load("executorch.extension.pybindings.portable_lib")
+    runtime = package.load("executorch.extension.pybindings.portable_lib")
     module = runtime._load_for_executorch(program)  # noqa: SLF001
     return {str(number): each for number, each in enumerate(module.run_method("forward", inputs))}
 

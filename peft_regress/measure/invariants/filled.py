@@ -59,11 +59,7 @@ class Filled:
         self.parameters = sorted(parameters)
         self._starts = self._starts_of(self._parameters())
         self.losses = tuple(_finite(self._filled_loss(seed), seed) for seed in FILL_SEEDS)
-        """The loss of the probe, one for each fill.
-
-        Cross-entropy is computed in float64 of the float32 logits, so that it adds no rounding of
-        its own.
-        """
+        """The loss of the probe for each fill; cross-entropy of the float32 logits in float64."""
         with threads(2):
             wide_loss = probe.objective.precise_loss(self.model, wide_probe)
         self.wide_loss = _finite(wide_loss, FILL_SEEDS[-1])

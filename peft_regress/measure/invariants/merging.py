@@ -9,14 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from peft_regress.catalogue.methods.method import Method
-from peft_regress.measure.invariants import facts, tuner
+from peft_regress.measure.invariants import facts, outputs, tuner
 from peft_regress.measure.invariants.filled import Filled
-from peft_regress.measure.invariants.outputs import (
-    MERGE_TOLERANCE,
-    UNMERGE_TOLERANCE,
-    check_loss,
-    in_float32,
-)
 from peft_regress.measure.invariants.probe import Probe
 from peft_regress.measure.objective import largest_of
 
@@ -24,7 +18,7 @@ from peft_regress.measure.objective import largest_of
 @facts.judged
 def merge_equals_unmerged(adapted: nn.Module, *, adapter: Method, probe: Probe) -> None:
     """Compare the outputs merged and unmerged, in float32."""
-    model, batch = in_float32(adapted, probe.batch)
+    model, batch = outputs.in_float32(adapted, probe.batch)
     merged = adapter.merge(model)
     if merged is None:
         raise facts.null("there is no adapter that can be merged")
@@ -34,7 +28,7 @@ def merge_equals_unmerged(adapted: nn.Module, *, adapter: Method, probe: Probe) 
     probe.check_same(
         probe.objective.outputs(merged, batch),
         probe.objective.outputs(model, batch),
-        tolerance=MERGE_TOLERANCE,
+        tolerance=outputs.MERGE_TOLERANCE,
         layers=lambda: (probe.layers(merged), probe.layers(model)),
     )
 
@@ -68,7 +62,7 @@ def _merge_and_unmerge(filled: Filled) -> None:
         ("merged beside a second adapter that is not active", once if beside is None else beside),
     ):
         note = f"the loss of the probe is {once:.7g} when merged twice, and {loss:.7g} when {how}"
-        check_loss(loss, once, note, tolerance=MERGE_TOLERANCE)
+        outputs.check_loss(loss, once, note, tolerance=outputs.MERGE_TOLERANCE)
     model.base_model.unmerge_adapter()
     model.base_model.unmerge_adapter()
     _check_restored(before, facts.named_tensors(model), largest, said="merged and unmerged again, ")
@@ -85,7 +79,9 @@ def _check_restored(
         name: _off_by(after.get(name), tensor, largest.get(name, 0.0))
         for name, tensor in before.items()
     }
-    wrong = [name for name, difference in off.items() if not difference <= UNMERGE_TOLERANCE]
+    wrong = [
+        name for name, difference in off.items() if not difference <= outputs.UNMERGE_TOLERANCE
+    ]
     if wrong:
         worst = max((off[name] for name in wrong), key=facts.gravity)
         note = f"{said}{facts.listed(wrong)}: off by up to {worst:.2g} of the largest"

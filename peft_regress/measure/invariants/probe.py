@@ -147,10 +147,7 @@ def channels_last(batch: Any) -> Any:
 
 
 def _channels_last(model: nn.Module) -> nn.Module:
-    """Return a copy whose weights of images are channels last.
-
-    `model.to(memory_format=...)` raises on a network that has a Conv3d as well.
-    """
+    """Return a channels-last copy; `model.to(memory_format=...)` raises beside a Conv3d."""
     model = copy.deepcopy(model)
     for tensor in (*model.parameters(), *model.buffers()):
         if tensor.ndim == _IMAGES:

@@ -13,13 +13,8 @@ from torch import nn
 
 from peft_regress.catalogue.methods.method import Method, Shapes
 from peft_regress.cost.storages import peak_while
-from peft_regress.measure.invariants import facts
+from peft_regress.measure.invariants import facts, outputs
 from peft_regress.measure.invariants.facts import Fact
-from peft_regress.measure.invariants.outputs import (
-    RELOAD_TOLERANCE,
-    STORED_TOLERANCE,
-    agree_with_rows,
-)
 from peft_regress.measure.invariants.probe import Probe
 from peft_regress.measure.invariants.tuner import loads_unnoticed
 
@@ -42,10 +37,7 @@ class SavingFacts:
         """The most memory in use while an adapter was saved; None if that is not known."""
 
     def of(self, adapted: nn.Module, expected: Shapes) -> dict[str, Fact]:
-        """Check what loads from the saved files, for inference and for training.
-
-        expected: what must train.
-        """
+        """Check what loads from the saved files, to use or to train. expected: what must train."""
         with tempfile.TemporaryDirectory() as folder:
             return {
                 **self._after_reloading(adapted, Path(folder), expected),
@@ -85,7 +77,7 @@ class SavingFacts:
         self._probe.check_same(
             self._probe.outputs(used),
             self._probe.outputs(adapted),
-            tolerance=RELOAD_TOLERANCE,
+            tolerance=outputs.RELOAD_TOLERANCE,
             layers=lambda: (self._probe.layers(used), self._probe.layers(adapted)),
         )
         # Of a prompt peft ships what its encoder computes, and not the encoder.
@@ -120,7 +112,7 @@ class SavingFacts:
             raise facts.null("the baselines hold no adapter of this case")
         folder, rows = self._stored
         computed = self._probe.outputs_in_float32(self._load(folder, trainable=False))
-        if not agree_with_rows(computed, rows, tolerance=STORED_TOLERANCE):
+        if not outputs.agree_with_rows(computed, rows, tolerance=outputs.STORED_TOLERANCE):
             raise facts.false("it computes other outputs than were stored with it")
 
     def _load(self, folder: Path, *, trainable: bool) -> nn.Module:
@@ -129,10 +121,7 @@ class SavingFacts:
 
 @contextlib.contextmanager
 def _shifted(model: nn.Module, *, kept: Collection[str]) -> Iterator[None]:
-    """Give all that trains other numbers than at the start and after training, for a while.
-
-    kept: parts of the names of parameters in which a zero means something.
-    """
+    """Give all that trains other numbers for a while, but parts where a zero means something."""
     trained = {name: one for name, one in model.named_parameters() if one.requires_grad}
     parameters = {n: one for n, one in trained.items() if not any(part in n for part in kept)}
     before = {name: parameter.detach().clone() for name, parameter in parameters.items()}

@@ -106,10 +106,7 @@ def _kept_apart(filled: Filled, model: Any, first: str, before: Mapping[str, Ten
 
 
 def _merge_beside(filled: Filled, model: Any) -> None:
-    """Merge the first adapter, for a comparison with merging it when there is no other.
-
-    What is wrong about it is a matter of `unmerge_restores_base`.
-    """
+    """Merge the first adapter, for `unmerge_restores_base` to compare with merging it alone."""
     before = facts.copies_of(model)
 
     def merged() -> float:
@@ -126,10 +123,7 @@ def _merge_beside(filled: Filled, model: Any) -> None:
 
 
 def _check_both(filled: Filled, model: Any, alone: Mapping[str, float]) -> None:
-    """Raise `FactError` for an adapter that has no part in the output of two active ones.
-
-    alone: the loss with one of them active, by name.
-    """
+    """Raise `FactError` for one of two active adapters without a part. alone: the loss of each."""
     try:
         model.base_model.set_adapter([*alone])
         both = filled.loss()
@@ -168,10 +162,7 @@ _GLOBAL: Final = ("peft.", "torch.nn.modules.module", "torch.optim.optimizer")
 @undisturbed()
 @facts.judged
 def state_kept(filled: Filled, adapter: Method) -> None:
-    """Save, merge, load and switch a copy in training mode, and compare what that leaves.
-
-    What fails is a matter of other facts.
-    """
+    """Save, merge, load and switch a training copy; compare what that leaves, not what fails."""
     tuner.require_layers(filled.model)
     model: Any = copy.deepcopy(filled.model)
     model.train()

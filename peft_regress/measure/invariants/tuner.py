@@ -75,10 +75,7 @@ def _names_it(value: object, depth: int) -> bool:
 
 
 def smallest_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """Return the smallest layer with an adapter of each class, by name, that safe merge checks.
-
-    None of methods that have no such check.
-    """
+    """Return the smallest adapted layer of each class that a safe merge checks, by name."""
     found: dict[type, tuple[int, str, nn.Module]] = {}
     for name, layer in layers_of(model).items():
         merge: Any = getattr(layer, "merge", None)

@@ -11,31 +11,13 @@ from torch.optim import Optimizer
 from peft_regress.catalogue.methods.method import Method, base_name, base_prefix
 from peft_regress.gc_pause import paused_gc
 from peft_regress.invariants import INVARIANTS
-from peft_regress.measure.invariants import facts
+from peft_regress.measure.invariants import facts, merging, outputs, switching
 from peft_regress.measure.invariants.facts import Fact
 from peft_regress.measure.invariants.filled import Filled
 from peft_regress.measure.invariants.memory import MemoryWatch
-from peft_regress.measure.invariants.merging import (
-    merge_equals_unmerged,
-    refused_merge_keeps_base,
-    unmerge_restores_base,
-)
-from peft_regress.measure.invariants.outputs import (
-    HALF_IDENTITY_TOLERANCE,
-    IDENTITY_TOLERANCE,
-    Outputs,
-    agree,
-    is_half,
-    rows_of,
-)
 from peft_regress.measure.invariants.paths import paths_agree
 from peft_regress.measure.invariants.probe import Probe
 from peft_regress.measure.invariants.saving import SavingFacts, StoredOutput
-from peft_regress.measure.invariants.switching import (
-    second_adapter,
-    state_kept,
-    toggling_keeps_trainable,
-)
 from peft_regress.measure.invariants.training import TrainingFacts
 from peft_regress.measure.objective import Objective
 
@@ -91,10 +73,7 @@ class InvariantWatch:
 
     @paused_gc()
     def before_training(self, adapted: nn.Module) -> None:
-        """Check the adapted model, and copy its tensors.
-
-        Raises `FilledLossError` if a filled adapter's loss is NaN or infinite.
-        """
+        """Check the adapted model, and copy its tensors; raises what `Filled` raises."""
         if not self.training.has_rule:
             self.training.expected = facts.trainable(adapted)
         of_base = self._probe.outputs_in_float32(self._base)
@@ -118,7 +97,7 @@ class InvariantWatch:
             **self.at_start,
             **self.training.after(adapted, optimizer, self.at_start["expected_trainable"]),
             "training_keeps_no_memory": self.memory.fact,
-            "merge_equals_unmerged": merge_equals_unmerged(
+            "merge_equals_unmerged": merging.merge_equals_unmerged(
                 adapted, adapter=self._adapter, probe=self._probe
             ),
             **saved,
@@ -127,14 +106,15 @@ class InvariantWatch:
 
     def rows(self, adapted: nn.Module) -> list[list[float]]:
         """Return the probe's outputs in float32, for a later release's check."""
-        return rows_of(self._probe.outputs_in_float32(adapted))
+        return outputs.rows_of(self._probe.outputs_in_float32(adapted))
 
     @facts.judged
-    def _identity(self, adapted: nn.Module, of_base: Outputs) -> None:
-        tolerance = HALF_IDENTITY_TOLERANCE if is_half(self._base) else IDENTITY_TOLERANCE
+    def _identity(self, adapted: nn.Module, of_base: outputs.Outputs) -> None:
+        is_half = outputs.is_half(self._base)
+        tolerance = outputs.HALF_IDENTITY_TOLERANCE if is_half else outputs.IDENTITY_TOLERANCE
         found = self._probe.outputs_in_float32(adapted)
         elsewhere = self._adapter.starts_elsewhere
-        if elsewhere and not agree(found, of_base, tolerance=tolerance):
+        if elsewhere and not outputs.agree(found, of_base, tolerance=tolerance):
             raise facts.null(elsewhere)
         self._probe.check_same(
             found,
@@ -143,7 +123,7 @@ class InvariantWatch:
             layers=lambda: (self._probe.layers(adapted), self._probe.layers(self._base)),
         )
 
-    def _of_a_filled_adapter(self, adapted: nn.Module, of_base: Outputs) -> dict[str, Fact]:
+    def _of_a_filled_adapter(self, adapted: nn.Module, of_base: outputs.Outputs) -> dict[str, Fact]:
         adapter = self._adapter
         if adapter.disabled(adapted) is None:
             of_none = facts.null("there is no adapter that can be switched off").fact
@@ -165,13 +145,13 @@ class InvariantWatch:
         self.filled_losses = filled.losses
         self.wide_filled_loss = filled.wide_loss
         return {
-            "state_kept": state_kept(filled, adapter),
+            "state_kept": switching.state_kept(filled, adapter),
             **paths_agree(filled, of_base, adapter),
-            "toggling_keeps_trainable": toggling_keeps_trainable(filled, adapter),
+            "toggling_keeps_trainable": switching.toggling_keeps_trainable(filled, adapter),
             # What follows changes the model.
-            **second_adapter(filled, adapter),
-            "refused_merge_keeps_base": refused_merge_keeps_base(filled.model, parameters),
-            "unmerge_restores_base": unmerge_restores_base(filled),
+            **switching.second_adapter(filled, adapter),
+            "refused_merge_keeps_base": merging.refused_merge_keeps_base(filled.model, parameters),
+            "unmerge_restores_base": merging.unmerge_restores_base(filled),
         }
 
     def _is_of_base(self, adapted: nn.Module, name: str) -> bool:

@@ -98,8 +98,7 @@ def _of_rates(steps: Sequence[Step], optimizer: Optimizer) -> Iterator[str]:
 def _later_rates(steps: Sequence[Step], optimizer: Optimizer) -> list[float]:
     """Return the highest rate of the last step and those after it, by the optimizer's schedule.
 
-    No more than the last if it is stepped once an epoch. The schedule is used up: the script has
-    come to its end.
+    No more than the last if it is stepped once an epoch. The schedule is used up at the end.
     """
     found = [max(steps[-1].rates, default=0.0)]
     schedules = [one for one in gc.get_objects() if issubclass(type(one), LRScheduler)]

@@ -23,8 +23,7 @@ class WatchRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     until: Event | None = None
     """Until which event it goes on after them."""
     nudge: float = 0.0
-    """How far to move what trains after the first step, as a share of each number: the later losses
-    show how far rounding may move them."""
+    """How far to move what trains after the first step, as a share: to see what rounding may do."""
     answer: str
     """The file that the observation is written to."""
 
@@ -42,13 +41,11 @@ class MicroBatch(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One call of `backward`: what it was given, and what the model was called with before."""
 
     loss: float | None
-    """The sum of what `backward` was called on, without the factor of a `GradScaler`; None if that
-    is not all single numbers."""
+    """The sum of what `backward` got, without a `GradScaler`'s factor; None if not of numbers."""
     divisor: float
     """By what the script divided the loss last, as for accumulation; 1 without a division."""
     inputs: dict[str, TensorSummary]
-    """The tensors that the model was called with, by the argument's name; with the rows of the
-    script's first micro-batch."""
+    """The tensors that the model was called with, by argument; of the first, with their rows."""
     digests: dict[str, str]
     """Of those that are whole numbers: a digest of their values, which no processor rounds."""
 

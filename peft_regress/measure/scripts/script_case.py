@@ -19,18 +19,8 @@ from peft_regress.measure.scripts.watching import ScriptError, watch_script
 from peft_regress.metrics import COST_METRICS, METRICS, Metric, make_metric
 from peft_regress.project.own_cases import settings_in_use
 from peft_regress.project.script import Event, Script
+from peft_regress.runs import schema
 from peft_regress.runs.own_code import stated_by
-from peft_regress.runs.schema import (
-    Failure,
-    Inputs,
-    Record,
-    ScriptFacts,
-    TensorSummary,
-    canonical_digest,
-    canonical_json,
-    digest_of,
-    error_record,
-)
 from peft_regress.text import few, redacted
 
 NUDGE: Final = 1e-4
@@ -61,7 +51,7 @@ class ScriptRecipe:
     @property
     def definition(self) -> str:
         """Return the digest of what defines it: what to run, never what is in the file."""
-        return canonical_digest({"case": self.case.id, **_defined(self.script)})
+        return schema.canonical_digest({"case": self.case.id, **_defined(self.script)})
 
     def packages(self) -> dict[str, str]:
         """Return the versions of what the script imported beyond this package's requirements."""
@@ -71,7 +61,7 @@ class ScriptRecipe:
         """Return the packages of which the measured script has loaded a module."""
         return self._loaded
 
-    def measure(self, *, has_reference: bool) -> Record:
+    def measure(self, *, has_reference: bool) -> schema.Record:
         """Run the script twice and return its record; one in error if it ever was measured.
 
         Raises `ScriptError` for a script that takes no step, or in which nothing trains; only
@@ -82,14 +72,14 @@ class ScriptRecipe:
         except ScriptError as error:
             if not has_reference:
                 raise
-            return self._failed(Failure.of(error))
+            return self._failed(schema.Failure.of(error))
 
-    def _failed(self, failure: Failure) -> Record:
-        record = error_record(self.case, self.definition, failure)
+    def _failed(self, failure: schema.Failure) -> schema.Record:
+        record = schema.error_record(self.case, self.definition, failure)
         stated = stated_by(self.script)
         return msgspec.structs.replace(record, settings=_settings(self.script), **stated)
 
-    def _record(self) -> Record:
+    def _record(self) -> schema.Record:
         script = self.script
         first, second = (_watch(script, nudge=nudge) for nudge in (0.0, NUDGE))
         self.used, self._loaded = dict(first.packages), first.loaded
@@ -101,7 +91,8 @@ class ScriptRecipe:
                 raise ScriptError(f"Script {script.id!r}: {script.script}: {seen.why_no_costs}")
         metrics, again = (_metrics(seen, script.until) for seen in (first, second))
         unseeded = _unseeded(first, second, metrics, again)
-        return Record(
+        numbers = [step.number for step in first.steps]
+        return schema.Record(
             case=script.case,
             definition=self.definition,
             status="ok",
@@ -110,7 +101,7 @@ class ScriptRecipe:
             invariants={},
             ledger=step_ledger({"": _report(first)}),
             settings=_settings(script),
-            inputs=Inputs(
+            inputs=schema.Inputs(
                 weights=_equal(first.weights, second.weights),
                 train=_equal(_batches(first), _batches(second)),
                 optimizer=[dict(group) for one in first.optimizers for group in one.groups],
@@ -122,7 +113,7 @@ class ScriptRecipe:
                 [rate for rate in one if rate is not None]
                 for one in zip_longest(*(step.rates for step in first.steps))
             ],
-            script=ScriptFacts(
+            script=schema.ScriptFacts(
                 optimizers=[one.name for one in first.optimizers],
                 autocast=first.autocast,
                 batches=_equal(_digests(first), _digests(second)),
@@ -130,7 +121,7 @@ class ScriptRecipe:
                 uncounted={f"{at}_flops": list(names) for at, names in first.uncounted.items()},
                 written=few(first.written),
                 unseen=list(first.unseen),
-                steps=_numbers(first),
+                steps=[] if numbers[-1] == len(numbers) else numbers,
             ),
             **stated_by(script),
         )
@@ -138,9 +129,9 @@ class ScriptRecipe:
 
 def _settings(script: Script) -> dict[str, str]:
     """Return what defines the case by name, for people: of variables only digests are stored."""
-    env = {name: digest_of(value.encode())[:19] for name, value in script.env.items()}
+    env = {name: schema.digest_of(value.encode())[:19] for name, value in script.env.items()}
     return {
-        name: redacted(value if isinstance(value, str) else canonical_json(value).decode())
+        name: redacted(value if isinstance(value, str) else schema.canonical_json(value).decode())
         for name, value in {**_defined(script), "env": env}.items()
     }
 
@@ -166,7 +157,6 @@ def _watch(script: Script, *, nudge: float) -> WatchedScript:
 
 
 def _equal(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what two runs have in common."""
     return {name: one for name, one in first.items() if second.get(name) == one}
 
 
@@ -210,12 +200,6 @@ def _losses(seen: WatchedScript) -> list[float]:
     return [loss for loss in takewhile(lambda one: one is not None, losses) if loss is not None]
 
 
-def _numbers(seen: WatchedScript) -> list[int]:
-    """Return which steps were recorded; [] for the first ones."""
-    numbers = [step.number for step in seen.steps]
-    return [] if numbers[-1] == len(numbers) else numbers
-
-
 def _metrics(seen: WatchedScript, until: Event | None) -> dict[str, Metric]:
     values: dict[str, float] = {**seen.step_metrics()}
     report = _report(seen)
@@ -254,7 +238,7 @@ def _report(seen: WatchedScript) -> CostReport:
     )
 
 
-def _batches(seen: WatchedScript) -> dict[str, TensorSummary]:
+def _batches(seen: WatchedScript) -> dict[str, schema.TensorSummary]:
     """Return what the model was called with, by micro-batch and argument."""
     batches = enumerate((batch for step in seen.steps for batch in step.micro_batches), 1)
     return {f"{at} {name}": one for at, batch in batches for name, one in batch.inputs.items()}

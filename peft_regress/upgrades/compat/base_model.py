@@ -66,10 +66,7 @@ class Base:
         self.model()
 
     def model(self) -> nn.Module:
-        """Return a fresh base model, in float32 and eval mode.
-
-        Raises `InputError` if it is not the one that was made first, by weights and outputs.
-        """
+        """Return a fresh base, in float32 and eval mode. Raises `InputError` for another model."""
         model = self._new()
         if _digest(_tensors(model)) != self.made.weights:
             what = "has other weights"

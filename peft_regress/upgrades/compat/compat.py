@@ -13,13 +13,8 @@ from packaging.version import Version
 from peft_regress.errors import AbsentError, InputError
 from peft_regress.overlay.overlay import ReplacesTorchError, opened_overlay
 from peft_regress.overlay.pip import PipError, parse_version, released_versions
+from peft_regress.upgrades.compat import judging
 from peft_regress.upgrades.compat.adapter import CONFIGURATION, SavedAdapter
-from peft_regress.upgrades.compat.judging import (
-    WORDS,
-    Judgement,
-    judge,
-    problem_of_reference,
-)
 from peft_regress.upgrades.compat.releases import (
     LOADING_SECONDS,
     BaseModel,
@@ -54,11 +49,11 @@ class ReleaseResult:
     """The verdict on one release."""
 
     release: str
-    judgement: Judgement
+    judgement: judging.Judgement
     packages: Mapping[str, str] = field(default_factory=dict)
     left_out: tuple[str, ...] = ()
     """The fields without which it was tried once more, after the release refused the adapter."""
-    without: Judgement | None = None
+    without: judging.Judgement | None = None
     """The verdict then."""
 
 
@@ -114,7 +109,7 @@ def compat(
 
         def keep(release: str, judged: ReleaseResult) -> None:
             found[release] = judged
-            progress(f"peft {release}: {WORDS[judged.judgement.verdict]}")
+            progress(f"peft {release}: {judging.WORDS[judged.judgement.verdict]}")
 
         running: dict[str, Future[Seen]] = {}
         for release in map(str, releases):
@@ -152,7 +147,7 @@ def _reference(release: str, tried: Callable[[str], Future[Seen]], adapter: Save
         ) from None
     except BaseModelError as error:
         raise InputError(str(error)) from None
-    problem = problem_of_reference(seen.adapter)
+    problem = judging.problem_of_reference(seen.adapter)
     if problem:
         raise InputError(
             f"{adapter.folder}: peft {release}, the release to compare with, {problem}. "
@@ -170,16 +165,16 @@ def _judged(release: str, future: Future[Seen], reference: Seen) -> ReleaseResul
     without = seen.adapter.without
     return ReleaseResult(
         release=release,
-        judgement=judge(seen.base, seen.adapter, reference),
+        judgement=judging.judge(seen.base, seen.adapter, reference),
         packages=seen.packages,
         left_out=() if without is None else tuple(seen.adapter.unknown_fields),
-        without=None if without is None else judge(seen.base, without, reference),
+        without=None if without is None else judging.judge(seen.base, without, reference),
     )
 
 
 def unusable(release: str, problem: str) -> ReleaseResult:
     """Return the result of a release that cannot be tried."""
-    judgement = Judgement(verdict="unusable", details=(problem,))
+    judgement = judging.Judgement(verdict="unusable", details=(problem,))
     return ReleaseResult(release=release, judgement=judgement)
 
 

@@ -82,8 +82,6 @@ def _without(folder: Path, written: Mapping[str, Any], leave_out: Sequence[str])
 
 
 class _Loading:
-    """One adapter on its way into a model."""
-
     def __init__(self, base: Base, folder: Path, written: dict[str, Any]) -> None:
         self._base = base
         self._folder = folder

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch._dynamo  # noqa: F401  (each optimizer does, in each fork: over a second)
 
-from peft_regress.measure.scripts import child
+from peft_regress.measure.scripts import watcher
 
 for line in sys.stdin:
     path = Path(line.strip())
@@ -25,7 +25,7 @@ for line in sys.stdin:
             if path.suffix == ".py":
                 runpy.run_path(str(path), run_name="__main__")
             else:
-                child.main(str(path))
+                watcher.main(str(path))
             code = 0
         except SystemExit as error:
             code = error.code if isinstance(error.code, int) else 1
