@@ -68,7 +68,7 @@ class Policy:
 
     update_bound: float = 3e-6
     """The norm of an optimizer's update of three small tensors. Seen 9.0e-7, over GaLore's ranks
-    and eight optimizers of torch, limited to AVX2 and to SSE4 (own_networks.py --updates)."""
+    and eight optimizers of torch, limited to AVX2 and to SSE4."""
 
     gradient_bound: float = 1e-4
     """The norm of a script's gradients in its first step, before rounding has trained on."""
