@@ -15,6 +15,7 @@ from peft_regress.cost.batches import call_model, floats_in, leaves_of
 from peft_regress.measure import costs
 from peft_regress.measure.data import Data
 from peft_regress.measure.edge import package, program
+from peft_regress.measure.edge.package import require_executorch
 from peft_regress.measure.edge.program import Program
 from peft_regress.measure.edge.runtime import Ran, Runtime, shared_runtime
 from peft_regress.measure.invariants import facts
@@ -257,7 +258,7 @@ def edge_of_case(
     is_limited = budget is not None and budget.edge_train is not None
     if data is None or not (is_limited or recipe.runs_in_executorch):
         return CaseEdge()
-    package.require_executorch(runs=runs)
+    require_executorch(runs=runs)
     of_runtime: dict[str, Fact] = {}
     of_run: dict[str, Metric] = {}
     try:
