@@ -31,7 +31,7 @@ from peft_regress.files import read_bytes
 from peft_regress.runs.schema import Run, digest_of
 
 
-class Adapter(NamedTuple):
+class NamedAdapter(NamedTuple):
     """An adapter that an entry names."""
 
     digest: str
@@ -44,13 +44,13 @@ class Adapter(NamedTuple):
 class Choice(NamedTuple):
     """The adapters that an entry names, by what each stands for: a method, or an own case."""
 
-    new: dict[str, Adapter]
+    new: dict[str, NamedAdapter]
     """Those that the run kept."""
-    older: dict[str, Adapter]
+    older: dict[str, NamedAdapter]
     """Those that stay."""
 
     @property
-    def adapters(self) -> list[Adapter]:
+    def adapters(self) -> list[NamedAdapter]:
         """All of them."""
         return [*self.older.values(), *self.new.values()]
 
@@ -61,7 +61,7 @@ def choose_adapters(run: Run, source: Path, root: Path, contents: Contents) -> C
     Of the adapters that the run kept, the one of the same case comes first, then the smallest.
     Raises `InputError` for an adapter that is missing, was altered, or comes from another run.
     """
-    kept: dict[str, list[Adapter]] = {}
+    kept: dict[str, list[NamedAdapter]] = {}
     for adapter in _kept_by(run, source) if run.accepted is None else _named_by(run, source):
         record = run.cases[adapter.stored.case]
         slot = record.case.id if record.is_own else record.case.method
@@ -85,22 +85,22 @@ def choose_adapters(run: Run, source: Path, root: Path, contents: Contents) -> C
     return choice
 
 
-def _preference(case: str | None, adapter: Adapter) -> tuple[bool, int, str]:
+def _preference(case: str | None, adapter: NamedAdapter) -> tuple[bool, int, str]:
     size = sum((adapter.folder / name).stat().st_size for name in adapter.stored.files)
     return adapter.stored.case != case, size, adapter.stored.case
 
 
-def _kept_by(run: Run, source: Path) -> Iterator[Adapter]:
+def _kept_by(run: Run, source: Path) -> Iterator[NamedAdapter]:
     """Yield the adapters beside a run."""
     for folder in sorted(one for beside in kept_beside(source) for one in beside.iterdir()):
         kept = read_checked(folder)
         if not is_of(run, kept):
             raise InputError(f"{folder}: comes from {kept.case} in another run. Remove the folder.")
         stored = msgspec.structs.replace(kept, packages=run.environment)
-        yield Adapter(digest_of(manifest_content(stored)), folder, stored)
+        yield NamedAdapter(digest_of(manifest_content(stored)), folder, stored)
 
 
-def _named_by(entry: Run, source: Path) -> Iterator[Adapter]:
+def _named_by(entry: Run, source: Path) -> Iterator[NamedAdapter]:
     """Yield the adapters that an entry of another storage names of its own cases."""
     assert entry.accepted is not None  # noqa: S101  (an entry)
     for digest in entry.accepted.adapters.values():
@@ -130,7 +130,7 @@ def _contents(root: Path, _newest: bytes) -> Contents:
     return read_contents(root)
 
 
-def _read_named(root: Path, digest: str) -> Adapter:
+def _read_named(root: Path, digest: str) -> NamedAdapter:
     """Read an adapter; its folder has the manifest's digest as its name."""
     folder = adapter_folder(root, digest)
     stored = read_checked(folder)
@@ -140,10 +140,10 @@ def _read_named(root: Path, digest: str) -> Adapter:
             f"{folder / MANIFEST}: was altered ({found}). "
             f"Restore it with `git checkout -- {folder}`."
         )
-    return Adapter(digest, folder, stored)
+    return NamedAdapter(digest, folder, stored)
 
 
-def store_adapter(root: Path, adapter: Adapter) -> None:
+def store_adapter(root: Path, adapter: NamedAdapter) -> None:
     """Write an adapter unless the storage has it. Raises `InputError`."""
     target = adapter_folder(root, adapter.digest)
     if not (target / MANIFEST).exists():

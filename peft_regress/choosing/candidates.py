@@ -45,7 +45,7 @@ _NEAR: Final = 0.9
 """From this share of the memory on, equals are not decided by FLOPs alone."""
 
 
-class Step(NamedTuple):
+class Adapted(NamedTuple):
     """An adapted model in the mode in which it trains."""
 
     method: Method
@@ -59,7 +59,7 @@ class Subject:
 
     name: str
     batch: int
-    step: Callable[[Method], Step]
+    step: Callable[[Method], Adapted]
     """Returns a fresh step of a method at a rank; raises whatever a library raises."""
     items: Callable[[int], Any]
     """Returns a batch of a size."""
@@ -175,9 +175,9 @@ def of_architecture(name: str, *, batch: int, resolution: int) -> Subject:
     settings = CostSettings(batch=batch, resolution=resolution)
     architecture = registry.get("architecture", name)
 
-    def step(method: Method) -> Step:
+    def step(method: Method) -> Adapted:
         headed = dataclasses.replace(method, heads=(architecture.head,))
-        return Step(headed, adapted_model(headed, architecture, settings), headed.make_optimizer)
+        return Adapted(headed, adapted_model(headed, architecture, settings), headed.make_optimizer)
 
     def items(size: int) -> Any:
         shape = (size, *settings.input_shape[1:])
@@ -209,11 +209,11 @@ def of_model(path: str, inputs: Sequence[str], *, head: str | None, batch: int) 
     if not heads[0] or heads[0] not in modules:
         raise InputError(f"--model {path} has no module {head!r} as its head: name one by --head")
 
-    def step(method: Method) -> Step:
+    def step(method: Method) -> Adapted:
         headed = dataclasses.replace(method, heads=heads)
         model = headed.adapt(copy.deepcopy(base), seed=0)
         method.set_mode(model)
-        return Step(headed, model, headed.make_optimizer)
+        return Adapted(headed, model, headed.make_optimizer)
 
     def items(size: int) -> Any:
         return map_batch(call, lambda one: dataclasses.replace(one, shape=(size, *one.shape)))
@@ -237,12 +237,12 @@ def of_case(fine_tune: FineTune, storage: Path) -> Subject:
     moving = own.checked(data).adapter.moving
     batch = next(own.batches(data, seed=seed))
 
-    def step(method: Method) -> Step:
+    def step(method: Method) -> Adapted:
         recipe = Recipe.of(adapted_by(fine_tune, method), storage)
         adapter = dataclasses.replace(recipe.adapter, moving=moving)
         model = recipe.adapted_model(seed)
         recipe.set_mode(model)
-        return Step(adapter, model, recipe.make_optimizer)
+        return Adapted(adapter, model, recipe.make_optimizer)
 
     def items(wanted: int) -> Any:
         def of_size(leaf: Tensor) -> Tensor | RandomTensor:

@@ -31,7 +31,7 @@ from distributed.versions import VersionMismatchWarning
 from peft_regress.errors import AbsentError, InputError, PeftRegressError
 from peft_regress.files import encoded
 from peft_regress.text import clean, count_of
-from peft_regress.workers.node import Node, Task, check, do, facts_here, own_code
+from peft_regress.workers.node import Job, Node, check, do, facts_here, own_code
 from peft_regress.workers.pool import Environment, GivenUpError, NodeError
 
 _Answer = TypeVar("_Answer", bound=msgspec.Struct)
@@ -94,7 +94,7 @@ class DaskPool:
         for request in requests:
             planned, libraries = list(environment.planned), list(environment.libraries)
             raw = msgspec.Raw(encoded(request))
-            task = Task(function=function, request=raw, planned=planned, libraries=libraries)
+            task = Job(function=function, request=raw, planned=planned, libraries=libraries)
             what = str(getattr(request, "case", function.rpartition(":")[2]))
             key = f"{self._name}-{what.replace('/', '-')}-{next(self._numbers)}"
             works.append(_Work(msgspec.json.encode(task).decode(), what, key, answer))

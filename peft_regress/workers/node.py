@@ -53,7 +53,7 @@ class OwnCode(msgspec.Struct, frozen=True, kw_only=True):
     """The own modules that the cases import."""
 
 
-class Task(msgspec.Struct, frozen=True, kw_only=True):
+class Job(msgspec.Struct, frozen=True, kw_only=True):
     """A function to call in an environment, see `Pool.submit`."""
 
     function: str
@@ -108,8 +108,8 @@ def check(name: str, dask_worker: Worker) -> str | None:
 
 
 def do(name: str, task: str) -> str:
-    """Do a `Task`; return the answer, both as JSON. Raises what Dask can carry."""
-    return _node_of(name, get_worker()).do(msgspec.json.decode(task, type=Task))
+    """Do a `Job`; return the answer, both as JSON. Raises what Dask can carry."""
+    return _node_of(name, get_worker()).do(msgspec.json.decode(task, type=Job))
 
 
 def _node_of(name: str, worker: Worker) -> Node:
@@ -174,7 +174,7 @@ class Node(WorkerPlugin):
                 )
         return None
 
-    def do(self, task: Task) -> str:
+    def do(self, task: Job) -> str:
         """Do one task at a time; what is open stays for a while after it."""
         with self._lock:
             self._idle.cancel()
@@ -194,7 +194,7 @@ class Node(WorkerPlugin):
                 self._idle.daemon = True
                 self._idle.start()
 
-    def _environment(self, task: Task) -> Environment:
+    def _environment(self, task: Job) -> Environment:
         """Return the environment of a task, built if it is not there; it stays open."""
         if self._planned != task.planned:
             self._let_go()
