@@ -1,5 +1,6 @@
 """The networks and methods that step costs are checked on, and their profiles, made once."""
 
+import copy
 import dataclasses
 import functools
 import hashlib
@@ -32,6 +33,10 @@ class Network(NamedTuple):
     shape: tuple[int, int, int, int] = (2, 3, 32, 32)
 
     def build(self):
+        return copy.deepcopy(self.drawn())
+
+    @functools.lru_cache(maxsize=1)  # noqa: B019  (of the largest, it takes a second)
+    def drawn(self):
         # A ViT is built for one size of image; the others take any.
         sized = {"image_size": self.shape[-1]} if self.name.startswith("vit") else {}
         with torch.random.fork_rng(devices=[]):

@@ -26,9 +26,9 @@ def log_of(name, architecture, *, batch, resolution=64):
 @pytest.mark.parametrize(
     ("name", "architecture"),
     [
-        ("full", "resnet18"),
-        ("dora-r4", "shufflenet_v2_x0_5"),
-        ("galore-r4", "shufflenet_v2_x0_5"),
+        ("full", "shufflenet_v2_x0_5"),
+        ("dora-r4", "resnet18"),
+        ("galore-r4", "resnet18"),
         ("bn_head", "mobilenet_v3_small"),
     ],
 )

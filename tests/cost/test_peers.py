@@ -71,10 +71,7 @@ def held_at_peak(cost):
     return held
 
 
-@pytest.mark.parametrize(
-    ("name", "method"),
-    pairings("MemTracker"),
-)
+@pytest.mark.parametrize(("name", "method"), pairings("MemTracker"))
 def test_every_category_at_the_peak_is_mem_tracker_s(name, method):
     peak, highs = tracked(name, method)
     cost = fake_cost(name, method)

@@ -18,15 +18,16 @@ RESUMED, LATE = "resumed_equals_uninterrupted", "late_step_costs_same"
 LORA = peft.LoraConfig(r=2, target_modules=["6"], lora_dropout=0.1)
 
 
-def case(**settings):
+def case(adapter="full", **settings):
     """Return a case whose rate has fallen to zero at its end."""
     schedule = settings.pop("schedule", lambda optimizer: CosineAnnealingLR(optimizer, 4))
-    return fine_tune(LORA, also_train=["8"], schedule=schedule, **settings)
+    also_train = () if adapter == "full" else ["8"]
+    return fine_tune(adapter, also_train=also_train, schedule=schedule, **settings)
 
 
 @pytest.fixture(scope="module")
 def right():
-    return measured(case())
+    return measured(case(LORA))
 
 
 def test_without_a_fault_both_hold(right):
@@ -72,7 +73,7 @@ def test_a_layer_that_computes_twice_from_a_later_step_on(monkeypatch, right):
         return forward(self, x)
 
     monkeypatch.setattr(Linear, "forward", twice_later)
-    record = measured(case())
+    record = measured(case(LORA))
     assert record.curve == right.curve
     assert "first in PeftModel.base_model.model.6" in false_facts(record)[LATE]
 
@@ -103,7 +104,7 @@ def test_a_number_in_a_batch_is_no_batch_of_rows():
     def data():
         return [TensorDataset(*side) for side in image_data()]
 
-    record = measured(case(data=data, collate=scaled, loss=loss, score=lambda *_: 0.0))
+    record = measured(case(LORA, data=data, collate=scaled, loss=loss, score=lambda *_: 0.0))
     assert record.error is None
     assert record.invariants["paths_agree"]
 

@@ -12,7 +12,7 @@ import peft.tuners.lora.layer as lora_layer
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_methods import ALL, cast_base, each, method_named, rank_of, trained
+from tiny_methods import ALL, adapted, cast_base, each, method_named, rank_of, trainable, trained
 from tiny_network import tiny_data, tiny_network
 from tiny_training import finetune
 
@@ -26,7 +26,7 @@ from peft_regress.errors import FilledLossError
 from peft_regress.gate.policy import DEFAULT_POLICY
 from peft_regress.invariants import EDGE_INVARIANTS, INVARIANTS
 from peft_regress.measure.invariants.continuing import CONTINUED
-from peft_regress.measure.invariants.filled import one_wide_image
+from peft_regress.measure.invariants.filled import Filled, one_wide_image
 from peft_regress.measure.invariants.probe import Probe
 from peft_regress.measure.invariants.watch import InvariantWatch
 from peft_regress.measure.objective import Objective
@@ -97,13 +97,17 @@ class Faulty(Wrapped):
         return self.disabling(self.method, model)
 
 
-def _watch(method, base, rank=2, **more):
+def _probe(method):
     data = tiny_data(method.base_dtype)
+    return data.test_images[:8], data.test_labels[:8]
+
+
+def _watch(method, base, rank=2, **more):
     return InvariantWatch(
         adapter=method.at(rank, heads=("head",)),
         objective=Objective(),
         base=copy.deepcopy(base),
-        probe=(data.test_images[:8], data.test_labels[:8]),
+        probe=_probe(method),
         steps=1001,
         **more,
     )
@@ -429,7 +433,9 @@ def test_a_fault_breaks_the_facts_that_are_there_for_it(name):
 
 
 @pytest.mark.parametrize("name", IN_TRAINING)
-def test_a_fault_in_training_breaks_the_facts_that_are_there_for_it(name):
+def test_a_fault_in_training_breaks_the_facts_that_are_there_for_it(name, monkeypatch):
+    # Those of a filled adapter are judged before it.
+    monkeypatch.setattr(InvariantWatch, "_of_a_filled_adapter", lambda *_: {})
     method, training, broken = IN_TRAINING[name]
     assert _broken(_watched(method, rank_of(method), training=training)) == set(broken.split())
 
@@ -464,26 +470,27 @@ def test_an_optimizer_whose_step_is_never_seen_is_no_pass():
 # A filled adapter
 
 
-def _filled(method):
-    base = cast_base(tiny_network(), method.base_dtype)
-    watch = _watch(method, base)
-    rank = rank_of(method) or 2
-    watch.before_training(method.at(rank, heads=("head",)).adapt(base, seed=0))
-    assert watch.filled_losses is not None
-    return watch.filled_losses
+def _filled(method, adapted, probe, wide_probe=None):
+    return Filled(
+        adapted,
+        adapter=method,
+        probe=Probe(base=adapted, objective=Objective(), batch=probe),
+        wide_probe=wide_probe or probe,
+        parameters=method.adapter_parameters(adapted),
+        copies=(),
+    )
 
 
 @each(*(method for method in ALL if isinstance(method, PeftAdapter)))
 def test_each_fill_moves_the_output_of_every_adapter(method):
-    data = tiny_data(method.base_dtype)
-    base = cast_base(tiny_network(), method.base_dtype).float()
-    logits = base(data.test_images[:8].float())
-    unfilled = torch.nn.functional.cross_entropy(logits.double(), data.test_labels[:8]).item()
-    losses = _filled(method)
+    images, labels = probe = _probe(method)
+    logits = cast_base(tiny_network(), method.base_dtype).float()(images.float())
+    unfilled = torch.nn.functional.cross_entropy(logits.double(), labels).item()
+    losses = _filled(method, adapted(method), probe).losses
     assert len(losses) == 3
     assert len({unfilled, *losses}) == 4
     torch.manual_seed(7)
-    assert _filled(method) == losses
+    assert _filled(method, adapted(method), probe).losses == losses
 
 
 @pytest.mark.parametrize("name", ["lora", "lora-bf16"])
@@ -491,37 +498,22 @@ def test_a_scaling_off_by_a_hundredth_shows_in_the_filled_losses(name):
     """On a real network; the tiny one damps what its adapters do."""
     method = method_named(name).at(1, heads=(MOBILENET_V3_SMALL.head,))
     _, (images, labels) = registry.get("task", "shift").load()
-    images = images[:4].to(getattr(torch, method.base_dtype))
-
-    def losses(factor):
-        base = cast_base(build_source(BASELINES, MOBILENET_V3_SMALL), method.base_dtype)
-        watch = InvariantWatch(
-            adapter=method,
-            objective=Objective(),
-            base=copy.deepcopy(base),
-            probe=(images, labels[:4]),
-        )
-        adapted = method.adapt(base, seed=0)
-        for module in adapted.modules():
-            if isinstance(module, lora_layer.LoraLayer):
-                module.scaling["default"] *= factor
-        watch.before_training(adapted)
-        assert watch.filled_losses is not None
-        return watch.filled_losses
-
-    moved = [abs(b - a) / a for a, b in zip(losses(1.0), losses(1.01), strict=True)]
+    probe = images[:4].to(getattr(torch, method.base_dtype)), labels[:4]
+    base = cast_base(build_source(BASELINES, MOBILENET_V3_SMALL), method.base_dtype)
+    network = method.adapt(base, seed=0)
+    sound = _filled(method, network, probe).losses
+    for module in network.modules():
+        if isinstance(module, lora_layer.LoraLayer):
+            module.scaling["default"] *= 1.01
+    scaled = _filled(method, network, probe).losses
+    moved = [abs(b - a) / a for a, b in zip(sound, scaled, strict=True)]
     assert max(moved) > DEFAULT_POLICY.filled_bound
 
 
 def _wide_and_others():
-    base = tiny_network()
-    data = tiny_data()
-    probe = data.test_images[:8], data.test_labels[:8]
-    watch = _watch(LORA, base, wide_probe=one_wide_image(probe))
-    watch.before_training(LORA.at(2, heads=("head",)).adapt(base, seed=0))
-    assert watch.wide_filled_loss is not None
-    assert watch.filled_losses is not None
-    return watch.wide_filled_loss, watch.filled_losses
+    probe = _probe(LORA)
+    filled = _filled(LORA.at(2), adapted(LORA), probe, one_wide_image(probe))
+    return filled.wide_loss, filled.losses
 
 
 @pytest.mark.parametrize(
@@ -563,9 +555,7 @@ def test_an_adapter_in_half_precision_is_caught():
     name = "base_model.model.linear.lora_A.default.weight"
     adapted = LORA.at(2, heads=("head",)).adapt(tiny_network(), seed=0)
     adapted.get_parameter(name).data = torch.zeros(2, 8, dtype=torch.bfloat16)
-    data = tiny_data()
-    batch = data.test_images, data.test_labels
-    probe = Probe(base=tiny_network(), objective=Objective(), batch=batch)
+    probe = Probe(base=tiny_network(), objective=Objective(), batch=_probe(LORA))
     assert probe.dtypes_as_asked(adapted, adapter_in_float32=True).defect.tensors == [name]
 
 
@@ -589,8 +579,8 @@ def test_what_was_stored_loads_and_gives_its_output_or_is_caught(name, tmp_path)
     assert len(logits) == 8
 
     def found(stored):
-        output = tmp_path, stored
-        return _watched(method, rank, stored=output)["stored_adapter_loads"]
+        saving = _watch(method, base, rank, stored=(tmp_path, stored)).saving
+        return saving.of(model, trainable(model))["stored_adapter_loads"].holds
 
     assert found(logits) is True
     logits[3][1] *= 1.001

@@ -29,7 +29,7 @@ def training(keep, steps=24):
             keep(kept, logits, found)
         return found
 
-    return measured(fine_tune(LORA, loss=loss, steps=steps, score=lambda *_: 1.0))
+    return measured(fine_tune("full", loss=loss, steps=steps, score=lambda *_: 1.0))
 
 
 def a_loss(kept, _, loss):

@@ -21,6 +21,11 @@ def updates(method="galore", *, rank=4):
     return found
 
 
+@pytest.fixture(scope="module")
+def sound():
+    return updates()
+
+
 def updates_by(make_optimizer):
     device = torch.device("cpu")
     return optimizer_updates(make_optimizer, dtype=torch.float32, device=device)
@@ -46,8 +51,7 @@ def furthest(found, expected):
         "galore-second-group-skipped",
     ],
 )
-def test_a_fault_of_the_optimizer_is_far_beyond_the_bound(name):
-    sound = updates()
+def test_a_fault_of_the_optimizer_is_far_beyond_the_bound(name, sound):
     with injected(FAULTS[name]):
         assert furthest(updates(), sound) > 100 * DEFAULT_POLICY.update_bound
 
@@ -76,15 +80,15 @@ def test_the_signs_of_singular_vectors_do_not_matter(rank, monkeypatch):
         return vectors * signs if type == "left" else signs[:, None] * vectors
 
     monkeypatch.setattr(projector, "get_orthogonal_matrix", flipped)
-    for _ in range(4):
+    for _ in range(2):
         assert furthest(updates(rank=rank), sound) < 0.1 * DEFAULT_POLICY.update_bound
 
 
-def test_two_updates_from_the_start_and_three_about_the_refresh_are_kept():
+def test_two_updates_from_the_start_and_three_about_the_refresh_are_kept(sound):
     """GaLore's first update of rank 4: the rate, 0.25 times, in 4 of 16 directions."""
-    vector, tall, wide = found = updates()
+    vector, tall, wide = sound
     torch.rand(3)
-    assert updates() == found
+    assert updates() == sound
     assert [len(one) for one in (vector, tall, wide)] == [5] * 3
     assert tall == pytest.approx(wide, rel=1e-5)
     assert tall[0] / vector[0] == pytest.approx(0.25 * (4 / 16) ** 0.5, rel=1e-3)

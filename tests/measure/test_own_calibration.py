@@ -59,7 +59,7 @@ def test_nearby_losses_are_a_little_off_in_every_seed(sound):
             assert 0 < abs(one - other) < 1e-3 * one
 
 
-@pytest.mark.parametrize("factor", [0.25, 0.9])
+@pytest.mark.parametrize("factor", [pytest.param(0.25, marks=pytest.mark.nightly), 0.9])
 def test_scaled_updates_show_in_the_losses_of_another_machine(factor, sound, monkeypatch):
     step = torch.optim.AdamW.step
 

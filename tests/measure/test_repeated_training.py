@@ -1,9 +1,9 @@
 """A case whose first seed repeats a known training bit for bit trains the others no further."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import msgspec
-import peft
 import pytest
 import torch
 from builders import make_run, write_run
@@ -18,6 +18,7 @@ from peft_regress.gate.verdicts import observations_of
 from peft_regress.measure import recipe as recipe_module
 from peft_regress.measure.case import measure
 from peft_regress.measure.costs import ProfileCache
+from peft_regress.measure.definition import define
 from peft_regress.measure.recipe import Recipe
 from peft_regress.measure.rounds import plain_rounds
 from peft_regress.project.fine_tune import OwnMetric
@@ -45,9 +46,8 @@ def halved_late(optimizer):
 
 
 def case(**settings):
-    lora = peft.LoraConfig(r=2, target_modules=["6", "8"])
     usual = {"steps": STEPS, "seeds": SEEDS, "metrics": {"hits": HITS}}
-    return fine_tune(lora, **{**usual, **settings})
+    return fine_tune("full", **{**usual, **settings})
 
 
 def measured(of, **how):
@@ -140,10 +140,9 @@ def other_optimizer(model):
 )
 def test_whatever_differs_all_seeds_train(trained, lengths, settings):
     other = case(**settings)
-    definition = measured(other).definition
-    lengths.clear()
+    definition = define(Recipe.of(other, Path("absent")))
     record = measured(other, known=known_of(trained, definition=definition))
-    assert (record.is_repeat, lengths) == (False, IN_FULL)
+    assert (record.definition, record.is_repeat, lengths) == (definition, False, IN_FULL)
     assert len(record.metrics["loss"].samples) == SEEDS
 
 
