@@ -59,19 +59,20 @@ def pids(tmp_path, monkeypatch):
         pytest.param(DAEMON, SECONDS, 0, id="a daemon holds the pipe"),
         pytest.param(FLOOD.replace("**how", "start_new_session=True"), SECONDS, 0, id="it floods"),
         pytest.param(LEAVES + DAEMON + NAPS, SECONDS, 0, id="the parent leaves"),
-        pytest.param(DAEMON + NAPS, 3, None, id="a daemon at the limit"),
+        pytest.param(DAEMON + NAPS, 0.5, None, id="a daemon at the limit"),
         pytest.param(LEAVES + DEAF + DAEMON + NAPS, SECONDS, 0, id="a deaf daemon of a daemon"),
-        pytest.param(DEAF + NAPS, 3, None, id="deaf"),
-        pytest.param("while True: print(end=1000 * 'x')\n", 3, None, id="flood without lines"),
-        pytest.param("os.close(1); os.close(2)\n" + NAPS, 3, None, id="closed output"),
+        pytest.param(DEAF + NAPS, 0.5, None, id="deaf"),
+        pytest.param("while True: print(end=1000 * 'x')\n", 0.5, None, id="flood without lines"),
+        pytest.param("os.close(1); os.close(2)\n" + NAPS, 0.5, None, id="closed output"),
     ],
 )
 def test_a_process_ends_in_time_with_all_that_it_started(pids, text, limit, code):
     start = time.monotonic()
-    deadline = start + limit
     words = [sys.executable, "-c", START + text]
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     with Process(words, env=variables(), **streams) as process:
+        wait_until(pids)
+        deadline = time.monotonic() + limit
         for _ in process.printed(deadline):
             pass
         assert process.ended(deadline) == code

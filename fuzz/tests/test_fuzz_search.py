@@ -40,7 +40,7 @@ def test_after_one_finding_the_search_finds_the_other():
         ("convolution", "padding mode"),
         ("setting lora_bias",),
     }
-    last = sought(library, known, seconds=5.0)
+    last = sought(library, known, seconds=2.0)
     assert last.found is None
     assert last.counts.known["lora"] > 0
 
@@ -64,7 +64,7 @@ def test_a_search_without_a_finding_ends_in_time_and_counts_its_lives():
 def test_the_same_seed_draws_the_same_examples():
     one, two, other = Library(), Library(), Library()
     for library, seed in ((one, 3), (two, 3), (other, 4)):
-        sought(library, seconds=1.0, seed=seed)
+        sought(library, seconds=0.3, seed=seed)
     assert one.lived == two.lived
     assert one.lived != other.lived
 
@@ -100,7 +100,7 @@ def test_an_example_that_cannot_be_judged_ends_no_search_and_is_told():
 
 def test_refusals_and_absences_are_counted():
     ends = itertools.cycle([Outcome(refused="no"), Outcome(absent="no"), Outcome()])
-    counts = sought(Library(), seconds=3.0, run=lambda _: next(ends)).counts
+    counts = sought(Library(), seconds=1.0, run=lambda _: next(ends)).counts
     assert counts.refused["lora"] + counts.absent["lora"] > counts.lives["lora"] // 2 > 0
 
 

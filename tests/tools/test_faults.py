@@ -1,5 +1,6 @@
 """The faults that try the gate: the catalogue, the injection, and their table."""
 
+import functools
 import re
 import sys
 import types
@@ -7,6 +8,7 @@ from importlib import import_module
 from pathlib import Path
 
 import fault_catalogue
+import fault_runs
 import faults
 import pytest
 from builders import LORA, VALUES, make_record
@@ -93,22 +95,14 @@ MOVED = {**VALUES, "peak_bytes": 240_000_000, "forward_flops": 3_638_000_001, "l
     [
         (repeating(), False, "uncaught repeats wrong: nothing beyond its bound"),
         (repeating(forward_flops=1), False, "strict   repeats wrong: forward_flops"),
-        (
-            trained(metrics=MOVED, curve=OTHER, held=False),
-            False,
-            (
-                "caught           wrong: curve from step 7 on, forward_flops, held false, "
-                "peak_bytes 1,000x, loss 7.1x"
-            ),
-        ),
-        (
-            make_record(status="error", error=BROKEN),
-            False,
-            "broken           wrong: stopped unexpectedly: error (AttributeError: moved)",
-        ),
+        (trained(metrics=MOVED, curve=OTHER, held=False), False,
+         ("caught           wrong: curve from step 7 on, forward_flops, held false, "
+          "peak_bytes 1,000x, loss 7.1x")),
+        (make_record(status="error", error=BROKEN), False,
+         "broken           wrong: stopped unexpectedly: error (AttributeError: moved)"),
         (make_record(status="error", error=BROKEN), True, "caught           wrong: status error"),
     ],
-)
+)  # fmt: skip
 def test_the_verdict_on_a_fault_names_its_signals_the_farthest_first(record, stops, said):
     assert shown(record, stops=stops) == said
 
@@ -125,6 +119,8 @@ def results(monkeypatch, tmp_path):
             found = usual if job.fault is None else worse
             yield added.get((job.fault, bool(job.known)), Run(record=found))
 
+    packages = functools.cache(fault_runs.installed_packages)
+    monkeypatch.setattr(fault_runs, "installed_packages", packages)
     page = tmp_path / "caught.md"
     page.write_text(faults.PAGE.read_text())
     monkeypatch.setattr(faults, "PAGE", page)

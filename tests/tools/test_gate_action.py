@@ -1,5 +1,6 @@
 """The action's scripts, run: its inputs, its exit code, what it keeps, and what it installs."""
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from packaging.requirements import Requirement
 from step_sandbox import Answer, StepSandbox
 from workflow_files import ACTION, ROOT, read, scripts
 
+from peft_regress.cli.main import cli
 from peft_regress.runs.run_file import read_run_file
 from peft_regress.runs.schema import Selection
 
@@ -154,7 +156,8 @@ def test_the_tool_publishes_what_the_action_keeps(gate, capsys):
 def own_project(folder, **settings):
     """Make another repository with a first suite, in which the action's own steps run."""
     gate = Gate(folder, **settings)
-    typed(gate, "init")
+    with contextlib.chdir(gate.project):
+        cli.main(args=["init"], standalone_mode=False)
     return gate
 
 

@@ -129,6 +129,7 @@ def test_a_case_that_fails_is_data_and_starts_nothing_again(shared, measure, tmp
     assert {record.error.type for record in run} == {"WorkerLost"}
 
 
+@pytest.mark.slow
 def test_what_came_back_is_on_disk_and_only_the_rest_is_measured(shared, measure, tmp_path):
     python = shared.write(how={"before unseen/lora-r16/resnet18": "refuse"})
     code, _, err = measure(shared.address)

@@ -15,7 +15,7 @@ from watched_scripts import START
 from peft_regress.measure.scripts.observation import WatchedScript, WatchRequest
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def forks():
     program = Path(__file__).with_name("watched_forks.py")
     with subprocess.Popen(

@@ -89,9 +89,6 @@ def test_other_rows_of_the_first_micro_batch_are_told_in_words(reasons, rows, wo
     assert reason.new.startswith(f"in the first micro-batch, values of tensor 0 {words}")
 
 
-OTHER_DATA = "data = TensorDataset(torch.randn(64, 3, 8, 8), data.tensors[1])\n"
-
-
 SCALED = """
 criterion = loss_of
 def loss_of(x, y):
@@ -162,7 +159,8 @@ def remarks_of(case):
 
 
 def test_other_data_is_no_other_computation(reasons):
-    case = reasons(OTHER_DATA + LOOP)
+    other = "data = TensorDataset(torch.randn(64, 3, 8, 8), data.tensors[1])\n"
+    case = reasons(other + LOOP)
     assert case.verdict == "incomparable"
     (reason,) = case.reasons
     assert reason.name == "inputs"

@@ -6,6 +6,7 @@ python watched_forks.py    reads a path a line, answers with an exit code; of a 
 
 from __future__ import annotations
 
+import gc
 import os
 import runpy
 import sys
@@ -14,7 +15,10 @@ from pathlib import Path
 import torch._dynamo  # noqa: F401  (each optimizer does, in each fork: over a second)
 
 from peft_regress.measure.scripts import watcher
+from peft_regress.runs.environment import imported_packages
 
+imported_packages()  # kept for all forks: which package has which module takes half a second
+gc.freeze()
 for line in sys.stdin:
     path = Path(line.strip())
     pid = os.fork()
