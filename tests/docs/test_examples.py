@@ -63,6 +63,15 @@ def of_language(language):
 
 
 INSTALLS = {"upgrade", "bisect"}
+PROFILES = {"choose", "cost"}
+
+
+def blocks_here():
+    """Return the blocks that run in this process; to profile whole networks is slow."""
+    return [
+        pytest.param(block, marks=[pytest.mark.slow] * bool(PROFILES & words_of(block)))
+        for block in console_blocks(slow=False)
+    ]
 
 
 def shell_blocks():
@@ -163,7 +172,7 @@ def writes(request):
     return request.config.getoption("--write-examples", default=False)
 
 
-@pytest.mark.parametrize("block", console_blocks(slow=False), ids=str)
+@pytest.mark.parametrize("block", blocks_here(), ids=str)
 def test_the_commands_of_a_console_block_print_what_it_shows(block, sandbox, writes, monkeypatch):
     monkeypatch.chdir(sandbox)
     monkeypatch.setenv("COLUMNS", "100")

@@ -39,7 +39,9 @@ def test_a_run_without_cases_compares_with_what_was_saved(project):
     assert "test_plain (NOW)" in out
 
 
-@pytest.mark.parametrize("more", ["-q", "--benchmark-storage=file://baselines"])
+@pytest.mark.parametrize(
+    "more", ["-q", pytest.param("--benchmark-storage=file://baselines", marks=pytest.mark.nightly)]
+)
 def test_a_run_is_compared_with_the_entry_that_is_named(project, more):
     """A later entry, of single cases, has no times."""
     for name, words in (("run", ()), ("untimed", ("--benchmark-disable", "-k", "r1"))):
