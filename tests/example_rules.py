@@ -86,7 +86,7 @@ ELSEWHERE = {
         r"(?:python -m )?pytest (?:benchmarks/test_paper\.py|tests/\S+|\S+::\S+)(?: .*)?"
     ),
     "tests/stranger/test_wheel.py": r"python -m pip install \.",
-    "tests/runs/test_pytest_benchmark_compare.py": r"pytest benchmarks --benchmark-compare",
+    "tests/plugin/test_benchmark_options.py": r"pytest benchmarks --benchmark-compare",
 }
 """What runs a command elsewhere, or has it for people: the file, and the text of the commands."""
 RULES = (

@@ -34,11 +34,10 @@ def browser():
 class PageUnderTest:
     """The page of some data, with its requests and its complaints."""
 
-    def __init__(self, browser, content, folder, **context):
+    def __init__(self, browser, folder):
         self.file = folder / "page.html"
-        self.file.write_text(written_page(content), encoding="utf-8")
         self.context = browser.new_context(
-            **{"viewport": {"width": 1280, "height": 900}, "color_scheme": "light", **context}
+            viewport={"width": 1280, "height": 900}, color_scheme="light"
         )
         self.page = self.context.new_page()
         self.complaints: list[str] = []
@@ -50,7 +49,6 @@ class PageUnderTest:
         self.page.set_default_timeout(30_000)
 
     def __enter__(self):
-        self.load("")
         return self
 
     def __exit__(self, *_):
@@ -63,6 +61,12 @@ class PageUnderTest:
     def _note_dialog(self, dialog):
         self.complaints.append(f"dialog: {dialog.message}")
         dialog.dismiss()
+
+    def show(self, content):
+        """Load the page of some data in place of the one before; return this object."""
+        self.file.write_text(written_page(content), encoding="utf-8")
+        self.load("")
+        return self
 
     def load(self, route):
         """Load the page anew at an address."""

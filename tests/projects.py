@@ -81,8 +81,8 @@ class Suite(Folder):
         super().__init__(pytester.path)
         self.pytester = pytester
 
-    def pytest(self, *arguments):
+    def pytest(self, *arguments, **how):
         """Run pytest as from a terminal."""
         with registry_restored():
-            done = self.pytester.runpytest_inprocess("-p", "no:cacheprovider", *arguments)
+            done = self.pytester.runpytest_inprocess("-p", "no:cacheprovider", *arguments, **how)
         return Ended(int(done.ret), done.stdout.str(), done.stderr.str())

@@ -123,9 +123,9 @@ class InnerProject(StubProject, Suite):
         StubProject.__init__(self, pytester.path)
         self.pytester = pytester
 
-    def inner(self, *arguments):
+    def inner(self, *arguments, **how):
         """Return the exit code and what pytest printed."""
-        code, out, err = self.pytest(*arguments)
+        code, out, err = self.pytest(*arguments, **how)
         return code, out + err
 
     def saved(self, name="runs/run.json"):

@@ -75,6 +75,7 @@ def test_an_error_loses_its_secrets_before_it_is_cut():
         assert "hf_a" not in told(error) + told_of(error)
 
 
+@pytest.mark.slow
 def test_the_last_line_of_a_script_has_no_secret_that_it_was_given(tmp_path):
     (tmp_path / "train.py").write_text("import os\nprint('uses', os.environ['OUR_SECRET'])\n")
     with pytest.raises(ScriptError, match=r"took no optimizer step: .*uses \*\*\*$"):

@@ -62,28 +62,18 @@ def of_language(language):
     return [block for block in BLOCKS if block.language == language]
 
 
-INSTALLS = {"upgrade", "bisect"}
-
-
-def shell_blocks():
-    """Return the slow blocks; those that install releases are for the night."""
-    return [
-        pytest.param(
-            block, marks=pytest.mark.nightly if INSTALLS & words_of(block) else pytest.mark.slow
-        )
-        for block in console_blocks(slow=True)
-    ]
-
-
-def words_of(block):
-    """Return the words of the block's commands."""
-    return {word for command in block.commands for word in command.typed.split()}
+def marks_of(block, *, slow):
+    """Return `slow`, also for profiles of whole networks; releases are installed at night."""
+    words = {word for command in block.commands for word in command.typed.split()}
+    if slow:
+        return pytest.mark.nightly if words & {"upgrade", "bisect"} else pytest.mark.slow
+    return pytest.mark.slow if words & {"choose", "cost"} else ()
 
 
 def console_blocks(*, slow):
     """Return the blocks that have a command of the kind; one without a rule is not slow."""
     return [
-        block
+        pytest.param(block, marks=marks_of(block, slow=slow))
         for block in of_language("console")
         if any(is_slow(command) is slow for command in block.commands)
     ]
@@ -172,7 +162,7 @@ def test_the_commands_of_a_console_block_print_what_it_shows(block, sandbox, wri
     check_block(block, sandbox, slow=False, writes=writes)
 
 
-@pytest.mark.parametrize("block", shell_blocks(), ids=str)
+@pytest.mark.parametrize("block", console_blocks(slow=True), ids=str)
 def test_the_commands_of_a_shell_print_what_the_block_shows(block, sandbox, writes):
     check_block(block, sandbox, slow=True, writes=writes)
 

@@ -16,7 +16,11 @@ def examples():
         str(getattr(cli.get_command(click.Context(cli), one), "epilog", "")) for one in READERS
     ]
     lines = [line.strip() for text in found for line in text.splitlines()]
-    return [line for line in lines if line.startswith("peft-regress ")]
+    return [
+        pytest.param(line, marks=[pytest.mark.slow] * ("--html" in line))  # of the whole storage
+        for line in lines
+        if line.startswith("peft-regress ")
+    ]
 
 
 @pytest.mark.parametrize("line", examples())

@@ -1,6 +1,9 @@
 """Options of pytest-benchmark in a project with baselines."""
 
+import re
+
 import pytest
+from builders import accept
 from stub_measuring import InnerProject
 
 PLAIN = "def test_plain(benchmark):\n    benchmark(int)\n"
@@ -34,6 +37,24 @@ def test_a_run_without_cases_compares_with_what_was_saved(project):
     assert code == 0
     assert "0001_mine.json" in out
     assert "test_plain (NOW)" in out
+
+
+@pytest.mark.parametrize(
+    "more", ["-q", pytest.param("--benchmark-storage=file://baselines", marks=pytest.mark.nightly)]
+)
+def test_a_run_is_compared_with_the_entry_that_is_named(project, more):
+    """A later entry, of single cases, has no times."""
+    for name, words in (("run", ()), ("untimed", ("--benchmark-disable", "-k", "r1"))):
+        project.inner(f"--regress-save=runs/{name}.json", *words)
+        accept(project.folder / "runs" / f"{name}.json", root=project.folder / "baselines")
+    before = sorted((project.folder / "baselines").rglob("*"))
+    code, out = project.inner("--benchmark-compare=0001", more, "-k", "head")
+    assert code == 0
+    found = re.findall(r"^test_case\[(\S+)\] \((.*?)\) ", out, re.MULTILINE)
+    heads = ("shift/head/tiny", "shift/head/tiny2")
+    assert set(found) == {(case, side) for case in heads for side in ("NOW", "0001_peft-0.")}
+    assert "machine_info is different" not in out
+    assert sorted((project.folder / "baselines").rglob("*")) == before
 
 
 def test_a_case_is_profiled(project):

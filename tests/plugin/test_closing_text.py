@@ -28,6 +28,7 @@ def test_that_a_timer_was_off_is_said_where_something_trained_without_it(metrics
     assert ("times: not measured" in text) == is_said
 
 
+@pytest.mark.slow
 def test_a_terminal_shows_the_verdict_in_colour_and_at_its_width(stubbed):
     terminal = Terminal(columns=40)
     folder = InnerProject(stubbed).folder

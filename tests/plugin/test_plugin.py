@@ -362,6 +362,7 @@ def test_a_skipped_case_fails_the_run(accepted):
     assert "missing in 2 cases" in done.out
 
 
+@pytest.mark.slow
 def test_xdist_gives_the_same_verdicts_and_the_same_run_file_but_for_times(accepted):
     done = accepted.pytest(*SELECT, "-n", "2", "--regress-save=parallel.json")
     assert done.code == 0, done.out
@@ -379,6 +380,7 @@ def test_xdist_gives_the_same_verdicts_and_the_same_run_file_but_for_times(accep
         assert {k: v for k, v in record.metrics.items() if k not in timed} == other.metrics
 
 
+@pytest.mark.slow
 def test_an_unknown_baseline_under_xdist_fails_every_case_with_the_reason(accepted):
     done = accepted.pytest(
         *SELECT, "-n", "2", "--regress-baseline=0099", "--regress-save=run2.json"

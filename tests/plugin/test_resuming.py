@@ -49,7 +49,7 @@ def dead(project):
 def test_an_interrupted_run_keeps_what_was_measured_and_is_incomplete(project):
     ending = "    if 'lora' in case.id:\n        raise KeyboardInterrupt\n    peft"
     project.write({"test_suite.py": SUITE.replace("    peft", ending)})
-    code, _ = project.run(SAVE)
+    code, _ = project.inner(SAVE, no_reraise_ctrlc=True)
     run = project.saved()
     assert (code, run.selection.complete) == (pytest.ExitCode.INTERRUPTED, False)
     assert "shift/head/tiny" in run.cases

@@ -86,14 +86,14 @@ def violations(page):
 
 @pytest.fixture(scope="module")
 def opened(browser, tmp_path_factory):
-    with PageUnderTest(browser, world(), tmp_path_factory.mktemp("page")) as page:
-        yield page
+    with PageUnderTest(browser, tmp_path_factory.mktemp("page")) as page:
+        yield page.show(world(architectures=("mobilenet_v3_small", "resnet18")))
 
 
 @pytest.mark.parametrize(
     ("width", "scheme"),
     [
-        (1280, "light"),
+        pytest.param(1280, "light", marks=pytest.mark.slow),
         pytest.param(390, "dark", marks=pytest.mark.slow),
         pytest.param(1280, "dark", marks=pytest.mark.nightly),
         pytest.param(390, "light", marks=pytest.mark.nightly),
@@ -225,11 +225,13 @@ def hostile_page():
     return content_of(entry(0, 100), entry(1, 200), entry(2, 400, role="run"))
 
 
+@pytest.mark.slow
 def test_hostile_strings_are_shown_as_text(browser, tmp_path):
     tags = "[...new Set([...document.querySelectorAll('main *, footer *')].map(n => n.tagName))]"
     handlers = """[...document.querySelectorAll('*')].flatMap(node =>
       [...node.attributes].filter(({name}) => name.startsWith('on')))"""
-    with PageUnderTest(browser, hostile_page(), tmp_path) as page:
+    with PageUnderTest(browser, tmp_path) as page:
+        page.show(hostile_page())
         page.page.set_viewport_size({"width": 360, "height": 800})
         encoded = page.page.evaluate("all => all.map(encodeURIComponent)", list(HOSTILE))
         cases = page.page.evaluate("page.DATA.cases.map(item => encodeURIComponent(item.id))")

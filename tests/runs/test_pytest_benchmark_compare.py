@@ -3,7 +3,6 @@
 import csv
 import functools
 import os
-import re
 import subprocess
 import sys
 import tomllib
@@ -12,17 +11,14 @@ from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
-from builders import FULL, LORA, UNSEEN_LORA, accept, make_record, make_run, write_run
+from builders import FULL, LORA, UNSEEN_LORA, make_record, make_run, write_run
 from packaging.requirements import Requirement
-from stub_measuring import StubProject
 
 from peft_regress.baselines.storage import baseline_files
 
 BASELINES = Path(__file__).parents[2] / "baselines"
 TIMED = ("0001", "0002")
 UNTIMED = "0004"
-FIRST = "0001_peft-0."
-"""How a table shows the first entry of `project`."""
 
 
 def printed(folder, *arguments, absent=()):
@@ -44,22 +40,6 @@ def printed(folder, *arguments, absent=()):
 @pytest.fixture
 def compare(tmp_path):
     return functools.partial(printed, tmp_path, "--storage", BASELINES, "compare")
-
-
-@pytest.fixture(scope="module")
-def project(tmp_path_factory):
-    """A project with two entries: a timed run, and a later one of single cases without times."""
-    project = StubProject(tmp_path_factory.mktemp("timed"))
-    project.run("--regress-save=runs/run.json")
-    project.run("--benchmark-disable", "--regress-save=runs/untimed.json", "-k", "r1")
-    for name in ("run", "untimed"):
-        accept(project.folder / "runs" / f"{name}.json", root=project.folder / "baselines")
-    return project
-
-
-def rows(table):
-    """Return the rows of the table: of which case, and `NOW` or an entry."""
-    return set(re.findall(r"^test_case\[(\S+)\] \((.*?)\) ", table, re.MULTILINE))
 
 
 def csv_rows(path):
@@ -117,16 +97,3 @@ def test_the_commands_need_nothing_of_the_tests_though_they_import_their_conftes
     assert f"[{LORA}] (0002_peft-0.)" in table
     listed = printed(root, "--storage", "baselines", "list", absent=absent).splitlines()
     assert listed == [str(path) for path in baseline_files(BASELINES)]
-
-
-@pytest.mark.parametrize(
-    "more", ["-q", pytest.param("--benchmark-storage=file://baselines", marks=pytest.mark.nightly)]
-)
-def test_a_run_is_compared_with_the_entry_that_is_named(project, more):
-    before = sorted((project.folder / "baselines").rglob("*"))
-    code, out = project.run("--benchmark-compare=0001", more, "-k", "head")
-    assert code == 0
-    heads = ("shift/head/tiny", "shift/head/tiny2")
-    assert rows(out) == {(case, side) for case in heads for side in ("NOW", FIRST)}
-    assert "machine_info is different" not in out
-    assert sorted((project.folder / "baselines").rglob("*")) == before
