@@ -33,8 +33,8 @@ PARTS: Final = (
         "lines",
         3_005,
     ),
-    Part("tests, both", ("tests/**/*.py", "fuzz/tests/**/*.py"), "lines", 43_083),
-    Part("tools, both", ("tools/**/*.py", "fuzz/tools/**/*.py"), "lines", 8_092),
+    Part("tests, both", ("tests/**/*.py", "fuzz/tests/**/*.py"), "lines", 43_120),
+    Part("tools, both", ("tools/**/*.py", "fuzz/tools/**/*.py"), "lines", 7_702),
 )
 
 
