@@ -335,7 +335,9 @@ def priced(command, name, architecture, *, batch, resolution):
     "architecture",
     ["shufflenet_v2_x0_5", pytest.param("mobilenet_v2", marks=pytest.mark.nightly)],
 )
-@pytest.mark.parametrize(("batch", "resolution"), [(1, 96), (32, 224)])
+@pytest.mark.parametrize(
+    ("batch", "resolution"), [(1, 96), pytest.param(32, 224, marks=pytest.mark.nightly)]
+)
 def test_for_each_device_the_answer_is_what_cost_says(command, architecture, batch, resolution):
     at = ["--architecture", architecture, "--batch", batch, "--resolution", resolution]
 

@@ -14,13 +14,8 @@ END_OF_TUTORIAL = {
 }
 
 
-@pytest.mark.parametrize(
-    "page",
-    [
-        pytest.param("docs/own-model.md", marks=pytest.mark.nightly),
-        pytest.param("docs/own-script.md", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.nightly
+@pytest.mark.parametrize("page", ["docs/own-model.md", "docs/own-script.md"])
 def test_the_whole_page_runs_from_an_empty_folder(page, tmp_path):
     end = (ROOT / page).read_text().splitlines().index(END_OF_TUTORIAL[page])
     for name, module in {"pytest": "pytest", "peft-regress": "peft_regress"}.items():

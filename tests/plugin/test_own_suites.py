@@ -95,7 +95,7 @@ while True:
 """
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_script_without_a_seed_is_judged_by_all_that_repeats(suite, command):
     cases = "from peft_regress import Script\nGATES = [Script('toy/lora-r4/one', 'train.py')]\n"
     suite.write({"toy_gates.py": cases})

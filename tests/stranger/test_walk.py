@@ -35,8 +35,8 @@ NIGHTLY, SLOW = pytest.mark.nightly, pytest.mark.slow
 KINDS = {"here": {}, "avx2": AVX2}
 
 
-def on_kinds(slow):
-    """Run a test of an own project on both kinds of machines, on one of them for each push."""
+def on_kinds(slow=None):
+    """Run a test of an own project on both kinds of machines, on at most one for each push."""
     marks = {name: SLOW if name == slow else NIGHTLY for name in KINDS}
     params = [pytest.param(KINDS[name], id=name, marks=marks[name]) for name in KINDS]
     return pytest.mark.parametrize("own", params, indirect=True)
@@ -49,7 +49,7 @@ def edit(stranger, path, old, new):
     file.write_text(text.replace(old, new))
 
 
-@on_kinds(slow="here")
+@on_kinds()
 def test_the_workflow_of_init_fails_in_a_line_until_it_knows_where_the_gate_is(own, wheel):
     (ended,) = (
         one
@@ -176,10 +176,8 @@ CHANGES = {
 }
 
 
-@pytest.mark.parametrize(
-    "change",
-    [pytest.param(name, marks=SLOW if name == "regresses" else NIGHTLY) for name in CHANGES],
-)
+@pytest.mark.nightly
+@pytest.mark.parametrize("change", CHANGES)
 def test_a_pull_request_of_a_library_is_judged_by_what_it_changes(stranger, change):
     before, after, code, words = CHANGES[change]
     check_out_pull_request(stranger, before, after)
