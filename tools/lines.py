@@ -33,8 +33,8 @@ PARTS: Final = (
         "lines",
         3_005,
     ),
-    Part("tests, both", ("tests/**/*.py", "fuzz/tests/**/*.py"), "lines", 43_115),
-    Part("tools, both", ("tools/**/*.py", "fuzz/tools/**/*.py"), "lines", 7_702),
+    Part("tests, both", ("tests/**/*.py", "fuzz/tests/**/*.py"), "lines", 43_116),
+    Part("tools, both", ("tools/**/*.py", "fuzz/tools/**/*.py"), "lines", 7_706),
 )
 
 

@@ -120,7 +120,8 @@ def test_an_interrupt_keeps_what_was_measured_and_leaves_no_process(
     words = ["--cases", GLOB, "--jobs", "1", "--save", str(save)]
     command = [PYTHON, "-c", code, "measure", *words]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE)
-    wait_until(lambda: logged(python, "child"))
+    kept = journal_of(save)
+    wait_until(lambda: logged(python, "child") and kept.exists() and b"\n" in kept.read_bytes())
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130

@@ -143,7 +143,7 @@ def test_a_worker_that_fails_is_a_failed_case_and_never_a_pass(
 
 
 def test_a_step_without_a_duration_is_a_failed_case(tmp_path, monkeypatch):
-    monkeypatch.setattr(timing, "fewest_launches", lambda _: 1)
+    monkeypatch.setattr(timing.paired_times, "fewest_launches", lambda _: 1)
     worker = write_worker(tmp_path / "a", seconds=0.0)
     assert "a time is positive and finite" in timed(worker, worker, pairs=4).cases[0].problem
 

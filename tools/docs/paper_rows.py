@@ -67,6 +67,10 @@ class Figure:
         """Return half a unit of the last printed digit, which rounding explains."""
         return float(Decimal(5).scaleb(int(self.printed.as_tuple().exponent) - 1))
 
+    def measured_mib(self) -> float:
+        """Measure a memory figure."""
+        return memory_bytes(measured(self.row), self.name) / MIB
+
     def counted_gflops(self) -> float:
         """Count a FLOP figure with the paper's counter."""
         flops: int = getattr(counted(self.row), self.name)
