@@ -33,17 +33,19 @@ class Network(NamedTuple):
     shape: tuple[int, int, int, int] = (2, 3, 32, 32)
 
     def build(self):
-        return copy.deepcopy(self.drawn())
+        return copy.deepcopy(drawn(self))
 
-    @functools.lru_cache(maxsize=1)  # noqa: B019  (of the largest, it takes a second)
-    def drawn(self):
-        # A ViT is built for one size of image; the others take any.
-        sized = {"image_size": self.shape[-1]} if self.name.startswith("vit") else {}
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            return torchvision.models.get_model(
-                self.name, weights=None, num_classes=CLASSES, **sized
-            )
+
+@functools.lru_cache(maxsize=1)
+def drawn(network):
+    """Return a network to copy, with random weights: those of the largest take a second."""
+    # A ViT is built for one size of image; the others take any.
+    sized = {"image_size": network.shape[-1]} if network.name.startswith("vit") else {}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return torchvision.models.get_model(
+            network.name, weights=None, num_classes=CLASSES, **sized
+        )
 
 
 NETWORKS = {

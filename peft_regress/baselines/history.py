@@ -197,7 +197,10 @@ def _matching(known: Sequence[str], pattern: str) -> list[str]:
 
 
 def select_moves(entries: Sequence[Entry], *, case: str = "*", metric: str = "*") -> Moves:
-    """Return what moved in the cases and metrics of two globs, or raise `AbsentError` for none."""
+    """Return what moved beyond its bound in the cases and metrics that two globs select.
+
+    Raises `AbsentError` if a glob matches none.
+    """
     every = records_by_case(entries, confirmed=True)
     cases = {name: _completed(every[name]) for name in _matching(list(every), case)}
     known = {name: _names_in(records) for name, records in cases.items()}

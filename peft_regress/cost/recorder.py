@@ -43,6 +43,10 @@ class StepRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     Set `phase` as the step goes on. Announce tensors that are alive before the step with `hold`.
     The recorder follows storages by weak references, so it keeps nothing alive.
+
+    Raises:
+        UncountedOperatorError: an operator does matrix work and has no formula.
+        UnprofilableModelError: a tensor is sparse, or an operator hides the work of functions.
     """
 
     supports_higher_order_operators = True

@@ -72,7 +72,11 @@ def read_folder(folder: Path, planned: Sequence[Planned]) -> Overlay | None:
 
 
 def build_folder(folder: Path, planned: Sequence[Planned], *, keep_open: Sequence[int]) -> None:
-    """Make the venv, install what was planned, and write the marker; or leave no folder."""
+    """Make the venv, install what was planned, and write the marker; or leave no folder.
+
+    `keep_open` are files that pip holds open while it installs. Raises `PipError` if pip fails,
+    `InputError` if the folder cannot be written.
+    """
     try:
         remove_folder(folder)
         venv.EnvBuilder(with_pip=False, symlinks=True).create(folder)

@@ -23,7 +23,10 @@ from peft_regress.report.terminal import line_in_log
 
 
 def case_of(item: pytest.Item) -> Case | None:
-    """Return the case that a test measures, by its marker; None without one."""
+    """Return the case that a test measures, by its marker; None for a test without a case.
+
+    Raises `InputError` if the marker's arguments are wrong.
+    """
     marker = item.get_closest_marker("case")
     if marker is None or "peft_regress" not in getattr(item, "fixturenames", ()):
         # Another suite may have a marker of that name.

@@ -69,7 +69,10 @@ class RegressOptions:
 
     @classmethod
     def of(cls, config: pytest.Config) -> RegressOptions:
-        """Read the options of a pytest run, and take the settings of its project."""
+        """Read the options of a pytest run, and take the settings of its project.
+
+        Raises `InputError` for a value out of range, and for settings that cannot be used.
+        """
         option = config.getoption
         for suite in config.getini("regress_suites"):
             if not is_folder(suite):
@@ -182,7 +185,10 @@ _THEIR_STORAGE: Final = "file://./.benchmarks"
 
 
 def set_up_benchmarks(config: pytest.Config, baselines: Path) -> None:
-    """Let `--benchmark-compare` read the baselines, and nothing write there; call this first."""
+    """Let `--benchmark-compare` read the baselines; call it before pytest-benchmark begins.
+
+    Raises `InputError` if pytest-benchmark would write into the baseline storage.
+    """
     option, here = config.option, config.invocation_params.dir
     if option.benchmark_json is not None:
         check_output(here / option.benchmark_json, "--benchmark-json", storage=baselines)

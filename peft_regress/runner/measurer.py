@@ -83,7 +83,10 @@ class Measurer:
         self._steps: Iterator[tuple[float, float]] = iter(())
 
     def prepare(self, request: CaseRequest) -> str:
-        """Look up a case of a project; return the digest that defines it."""
+        """Look up a case of a project; return the digest that defines it.
+
+        Raises `UnknownNameError`, and `InputError` for own cases that cannot be imported here.
+        """
         if request.folder is None:
             use_settings(Settings(folder=Path.cwd(), baselines=Path(request.baselines)))
         else:

@@ -186,7 +186,10 @@ class DaskPool:
         return ClusterLostError(f"{self._address}: the Dask scheduler has gone")
 
     def prepare(self, node: Node) -> None:
-        """Let the workers prepare, those that join later too; refuse one that lacks something."""
+        """Let the workers prepare, those that join later too.
+
+        Raises `NodeError` for a worker that lacks something, `ClusterLostError` if there is none.
+        """
         with contextlib.suppress(TimeoutError):
             self._client.wait_for_workers(1, timeout=_WAIT_SECONDS)
         workers = self._workers()

@@ -64,7 +64,10 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def facts_here(baselines: Path, code: Iterable[str], own: OwnCode | None) -> dict[str, str]:
-    """Return what decides the numbers of this process: versions and digests by what they are of."""
+    """Return what decides the numbers of this process: versions and digests by what they are of.
+
+    code: packages of this project. Raises `OSError` for a file that cannot be read.
+    """
     packages = {**installed_packages(), "distributed": version("distributed")}
     modules, search = (own.modules, own.search) if own else ([], [])
     shared = [path for folder in _SHARED for path in (baselines / folder).rglob("*")]
@@ -83,7 +86,10 @@ def facts_here(baselines: Path, code: Iterable[str], own: OwnCode | None) -> dic
 
 
 def own_code() -> OwnCode | None:
-    """Return where the code of the project's cases lies, which must import; None without any."""
+    """Return where the code of the project's cases lies; None without settings.
+
+    Raises `InputError` for cases that do not import.
+    """
     settings = settings_in_use()
     if settings.file is None:
         return None

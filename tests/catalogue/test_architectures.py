@@ -79,9 +79,6 @@ def test_unknown_names_are_refused_with_the_closest_of_torchvision():
         registry.get("architecture", "resnet5")
 
 
-# --- Their costs ----------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(("name", "resolution"), PROFILED)
 def test_full_head_and_lora_can_be_profiled(name, resolution):
     architecture = registry.get("architecture", name)
@@ -137,9 +134,6 @@ def test_a_source_cannot_be_trained_where_the_size_of_its_images_is_not_taken():
     reason = "vit_b_32 cannot be trained .* 3x32x32: Wrong image height! Expected 224 but got 32!"
     with pytest.raises(InputError, match=reason):
         train_source(registry.get("architecture", "vit_b_32"))
-
-
-# --- Imports --------------------------------------------------------------------------------------
 
 
 def test_listing_every_kind_imports_neither_torch_nor_numpy():

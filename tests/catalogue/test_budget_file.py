@@ -102,8 +102,6 @@ def test_the_settings_name_the_file_and_without_one_no_case_has_a_budget(tmp_pat
     )
 
 
-# --- this repository's own --------------------------------------------------------------------
-
 HIGHEST = 1.1
 """A limit is at most so many times what is stored."""
 NEAREST, FARTHEST = 0.05, 0.08

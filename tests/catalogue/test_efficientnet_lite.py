@@ -61,9 +61,6 @@ def _head_cost(architecture, *, resolution=224):
     return adaptation_cost(Adaptation(method="head", architecture=architecture), settings)
 
 
-# --- The network ----------------------------------------------------------------------------------
-
-
 # The authors say 407 M at 224, and not what counts; convolutions and the classifier are 385 M.
 @pytest.mark.parametrize(("resolution", "multiply_adds"), [(224, 385_187_552), (97, 100_988_480)])
 def test_flops_are_those_of_the_published_table_of_blocks(resolution, multiply_adds):
@@ -84,9 +81,6 @@ def test_blocks_are_dropped_in_train_mode_alone_and_the_later_the_more_often():
         if isinstance(norm, nn.BatchNorm2d | nn.Dropout):
             norm.eval()
     assert len({model(images).sum().item() for _ in range(8)}) > 1
-
-
-# --- The published weights ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -137,9 +131,6 @@ def test_other_weights_than_those_of_the_definition_are_refused():
     other = dataclasses.replace(EFFICIENTNET_LITE0, source_sha256="0" * 64)
     with pytest.raises(SourceError, match=r"expected sha256 0{64}, found 57934424.*0\.1\.0"):
         other.source(num_classes=10)
-
-
-# --- Without the extra ----------------------------------------------------------------------------
 
 
 def test_without_the_package_of_the_weights_the_error_says_how_to_install_it(monkeypatch):

@@ -19,9 +19,6 @@ FLOAT = 4
 LONG = 8
 
 
-# --- The log, without tensors ---------------------------------------------------------------------
-
-
 @st.composite
 def logs(draw):
     """Draw a log of allocations, some of which are freed again."""
@@ -70,9 +67,6 @@ def test_costs_equal_a_brute_force_over_all_moments(log, data):
         assert high == sum(site.bytes for site in highs[category])
 
 
-# --- One layer, by hand ---------------------------------------------------------------------------
-
-
 @BOTH
 def test_one_linear_layer_by_hand(fake):
     batch, width, classes = 4, 3, 2
@@ -117,9 +111,6 @@ def test_a_parameter_whose_data_the_optimizer_replaces_stays_a_parameter():
         assert cost.peak_param_bytes == 8 * FLOAT
 
 
-# --- GaLore ---------------------------------------------------------------------------------------
-
-
 def galore_adamw(rank):
     return registry.get("method", "galore").at(rank).make_optimizer
 
@@ -156,9 +147,6 @@ def test_the_paper_s_galore_rows_are_reproduced(architecture, optimizer_mib, tot
     )
     assert cost.peak_optimizer_bytes / 2**20 == pytest.approx(optimizer_mib, abs=0.05)
     assert cost.category_sum_bytes / 2**20 == pytest.approx(total_mib, abs=0.05)
-
-
-# --- What must not leak ---------------------------------------------------------------------------
 
 
 def test_many_profiles_leave_nothing_behind():

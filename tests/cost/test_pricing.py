@@ -71,9 +71,6 @@ def test_a_model_that_needs_values_is_priced_on_real_copies_and_the_price_says_s
     )
 
 
-# --- As typed -------------------------------------------------------------------------------------
-
-
 def test_inputs_are_positional_or_named():
     assert parse_inputs(["8x128:int64", "mask=8x128:bool", "3x2", "scale=1"]) == Call(
         (RandomTensor((8, 128), torch.int64), RandomTensor((3, 2), torch.float32)),

@@ -106,9 +106,6 @@ def test_a_long_training_may_keep_more(monkeypatch):
         assert watch.fact.holds is holds
 
 
-# --- Evaluating and saving ------------------------------------------------------------------------
-
-
 @pytest.fixture(scope="module")
 def sound():
     return measured(fine_tune(LORA))

@@ -119,9 +119,6 @@ def test_the_refresh_is_where_the_optimizer_says(gap):
         assert alike == [True] * gap + [False] * 2
 
 
-# --- Whose it is ----------------------------------------------------------------------------------
-
-
 def amsgrad(model):
     return torch.optim.AdamW(model.parameters(), lr=0.01, amsgrad=True, foreach=False)
 

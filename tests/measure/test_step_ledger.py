@@ -156,9 +156,6 @@ def test_an_upcast_that_doubles_the_activations_of_a_layer_is_found_in_that_laye
     assert moved(explain_metric("peak_activation_bytes_b32", old, new)) == {"gate": 32 * once}
 
 
-# --- who holds what, when -------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("inputs", "batch", "phase"),
     # The update holds, for each weight, four numbers and what it computes on the way; the backward

@@ -73,7 +73,10 @@ class InvariantWatch:
 
     @paused_gc()
     def before_training(self, adapted: nn.Module) -> None:
-        """Check the adapted model, and copy its tensors; raises what `Filled` raises."""
+        """Check the adapted model, and copy its tensors.
+
+        Raises `FilledLossError` if a filled adapter's loss is NaN or infinite.
+        """
         if not self.training.has_rule:
             self.training.expected = facts.trainable(adapted)
         of_base = self._probe.outputs_in_float32(self._base)

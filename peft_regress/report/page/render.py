@@ -29,7 +29,10 @@ SCRIPTS: tuple[str, ...] = (
 
 
 def render_page(parts: dict[str, Any]) -> str:
-    """Return the page of JSON values, and iterators of them, as one file; see docs/usage.md."""
+    """Return the page that shows `parts`, as one HTML file; docs/usage.md describes it.
+
+    `parts` are JSON values with any strings, and iterators of them. Raises `ValueError` on NaN.
+    """
     scripts = [_asset("vendor", name) for name in LIBRARIES]
     # The data must be unpacked before anything else, which the browser does asynchronously.
     own = "\n".join(_asset("assets", name) for name in SCRIPTS)
