@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import math
 import os
-import runpy
 import sys
 import threading
 import time
@@ -511,29 +510,3 @@ def _norms(parameters: Iterable[Tensor], scale: float) -> dict[int, float]:
             norm = torch.linalg.vector_norm(values.detach(), dtype=torch.float64)
             found[id(parameter)] = float(norm) / scale
     return found
-
-
-def main(path: str) -> None:
-    """Run the script of a request as Python would, and write what was seen whatever ends it."""
-    request = msgspec.json.decode(Path(path).read_bytes(), type=seen.WatchRequest)
-    watcher = Watcher(request)
-    watcher.start()
-    sys.argv = [request.script, *request.args]
-    try:
-        if request.is_module:
-            sys.path[0] = str(Path.cwd())
-            runpy.run_module(request.script, run_name="__main__", alter_sys=True)
-        else:
-            sys.path[0] = str(Path(request.script).resolve().parent)
-            runpy.run_path(request.script, run_name="__main__")
-    except WatchEnded:
-        return
-    except BaseException as error:
-        # Written before it is known whether it was the end of a script or an error: both count.
-        watcher.write(error)
-        raise
-    watcher.write()
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])

@@ -93,7 +93,7 @@ def watch_script(  # noqa: PLR0913  (all but the script have defaults)
             answer=str(answer),
         )
         request.write_bytes(encoded(asked))
-        words = [python, "-m", "peft_regress.measure.scripts.watcher", str(request)]
+        words = [python, "-m", "peft_regress.measure.scripts.child", str(request)]
         inherited = variables()
         # torch sets it where it is loaded, as in a worker; a script compiles nothing.
         inherited.pop("TORCHINDUCTOR_CACHE_DIR", None)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch._dynamo  # noqa: F401  (each optimizer does, in each fork: over a second)
 
-from peft_regress.measure.scripts import watcher
+from peft_regress.measure.scripts import child
 from peft_regress.runs.environment import imported_packages
 
 imported_packages()  # kept for all forks: which package has which module takes half a second
@@ -29,7 +29,7 @@ for line in sys.stdin:
             if path.suffix == ".py":
                 runpy.run_path(str(path), run_name="__main__")
             else:
-                watcher.main(str(path))
+                child.main(str(path))
             code = 0
         except SystemExit as error:
             code = error.code if isinstance(error.code, int) else 1
