@@ -39,11 +39,11 @@ def limits(network: str) -> dict[str, Limits]:
     assert full is not None  # noqa: S101  (it is tried in any case)
     memory, update, ship = full.costs.memory, full.costs.update, full.costs.ship
     return {
-        "nothing": Limits(),
-        "half of the memory": Limits(memory=memory // 2),
-        "a fifth of the memory": Limits(memory=memory // 5),
-        "3/4 of the FLOPs": Limits(update=update * 3 // 4),
-        "a tenth to ship": Limits(ship=ship // 10),
+        "no limit": Limits(),
+        "1/2 memory": Limits(memory=memory // 2),
+        "1/5 memory": Limits(memory=memory // 5),
+        "3/4 FLOPs": Limits(update=update * 3 // 4),
+        "1/10 ship": Limits(ship=ship // 10),
     }
 
 

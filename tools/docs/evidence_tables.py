@@ -24,7 +24,7 @@ PAGE: Final = ROOT / "docs" / "evidence.md"
 
 def percent(score: float) -> str:
     """Return a share in percent."""
-    return f"{100 * score:.1f} %"
+    return f"{100 * score:.1f}"
 
 
 def cell(scores: Mapping[str, Sequence[float]], method: str) -> str:

@@ -53,7 +53,7 @@ DEFAULT_ARCHITECTURES: Final = (
 
 def percent(share: float) -> str:
     """Show a share in percent; zero has no sign."""
-    return f"{100 * share:.1f} %".replace("-0.0", "0.0")
+    return f"{100 * share:.1f}".replace("-0.0", "0.0")
 
 
 def saving(part: float, whole: float) -> str:

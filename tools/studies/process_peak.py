@@ -146,12 +146,12 @@ def main(cases: list[str]) -> None:
         return
     allocator = "" if "--usual" in cases else ALLOCATOR
     cases = [case for case in cases if case != "--usual"]
-    print("| method | network | images | tensors, MiB | predicted, MiB | measured, MiB | more |")
+    print("| method | network | images | tensors, MiB | predicted, MiB | measured, MiB | % more |")
     print("| --- | --- | --- | ---: | ---: | ---: | ---: |")
     for case in cases or square():
         peak = peak_of(case, allocator)
         sizes = (f"{size / MIB:,.0f}" for size in peak[1:])
-        cells = (*case.replace(":", "/").split("/"), *sizes, f"{100 * peak.difference:+.1f} %")
+        cells = (*case.replace(":", "/").split("/"), *sizes, f"{100 * peak.difference:+.1f}")
         print(f"| {' | '.join(cells)} |", flush=True)
     for case in () if cases else SMALLEST:
         peak = peak_of(case, allocator)

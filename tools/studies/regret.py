@@ -42,6 +42,7 @@ def truth(network: str, kept: Path, names: Collection[str]) -> Study:
         study = msgspec.json.decode(kept.read_bytes(), type=Study)
     else:
         study = begin(trainer, plan, images=held_out(0).images, batch=BATCH)
+        kept.write_bytes(msgspec.json.encode(study))
     for name in names:
         if name not in study.methods:
             study = add_method(trainer, plan, study, name)
