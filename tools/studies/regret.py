@@ -22,7 +22,7 @@ import msgspec
 from accuracy_study import plan_of
 from accuracy_tasks import BATCH, ROOT, held_out
 
-from peft_regress.catalogue.evidence import Study, read_evidence
+from peft_regress.catalogue.evidence import Study, read_evidence, why_not_learned
 from peft_regress.choosing.candidates import Answer, Limits, of_architecture, try_all
 from peft_regress.choosing.study import Trainer, add_method, begin, study_of
 
@@ -90,6 +90,9 @@ def main() -> None:
     print(", ".join(f"{name} {score:.1f}" for name, score in scores.items()))
     print(f"best: {best}")
     for how, study in (("stored evidence", stored), ("--train", trained)):
+        if why := why_not_learned(study):
+            print(f"{how}: no advice, {why}")
+            continue
         name = advice(priced, study, names)
         print(f"{how}: {name}, regret {scores[best] - scores[name]:.1f} points")
 
