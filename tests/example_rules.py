@@ -119,7 +119,7 @@ RULES = (
     # Tools.
     Rule(pattern=r"python (tools/studies/variants\.py)((?: \w+)*)", instead=r"python \1 --help"),
     Rule(pattern=r"python tools/studies/variation\.py .*"),
-    Rule(pattern=r"python (tools/studies/accuracy_study\.py).*", instead=r"python \1 --help"),
+    Rule(pattern=r"python (tools/studies/[ar]\w+\.py).*", instead=r"python \1 --help"),
     # The shell's own, and other programs.
     Rule(pattern=r"export PIP_EXTRA_INDEX_URL=https://\S+"),
     Rule(pattern=r"git add baselines", instead="git init -q && git add baselines"),

@@ -24,43 +24,23 @@ from accuracy_tasks import BATCH, ROOT, held_out
 
 from peft_regress.catalogue.evidence import Study, read_evidence, why_not_learned
 from peft_regress.choosing.candidates import Answer, Limits, of_architecture, try_all
-from peft_regress.choosing.study import Trainer, add_method, begin, study_of
+from peft_regress.choosing.study import Trainer, add_method, begin
 
 _MONTH: Final = 30 * 24 * 3600.0
 
 
-def trainer_of(network: str, remainder: int) -> Trainer:
-    """Return what trains on the animals, with one of the two test sets."""
-    task = held_out(remainder)
-    return Trainer(case=lambda name, steps: task.fine_tune(network, name, steps), storage=Path())
-
-
-def trained_study(network: str, names: Collection[str]) -> Study:
-    """Return what `choose --train` learns on the other test set."""
-    kept = ROOT / "runs" / f"regret-{network}-train.json"
-    if kept.exists():
-        return msgspec.json.decode(kept.read_bytes(), type=Study)
-    study, _, _ = study_of(
-        trainer_of(network, 5),
-        dataclasses.replace(plan_of(_MONTH), names=tuple(names), stops_behind=True),
-        images=held_out(5).images,
-        batch=BATCH,
-    )
-    assert study is not None  # noqa: S101  (full fine-tuning was trained)
-    kept.write_bytes(msgspec.json.encode(study))
-    return study
-
-
-def truth(network: str, names: Collection[str]) -> Study:
-    """Return the methods' scores on the first test set."""
-    trainer, plan = trainer_of(network, 0), plan_of(_MONTH)
-    kept = ROOT / "runs" / f"regret-{network}.json"
+def study_on(network: str, names: Collection[str], *, test_set: int, stops_behind: bool) -> Study:
+    """Train methods on the animals and score them on one of the test sets; kept in runs/."""
+    task = held_out(test_set)
+    trainer = Trainer(case=lambda name, steps: task.fine_tune(network, name, steps), storage=Path())
+    plan = dataclasses.replace(plan_of(_MONTH), stops_behind=stops_behind)
+    kept = ROOT / "runs" / f"regret-{network}-{test_set}.json"
     if kept.exists():
         study = msgspec.json.decode(kept.read_bytes(), type=Study)
     else:
-        study = begin(trainer, plan, images=held_out(0).images, batch=BATCH)
+        study = begin(trainer, plan, images=task.images, batch=BATCH)
         kept.write_bytes(msgspec.json.encode(study))
-    for name in names:
+    for name in () if why_not_learned(study) else names:
         if name not in study.methods:
             study = add_method(trainer, plan, study, name)
             kept.write_bytes(msgspec.json.encode(study))
@@ -82,19 +62,19 @@ def main() -> None:
     network = chosen.network
     stored = read_evidence().studies["unseen"][network]
     names = tuple(chosen.methods or stored.methods)
-    known = truth(network, names)
+    known = study_on(network, names, test_set=0, stops_behind=False)
     scores = {name: 100 * statistics.fmean(known.methods[name].final) for name in names}
     best = max(scores, key=lambda name: scores[name])
     priced = try_all(of_architecture(network, batch=8, resolution=224), Limits())
-    trained = trained_study(network, names)
+    trained = study_on(network, names, test_set=5, stops_behind=True)
     print(", ".join(f"{name} {score:.1f}" for name, score in scores.items()))
     print(f"best: {best}")
     for how, study in (("stored evidence", stored), ("--train", trained)):
         if why := why_not_learned(study):
             print(f"{how}: no advice, {why}")
-            continue
-        name = advice(priced, study, names)
-        print(f"{how}: {name}, regret {scores[best] - scores[name]:.1f} points")
+        else:
+            name = advice(priced, study, names)
+            print(f"{how}: {name}, regret {scores[best] - scores[name]:.1f} points")
 
 
 if __name__ == "__main__":
