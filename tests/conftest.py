@@ -5,11 +5,6 @@ import pytest
 pytest_plugins = ["pytester", "shared_fixtures", "projects", "built_site", "page_browser"]
 
 
-def pytest_configure(config):
-    """Let the snapshots of tests that `-m` leaves out be: to syrupy they are unused, an error."""
-    config.option.warn_unused_snapshots = True
-
-
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item):
     """Skip what needs ExecuTorch where it cannot be used, or fail."""

@@ -117,9 +117,8 @@ RULES = (
     # A narrowed environment of tox only collects its tests here.
     Rule(pattern=rf"{TOX} bench -- (.+)", instead=r"pytest benchmarks --collect-only -q \1"),
     # Tools.
-    Rule(pattern=r"python (tools/studies/variants\.py)((?: \w+)*)", instead=r"python \1 --help"),
     Rule(pattern=r"python tools/studies/variation\.py .*"),
-    Rule(pattern=r"python (tools/studies/[ar]\w+\.py).*", instead=r"python \1 --help"),
+    Rule(pattern=r"python (tools/studies/\w+\.py).*", instead=r"python \1 --help"),
     # The shell's own, and other programs.
     Rule(pattern=r"export PIP_EXTRA_INDEX_URL=https://\S+"),
     Rule(pattern=r"git add baselines", instead="git init -q && git add baselines"),

@@ -75,7 +75,7 @@ def test_the_head_is_no_equal(task, method):
 @pytest.mark.parametrize(
     ("claim", "task", "one", "other", "holds"),
     [
-        ("**GaLore is robust**: ", "unseen", "galore-r4", "full", lambda of: of.is_within(0.03)),
+        ("GaLore is robust**: holds", "unseen", "galore-r4", "full", lambda of: of.is_within(0.03)),
         ("ten points below full", "unseen", "bn_head", "full", lambda of: of.mean < -0.1),
         ("**BN + head is far below", "shift", "bn_head", "full", lambda of: of.mean < -0.1),
         ("above the head alone", "shift", "head", "bn_head", lambda of: of.is_below),

@@ -85,7 +85,7 @@ def _printed(case: Case) -> float | None:
 
 
 def _percent(share: float | None) -> str:
-    return "" if share is None else f"{100 * share:.0f} %"
+    return "" if share is None else f"{100 * share:.0f}"
 
 
 def _mib(size: float) -> str:

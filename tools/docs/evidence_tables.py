@@ -81,14 +81,11 @@ def steps_of(study: Study, horizon: str) -> int:
 
 
 def severities() -> str:
-    """Return full fine-tuning's accuracy at each severity; of others the points above that.
-
-    Not of the head alone, which is far below at each.
-    """
+    """Return full fine-tuning's accuracy at each severity; of the others the points above that."""
     rows = []
     for network, study in columns("shift").items():
         full = study.methods[FULL].parts
-        for name in sorted(study.methods.keys() - {"head"}, key=order):
+        for name in sorted(study.methods, key=order):
             parts = study.methods[name].parts
             shown = [
                 percent(parts[one]) if name == FULL else f"{100 * (parts[one] - full[one]):+.1f}"

@@ -5,18 +5,18 @@
 
 The methods, by default those of the stored study, are trained, and scored on one test set. The
 regret of an advice is what its method scores below the best one there. `choose` advises by the
-stored evidence of new classes, and `choose --train` by trainings that see another test set. runs/
-keeps the trainings.
+stored evidence of new classes, and `choose --train` by trainings that see another test set. The
+first ones are kept in runs/regret-NETWORK.json.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 import statistics
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Final
 
 import msgspec
 from accuracy_study import plan_of
@@ -24,33 +24,38 @@ from accuracy_tasks import BATCH, ROOT, held_out
 
 from peft_regress.catalogue.evidence import Study, read_evidence, why_not_learned
 from peft_regress.choosing.candidates import Answer, Limits, of_architecture, try_all
-from peft_regress.choosing.study import Trainer, add_method, begin
-
-_MONTH: Final = 30 * 24 * 3600.0
+from peft_regress.choosing.study import Trainer, add_method, begin, study_of
 
 
-def study_on(network: str, names: Collection[str], *, test_set: int, stops_behind: bool) -> Study:
-    """Train methods on the animals and score them on one of the test sets; kept in runs/."""
-    task = held_out(test_set)
-    trainer = Trainer(case=lambda name, steps: task.fine_tune(network, name, steps), storage=Path())
-    plan = dataclasses.replace(plan_of(_MONTH), stops_behind=stops_behind)
-    kept = ROOT / "runs" / f"regret-{network}-{test_set}.json"
+def trainer_of(network: str, remainder: int) -> Trainer:
+    """Return what trains on the animals, with one of the two test sets."""
+    task = held_out(remainder)
+    return Trainer(case=lambda name, steps: task.fine_tune(network, name, steps), storage=Path())
+
+
+def truth(network: str, names: Collection[str]) -> Study:
+    """Return the methods' scores on the first test set."""
+    trainer, plan = trainer_of(network, 0), plan_of(math.inf)
+    kept = ROOT / "runs" / f"regret-{network}.json"
     if kept.exists():
         study = msgspec.json.decode(kept.read_bytes(), type=Study)
     else:
-        study = begin(trainer, plan, images=task.images, batch=BATCH)
+        study = begin(trainer, plan, images=held_out(0).images, batch=BATCH)
         kept.write_bytes(msgspec.json.encode(study))
-    for name in () if why_not_learned(study) else names:
+    for name in names:
         if name not in study.methods:
             study = add_method(trainer, plan, study, name)
             kept.write_bytes(msgspec.json.encode(study))
     return study
 
 
-def advice(priced: Answer, study: Study, names: Collection[str]) -> str:
-    """Return what `choose` takes of some methods by a study, where nothing limits."""
-    known = [one for one in priced.candidates if one.name in names]
-    return dataclasses.replace(priced, candidates=known, study=study).order[0].name
+def advice(priced: Answer, study: Study, scores: Mapping[str, float]) -> str:
+    """Return what `choose` takes by a study, where nothing limits, and the regret, in points."""
+    if why := why_not_learned(study):
+        return f"no advice, {why}"
+    known = [one for one in priced.candidates if one.name in scores]
+    taken = dataclasses.replace(priced, candidates=known, study=study).order[0].name
+    return f"{taken}, regret {max(scores.values()) - scores[taken]:.1f} points"
 
 
 def main() -> None:
@@ -62,19 +67,15 @@ def main() -> None:
     network = chosen.network
     stored = read_evidence().studies["unseen"][network]
     names = tuple(chosen.methods or stored.methods)
-    known = study_on(network, names, test_set=0, stops_behind=False)
+    known = truth(network, names)
     scores = {name: 100 * statistics.fmean(known.methods[name].final) for name in names}
-    best = max(scores, key=lambda name: scores[name])
     priced = try_all(of_architecture(network, batch=8, resolution=224), Limits())
-    trained = study_on(network, names, test_set=5, stops_behind=True)
+    plan = dataclasses.replace(plan_of(math.inf), names=names, stops_behind=True)
+    trained, _, _ = study_of(trainer_of(network, 5), plan, images=held_out(5).images, batch=BATCH)
+    assert trained is not None  # noqa: S101  (full fine-tuning was trained)
     print(", ".join(f"{name} {score:.1f}" for name, score in scores.items()))
-    print(f"best: {best}")
     for how, study in (("stored evidence", stored), ("--train", trained)):
-        if why := why_not_learned(study):
-            print(f"{how}: no advice, {why}")
-        else:
-            name = advice(priced, study, names)
-            print(f"{how}: {name}, regret {scores[best] - scores[name]:.1f} points")
+        print(f"{how}: {advice(priced, study, scores)}")
 
 
 if __name__ == "__main__":
