@@ -36,7 +36,7 @@ _LONGEST: Final = 60
 """A value with more characters is shown by its digest."""
 _OTHERS: Final = (
     *("numerics", "profiled_on", "own_code", "batch", "test_items"),
-    *("inputs", "rates", "nearby_losses"),
+    *("inputs", "rates", "nearby_losses", "referee"),
 )
 """The fields of a record whose lines have no form of their own."""
 

@@ -243,7 +243,9 @@ def moves_between(
     sides = (
         Observation(
             # No inputs, and no names of what trains.
-            record=msgspec.structs.replace(records[at], inputs=UNSET, trained=UNSET, curve=UNSET),
+            record=msgspec.structs.replace(
+                records[at], inputs=UNSET, trained=UNSET, curve=UNSET, referee=UNSET
+            ),
             environment=entries[at].run.environment,
             machine=entries[at].run.machine,
             run_name=entries[at].name,

@@ -18,8 +18,8 @@ import msgspec
 from msgspec import UNSET
 
 from peft_regress.gate.inputs import OF_INPUTS, telling_difference
-from peft_regress.gate.policy import bounds_on, floor_of, rounding_of
-from peft_regress.gate.repeats import lacks_seeds
+from peft_regress.gate.policy import DEFAULT_POLICY, bounds_on, floor_of, rounding_of
+from peft_regress.gate.repeats import are_rounding, lacks_seeds
 from peft_regress.gate.verdicts import Change, Observation, Obstacle, Origin, Reason, Remark
 from peft_regress.metrics import (
     BATCH_SUFFIX,
@@ -48,10 +48,15 @@ def direction_of(change: Change, metric: Metric) -> Literal["worse", "better"] |
     return "better" if is_better and metric.direction != "same" else "worse"
 
 
-def change_of(name: str, old: Metric, new: Metric, reference: Record) -> Change:
-    """Return how far a metric changed and how far it may, by its kind and by a reference."""
+def change_of(
+    name: str, old: Metric, new: Metric, reference: Record, *, widens: float = 1.0
+) -> Change:
+    """Return how far a metric changed and how far it may, by its kind and by a reference.
+
+    widens: how many times as far the first losses after the first one may be apart.
+    """
     if old.kind == "fingerprint":
-        return _fingerprint_change(name, old, new, reference)
+        return _fingerprint_change(name, old, new, reference, widens)
     (bound,) = bounds_on(name, old, reference)
     difference, size = new.value - old.value, abs(old.value)
     if old.kind in {"accuracy", "score"}:
@@ -71,12 +76,15 @@ def is_absolute(metric: Metric | MetricSpec) -> bool:
     return metric.kind == "score" or (metric.kind == "accuracy" and metric.unit == "fraction")
 
 
-def _fingerprint_change(name: str, old: Metric, new: Metric, reference: Record) -> Change:
+def _fingerprint_change(
+    name: str, old: Metric, new: Metric, reference: Record, widens: float
+) -> Change:
     """Return the change of the loss, over all seeds and steps, that comes nearest to its bound.
 
     Training amplifies rounding, so each step has its own bound.
     """
-    bounds = bounds_on(name, old, reference)
+    first, *others = bounds_on(name, old, reference)
+    bounds = [first, *(bound * widens for bound in others)]
     floor, rounding = floor_of(name, reference), rounding_of(name, reference)
     nearest, of_bound = Change(old.value, new.value, 0.0, bounds[0]), 0.0
     for before, after in zip(old.by_seed, new.by_seed, strict=True):
@@ -173,12 +181,15 @@ class _Sides(NamedTuple):
     reference: Record
     same_inputs: bool
     """Whether both sides start from the same weights and data, as far as they recorded them."""
+    widens: float
+    """See `change_of`."""
 
 
 def metric_findings(old: Observation, new: Observation) -> Iterator[Reason | Remark]:
     """Yield every reason and remark on the metrics, in the order of the table."""
     same_inputs = telling_difference(old.record, new.record) is None
-    sides = _Sides(old, new, _reference(old.record, new.record), same_inputs)
+    widens = DEFAULT_POLICY.referee_widens if are_rounding(old.record, new.record) else 1.0
+    sides = _Sides(old, new, _reference(old.record, new.record), same_inputs, widens)
     before, after = old.record.metrics, new.record.metrics
     told = {name for name, one in before.items() if one.kind == "score" or one != after.get(name)}
     told |= (after.keys() - before.keys()) | old.drift_origins.keys() | new.record.own_bounds.keys()
@@ -233,10 +244,11 @@ def _of_newest(sides: _Sides, name: str) -> Iterator[Reason | Remark]:
             spec=either.spec,
         )
     elif sides.same_inputs or new.kind not in OF_INPUTS:
-        yield from _of_both(name, old, new, sides.reference)
+        yield from _of_both(name, old, new, sides)
 
 
-def _of_both(name: str, old: Metric, new: Metric, reference: Record) -> Iterator[Reason | Remark]:
+def _of_both(name: str, old: Metric, new: Metric, sides: _Sides) -> Iterator[Reason | Remark]:
+    reference = sides.reference
     if not are_comparable(old, new):
         was, now = (len(one.samples or ()) for one in (old, new))
         yield Reason(kind="samples", subject=name, old=was, new=now, obstacle="other meaning")
@@ -245,7 +257,9 @@ def _of_both(name: str, old: Metric, new: Metric, reference: Record) -> Iterator
         text = "it has no bound of its own"
         yield Remark(kind="not judged", subject=name, new=new.value, spec=new.spec, text=text)
         return
-    change, own = change_of(name, old, new, reference), reference.own_bounds.get(name)
+    widens = sides.widens if name == "first_losses" else 1.0
+    change = change_of(name, old, new, reference, widens=widens)
+    own = reference.own_bounds.get(name)
     yield from _beyond(name, change, new, own)
     if own is None or direction_of(change, new):
         return
@@ -286,7 +300,8 @@ def _drift(sides: _Sides, name: str) -> Iterator[Reason]:
     origin, metric = sides.old.drift_origins.get(name), sides.new.record.metrics.get(name)
     if origin and metric and (sides.same_inputs or metric.kind not in OF_INPUTS):
         own = sides.reference.own_bounds
-        change = change_of(name, origin.metric, metric, sides.reference)
+        widens = sides.widens if name == "first_losses" else 1.0
+        change = change_of(name, origin.metric, metric, sides.reference, widens=widens)
         yield from _beyond(name, change, metric, own.get(name), origin.entry)
 
 

@@ -89,6 +89,20 @@ class Policy:
     """How far rounding moves the first loss that departs so late, as a share of the largest loss
     before it. Seen 1.0e-7, over ten own networks (tools/studies/own_networks.py)."""
 
+    referee_bound: float = 1e-9
+    """Any number of a training in float64. Seen 4e-12 between AVX-512 and AVX2."""
+
+    referee_factor: float = 100
+    """It is wider where weights that are moved by 1e-13 of them move a number further than 1e-11:
+    so many times as far. Seen 1."""
+
+    referee_useful: float = 1e-5
+    """Where the bound would be wider than this, a referee judges no further."""
+
+    referee_widens: float = 10
+    """Where the referees agree, the first losses after the first one may be so many times as far
+    apart as their bounds allow: what is left is rounding. Seen on ARM 1.6."""
+
     bfloat16_curve_rounding: float = 0.02
     """The same in bfloat16, whose numbers have 8 bits: five of their last bits."""
 

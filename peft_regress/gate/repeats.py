@@ -1,8 +1,9 @@
-"""Trainings that repeat an older one bit for bit, and curves that depart from it. Pure.
+"""Trainings that repeat an older one, and those that depart from it. Pure.
 
-On one kind of machine a training repeats to the last bit. So a case whose first seed has the losses
-and scores of an older run need not train its other seeds again. Rounding shows in the first losses,
-or in the last bits: a curve that departs later, and further, is that of another computation.
+On one kind of machine a training repeats to the last bit; on all of them its referee does, which
+trained in float64. A case whose first seed repeats an older run need not train its other seeds.
+Where there is no referee, rounding shows in the first losses or in the last bits: a curve that
+departs later, and further, is that of another computation.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ import msgspec
 from msgspec import UNSET
 
 from peft_regress.cases import Digest
-from peft_regress.gate.inputs import telling_difference
+from peft_regress.gate.inputs import TOLERANCE, telling_difference
 from peft_regress.gate.policy import DEFAULT_POLICY, numerics_of
+from peft_regress.gate.referees import agree, departure, judged_steps, referee_of
 from peft_regress.gate.verdicts import Observation, Reason, Remark
 from peft_regress.metrics import METRICS, OF_ALL_SEEDS
 from peft_regress.runs.environment import changed_packages
-from peft_regress.runs.schema import Curve, Record
+from peft_regress.runs.schema import Curve, Record, Referee
 
 
 class KnownCurve(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,11 +35,36 @@ class KnownCurve(msgspec.Struct, frozen=True, kw_only=True):
     machine: Digest | None = None
     run_name: str
     """The run that has it, as reports name it."""
+    referee: Referee | None = None
+    """The same training in float64, on whichever machine."""
 
     def fits(self, curve: Curve, definition: str, machine: str) -> bool:
         """Return whether a training of the first seed suffices."""
         known = self.curve, self.definition, self.machine
         return self.curve is None or known == (curve, definition, machine)
+
+    def agrees(self, curve: Curve, referee: Referee | None) -> bool:
+        """Return whether a training repeats this one in float64, with float32 scores near by."""
+        return self.curve is None or (
+            agree(self.referee, referee) and _are_near(self.curve.scores, curve.scores)
+        )
+
+    def is_repeated_by(self, record: Record) -> bool:
+        """Return whether a record that repeats a run may be this one's."""
+        curve = record.curve
+        if self.curve is None or curve is UNSET:
+            return True
+        return self.curve == curve or self.agrees(curve, referee_of(record.referee))
+
+
+def _are_near(old: Mapping[str, float], new: Mapping[str, float]) -> bool:
+    """Return whether the scores of one seed differ by no more than those of several may."""
+    policy = DEFAULT_POLICY
+    return old.keys() == new.keys() and all(
+        abs(new[name] - was)
+        <= (policy.accuracy_margin if name == "accuracy" else policy.loss_margin * abs(was))
+        for name, was in old.items()
+    )
 
 
 def known_curves(references: Mapping[str, Observation]) -> dict[str, list[KnownCurve]]:
@@ -53,6 +80,7 @@ def curves_of(old: Observation) -> list[KnownCurve]:
             definition=one.record.definition,
             machine=machine,
             run_name=_plain_name(one.run_name),
+            referee=referee_of(old.record.referee),
         )
         for machine, one in old.curves.items()
         if one.record.curve is not UNSET
@@ -76,17 +104,30 @@ def whole(new: Observation, old: Observation | None) -> Observation:
 
     They judge the case; reports show the record as it was measured.
     """
-    one = _trained_here(new, old) if old is not None and new.record.is_repeat else None
-    if one is None or one.record.curve != new.record.curve:
+    if old is None or not new.record.is_repeat:
         return new
-    return replace(new, record=completed(new.record, one.record))
+    one = _trained_here(new, old)
+    if one is not None and one.record.curve == new.record.curve:
+        return replace(new, record=completed(new.record, one.record))
+    if are_rounding(old.record, new.record):
+        return replace(new, record=completed(new.record, old.record))
+    return new
+
+
+def are_rounding(old: Record, new: Record) -> bool:
+    """Return whether two records of one case are the same training in float64."""
+    is_same = old.definition == new.definition
+    return is_same and agree(referee_of(old.referee), referee_of(new.referee))
 
 
 def completed(record: Record, trained: Record) -> Record:
     """Return a repeating record with the scores of the record that it repeats."""
     missing = {name: one for name, one in trained.metrics.items() if lacks_seeds(record, name)}
     return msgspec.structs.replace(
-        record, metrics={**record.metrics, **missing}, nearby_losses=trained.nearby_losses
+        record,
+        metrics={**record.metrics, **missing},
+        nearby_losses=trained.nearby_losses,
+        referee=trained.referee if record.referee is UNSET else record.referee,
     )
 
 
@@ -103,11 +144,17 @@ def curve_findings(old: Observation, new: Observation) -> Iterator[Reason | Rema
             for one in (before, after)
         ]
         yield Reason(kind="training", old=texts[0], new=texts[1], obstacle="training")
-    one = _trained_here(new, old)
-    if one is not None and after.curve is not UNSET:
+    one = None if after.curve is UNSET else _trained_here(new, old)
+    theirs, ours = referee_of(before.referee), referee_of(after.referee)
+    if one is not None and _is_same(one.record, after):
+        yield Remark(kind="same curve", subject="training", text=_plain_name(one.run_name))
+    elif theirs is not None and ours is not None:
+        yield _refereed(old, new, theirs, ours)
+    elif one is not None:
         yield _compared(one, old, new)
     elif not any(is_repeat) and "first_losses" in after.metrics:
-        yield _by_bounds("no curve of this kind of machine")
+        why = f"; no referee, {after.referee}" if isinstance(after.referee, str) else ""
+        yield _by_bounds(f"no curve of this kind of machine{why}")
 
 
 def _by_bounds(why: str) -> Remark:
@@ -120,16 +167,48 @@ def _trained_here(new: Observation, old: Observation) -> Observation | None:
     return None if one is None or one.record.definition != new.record.definition else one
 
 
+def _is_same(old: Record, new: Record) -> bool:
+    """Return whether two curves are equal bit for bit; an own metric may be new."""
+    if old.curve is UNSET or new.curve is UNSET or old.curve.losses != new.curve.losses:
+        return False
+    was, now = old.curve.scores, new.curve.scores
+    return all(was[name] == now[name] for name in was if name in now)
+
+
+def _refereed(
+    old: Observation, new: Observation, theirs: Referee, ours: Referee
+) -> Reason | Remark:
+    """Judge by the trainings in float64."""
+    found, name = departure(theirs, ours), _plain_name(old.run_name)
+    if found is None:
+        judged, steps = judged_steps(theirs), len(theirs.losses)
+        if agree(theirs, ours):
+            return Remark(kind="rounding only", subject="training", text=name)
+        return _by_bounds(f"in float64 rounding leaves {judged} of {steps} steps, which are equal")
+    is_start = (found.step, found.what) == (1, "loss") and found.relative <= TOLERANCE
+    if telling_difference(old.record, new.record) or (new.record.is_own and is_start):
+        return _by_bounds("they start from other inputs")
+    if not found.step:
+        return Reason(
+            kind="evaluation",
+            old=f"{found.what} {found.old!r} of {name}, in float64",
+            new=f"the evaluation changed: {found.what} {found.new!r} after equal losses",
+            verdict="regressed",
+        )
+    return Reason(
+        kind="curve",
+        old=f"{found.what} {found.old!r} of {name} at step {found.step}, in float64",
+        new=f"computes something else from step {found.step} on: {found.what} {found.new!r}",
+        verdict="regressed",
+    )
+
+
 def _compared(one: Observation, old: Observation, new: Observation) -> Reason | Remark:
     known, curve, name = one.record.curve, new.record.curve, _plain_name(one.run_name)
     assert isinstance(known, Curve)  # noqa: S101  (only such observations are `curves`)
     assert isinstance(curve, Curve)  # noqa: S101  (asked before)
-    # An own metric may be new.
     pairs = list(itertools.zip_longest(known.losses, curve.losses, fillvalue=math.inf))
     step = next((k for k, (a, b) in enumerate(pairs) if a != b), None)
-    scores = [key for key in known.scores if key in curve.scores]
-    if step is None and all(known.scores[key] == curve.scores[key] for key in scores):
-        return Remark(kind="same curve", subject="training", text=name)
     found = None
     rounding = DEFAULT_POLICY.rounding(numerics_of(one.record))
     if step is None:

@@ -37,6 +37,7 @@ RemarkKind = Literal[
     "new metric",
     "not judged",
     "same curve",
+    "rounding only",
     "by bounds",
     "within own bound",
     "looser bound",
@@ -50,7 +51,8 @@ RemarkKind = Literal[
 ]
 """`new metric`: the reference's run could not know it. `not judged`: a score without a bound, or a
 budget on what was not measured. `same curve`: the first seed's training equals the reference's bit
-for bit. `by bounds`: it does not, or nothing is known of this kind of machine. `within own bound`:
+for bit. `rounding only`: it does not, but in float64. `by bounds`: neither, or nothing is known of
+it here. `within own bound`:
 the usual bound would have reported the change. `looser ...`: than the reference's. `operators`:
 other counts of them, while nothing else changed, and no package. `model`: the unadapted model
 changed. Of a script: `unseeded`: what is not judged. `written`: its new files. `unseen`: what its

@@ -58,6 +58,7 @@ def measure(  # noqa: PLR0913  (all but the recipe have defaults or a name)
     trains: bool = True,
     has_reference: bool = True,
     keep_adapters: Path | None = None,
+    keep_referee: bool = False,
     known: Sequence[KnownCurve] = (),
 ) -> Measurement:
     """Measure one case. An error of a library becomes a record; wrong use raises.
@@ -66,8 +67,9 @@ def measure(  # noqa: PLR0913  (all but the recipe have defaults or a name)
     seed. timed: whether `run_rounds` measures time. trains: without it the record holds only the
     costs of a step. has_reference: whether the case was measured before; if not, a ValueError at
     wrapping a case of one's own is wrong use. keep_adapters: the folder that keeps what the case
-    would ship, for a later baseline. known: the curves of a reference, by kind of machine: if the
-    first seed repeats that of this one, the others take only their first steps.
+    would ship, for a later baseline. keep_referee: whether a case that nothing knows is trained in
+    float64 too, for the same. known: the curves of a reference, by kind of machine, with its
+    referee: if the first seed repeats one, the others take only their first steps.
 
     Raises `InputError` for wrong use of a case of one's own, and if the stored adapter was altered;
     `SourceError` for a bad source checkpoint.
@@ -82,6 +84,7 @@ def measure(  # noqa: PLR0913  (all but the recipe have defaults or a name)
         run_rounds=run_rounds if trains else None,
         timed=timed,
         keep_adapters=keep_adapters,
+        keep_referee=keep_referee,
         known=known,
     )
     try:
@@ -107,6 +110,7 @@ class _Measuring:
     run_rounds: RoundRunner | None
     timed: bool
     keep_adapters: Path | None
+    keep_referee: bool
     known: Sequence[KnownCurve]
 
     def measure(self) -> Measurement:
@@ -145,6 +149,7 @@ class _Measuring:
                     first=first,
                     data=data or recipe.load_data(),
                     keep_adapters=self.keep_adapters,
+                    keep_referee=self.keep_referee,
                 )
                 rounds.run(run_rounds, known=self.known)
         except (InputError, AbsentError):
@@ -198,7 +203,7 @@ class _Measuring:
         content |= {"invariant_notes": notes} if notes else {}
         content |= {"defects": defects} if defects else {}
         if rounds is not None:
-            named = ("curve", "repeats", "nearby_losses", "rates", "test_items")
+            named = ("curve", "repeats", "referee", "nearby_losses", "rates", "test_items")
             content |= {name: getattr(rounds, name) for name in named}
             if recipe.is_own:
                 content["inputs"] = rounds.inputs

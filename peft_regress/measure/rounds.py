@@ -1,6 +1,7 @@
 """Fine-tune a case briefly, once for each seed, and check the invariants on the first seed.
 
-If the first seed repeats a known training bit for bit, the others take only their first steps.
+If the first seed repeats a known training, bit for bit or in float64, the others take only their
+first steps.
 """
 
 import functools
@@ -21,6 +22,7 @@ from peft_regress.catalogue.built_in import BuiltIn
 from peft_regress.cost.stand_ins import with_tensors, without_graph
 from peft_regress.cost.storages import peak_while
 from peft_regress.errors import NonFiniteLossError
+from peft_regress.gate.referees import referee_of
 from peft_regress.gate.repeats import KnownCurve
 from peft_regress.measure import inputs
 from peft_regress.measure.data import Data
@@ -32,10 +34,11 @@ from peft_regress.measure.invariants.saving import StoredOutput
 from peft_regress.measure.invariants.watch import InvariantWatch
 from peft_regress.measure.objective import evaluated, is_pair, number
 from peft_regress.measure.recipe import Recipe
+from peft_regress.measure.referee import refereed
 from peft_regress.measure.training import TrainingRun, device_of, move_nearby, on_device
 from peft_regress.metrics import Metric, make_metric
 from peft_regress.runs.environment import describe_machine
-from peft_regress.runs.schema import Curve, Inputs, MadeWith, TensorSummary
+from peft_regress.runs.schema import Curve, Inputs, MadeWith, Referee, TensorSummary
 
 PROBE_ITEMS: Final = 4
 RoundRunner: TypeAlias = Callable[..., Any]
@@ -73,6 +76,7 @@ class Rounds:
     repeats: str | UnsetType = UNSET
     """The run whose training the first seed repeats."""
     curve: Curve | UnsetType = UNSET
+    referee: Referee | str | UnsetType = UNSET
     nearby_losses: list[list[float]] | UnsetType = UNSET
     steps_taken = 0
     """Of all seeds together."""
@@ -91,16 +95,20 @@ class Rounds:
         first: nn.Module,
         data: Data,
         keep_adapters: Path | None,
+        keep_referee: bool,
     ) -> None:
         """Look up the adapter that the baselines hold for this case.
 
         definition: the digest that the adapter is stored under. base: the unadapted model of the
         first seed, which stays as it is; first: the adapted one. keep_adapters: the folder that
-        keeps what the case would ship, or None. Raises `InputError` if the stored one was altered.
+        keeps what the case would ship, or None. keep_referee: whether a training that nothing knows
+        is trained in float64 too. Raises `InputError` if the stored adapter was altered.
         """
         self._recipe = recipe
         self._definition = definition
         self._keep_adapters = keep_adapters
+        self._keep_referee = keep_referee
+        self._base = base
         self._data = data
         self._device = device_of(base)
         probe = on_device(data.probe(PROBE_ITEMS), self._device)
@@ -157,7 +165,7 @@ class Rounds:
         except _RepeatsError:
             self._first_losses = [self._begun(seed) for seed in recipe.seeds[1:]]
             return
-        if recipe.is_own:
+        if recipe.is_own and not isinstance(self.referee, Referee):
             self.nearby_losses = [list(self._begun(seed, nearby=True)) for seed in recipe.seeds]
 
     @property
@@ -244,6 +252,7 @@ class Rounds:
             self._updates = inputs.optimizer_updates(make, dtype=dtype, device=self._device)
             self._compare(self._rounds[0])
             self.facts |= self._continuing.after_training(model, optimizer)
+            self._ask_referee()
 
     def _scores_of(self, model: nn.Module) -> tuple[dict[str, float], dict[str, float]]:
         fine_tune = self._recipe.fine_tune
@@ -265,6 +274,20 @@ class Rounds:
         if self._known and len(self._recipe.seeds) > 1:
             here = curve, self._definition, describe_machine().digest
             names = (one.run_name for one in self._known if one.fits(*here))
+            self.repeats = next(names, UNSET)
+
+    def _ask_referee(self) -> None:
+        """Train in float64 what departs from a reference that did, or what nothing knows."""
+        if self.curve is UNSET or self.repeats is not UNSET:
+            return
+        known = [one for one in self._known if one.definition == self._definition]
+        theirs = next((one.referee for one in known), None)
+        if theirs is None and (known or not self._keep_referee):
+            return
+        self.referee = refereed(self._recipe, self._base, known=theirs)
+        if len(self._recipe.seeds) > 1:
+            ours = referee_of(self.referee)
+            names = (one.run_name for one in known if one.agrees(self.curve, ours))
             self.repeats = next(names, UNSET)
 
     def _keep_adapter(self, model: nn.Module) -> None:

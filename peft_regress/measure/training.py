@@ -157,10 +157,10 @@ the sign of a tiny gradient) that rounding could meet on another machine."""
 
 
 @torch.no_grad()
-def move_nearby(model: nn.Module) -> None:
-    """Make each weight of a model larger or smaller by 1e-4 of it, always in the same way."""
+def move_nearby(model: nn.Module, share: float = _SHARE) -> None:
+    """Make each weight of a model larger or smaller by a share of it, always in the same way."""
     generator = torch.Generator().manual_seed(0)
     for parameter in model.parameters():
         if parameter.is_floating_point():
             signs = 2 * torch.randint(2, parameter.shape, generator=generator) - 1
-            parameter.mul_(1 + _SHARE * signs.to(parameter.device))
+            parameter.mul_(1 + share * signs.to(parameter.device))

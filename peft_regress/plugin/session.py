@@ -150,6 +150,7 @@ class RegressSession:
             timed=timed,
             has_reference=case.id in self.references(),
             keep_adapters=self._adapters,
+            keep_referee=self._adapters is not None,
             known=self._known(case.id),
         )
 

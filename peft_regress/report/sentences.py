@@ -149,6 +149,8 @@ def _shown_bound(reason: verdicts.Reason) -> str:
 
 _REMARKS: Final[Mapping[verdicts.RemarkKind, str]] = {
     "same curve": "the first seed's training equals that of {text} bit for bit",
+    "rounding only": "the first seed's training differs from that of {text} by rounding only: in "
+    "float64 it is the same",
     "by bounds": "its training is judged by bounds: {text}",
     "within own bound": "{subject}: {old} -> {new} is within its own bound ({text})",
     "looser budget": "{subject} is looser than the baseline's: {old} -> {new}",

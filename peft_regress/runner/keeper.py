@@ -137,7 +137,7 @@ class Keeper:
                 and not was_edited(kept.record)
                 and (
                     not kept.record.is_repeat
-                    or any(one.curve in (None, kept.record.curve) for one in known)
+                    or any(one.is_repeated_by(kept.record) for one in known)
                 )
             ):
                 return kept

@@ -108,7 +108,11 @@ class Measurer:
         try:
             folder = Path(request.scratch) if request.keeps_adapter else None
             kept = self.measured(
-                timed=False, trains=request.trains, keep_adapters=folder, known=request.known
+                timed=False,
+                trains=request.trains,
+                keep_adapters=folder,
+                keep_referee=True,
+                known=request.known,
             )
         except PeftRegressError:
             # A bad source or stored adapter: no case can be measured, in any environment.

@@ -217,6 +217,22 @@ class Curve(_Strict, frozen=True, kw_only=True):
     case's own metrics."""
 
 
+class Referee(_Strict, frozen=True, kw_only=True):
+    """The training of a case's first seed in float64, which every processor rounds alike."""
+
+    losses: list[float]
+    """One for each step, in the unit of the case's loss."""
+    gradients: list[float]
+    """The Euclidean norm of all gradients of each step, as the optimizer leaves them."""
+    updates: list[float]
+    """The Euclidean norm of what each step changes in all trained parameters."""
+    scores: dict[str, float]
+    """`loss`, and `accuracy` or `score`, on the test batches after it."""
+    moved: list[float]
+    """The largest relative difference of these numbers up to each step, and last with the scores,
+    from a training whose weights differ by 1e-13 of them: it bounds what rounding may do."""
+
+
 class Record(_Strict, frozen=True, kw_only=True):
     """The result of one case in one run."""
 
@@ -259,6 +275,8 @@ class Record(_Strict, frozen=True, kw_only=True):
     nearby_losses: list[list[float]] | UnsetType = UNSET
     """Of a case of one's own: the first losses of each seed from weights that differ by 1e-4 of
     them, which bound how far rounding may move the first losses."""
+    referee: Referee | str | UnsetType = UNSET
+    """Of a case whose curve no reference has for this kind of machine; or why there is none."""
     rates: list[Annotated[list[float], msgspec.Meta(min_length=1)]] | UnsetType = UNSET
     """Of each parameter group: the learning rate after each step of the first seed, up to the last
     one that changes it."""

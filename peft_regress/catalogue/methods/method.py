@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
 
-BaseDtype = Literal["float32", "bfloat16"]
+BaseDtype = Literal["float32", "bfloat16", "float64"]
 Shapes = dict[str, tuple[int, ...]]
 """By parameter name."""
 

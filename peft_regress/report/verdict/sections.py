@@ -313,7 +313,11 @@ def _setting(comparison: Comparison) -> Iterator[doc.Section]:
 def _trainings(comparison: Comparison) -> Iterator[str]:
     """Yield what judged the trainings: curves, which are exact, or bounds."""
     about = [remark for case in comparison.cases for remark in case.remarks]
-    words = {"same curve": "equal to {} bit for bit", "by bounds": "judged by bounds, {}"}
+    words = {
+        "same curve": "equal to {} bit for bit",
+        "rounding only": "differs from {} by rounding only, by its referee in float64",
+        "by bounds": "judged by bounds, {}",
+    }
     for kind, said in words.items():
         found = Counter(clean(one.text) for one in about if one.kind == kind)
         for text, count in found.items():
