@@ -179,6 +179,16 @@ def curve(departs=None, *, by=0.0001, **scores):
     return schema.Curve(losses=losses, scores={**CURVE.scores, **scores})
 
 
+def referee(departs=None, what="losses", *, by=1e-6, moved=1e-13, **scores):
+    """Return a training in float64, with another number at one position, or with other scores."""
+    steps = len(CURVE.losses)
+    lists = {name: list(CURVE.losses) for name in ("losses", "gradients", "updates")}
+    if departs is not None:
+        lists[what][departs] *= 1 + by
+    moved = [moved] * (steps + 1) if isinstance(moved, float) else moved
+    return schema.Referee(**lists, scores={**CURVE.scores, **scores}, moved=moved)
+
+
 def trained(identifier=LORA, metrics=None, **more):
     """Return a record of a training in full, with its curve."""
     return make_record(identifier, metrics, **{"curve": CURVE, **more})

@@ -321,7 +321,8 @@ def test_without_training_a_record_has_only_costs_and_can_be_stored(tiny, tmp_pa
     save_run(tmp_path / "run.json", make_run(record))
     assert read_run_file(tmp_path / "run.json").run.cases == {TINY.id: record}
     trained = measurer.measure(CaseRequest(case=TINY.id, baselines=str(tiny))).record
-    assert trained == measure(Recipe.of(TINY, tiny), profiles=ProfileCache(), timed=False).record
+    how = {"profiles": ProfileCache(), "timed": False, "keep_referee": True}
+    assert trained == measure(Recipe.of(TINY, tiny), **how).record
     assert {name: trained.metrics[name] for name in record.metrics} == record.metrics
 
 
@@ -343,7 +344,8 @@ def test_a_real_worker_measures_what_this_process_does():
     case = parse_case_id("shift/head/shufflenet_v2_x0_5")
     run = measured(sys.executable, cases=[case])
     baselines = ROOT / "baselines"
-    here = measure(Recipe.of(case, baselines), profiles=ProfileCache(), timed=False).record
+    how = {"profiles": ProfileCache(), "timed": False, "keep_referee": True}
+    here = measure(Recipe.of(case, baselines), **how).record
     assert run.cases == {case.id: with_budget(here, stated_budgets().budget_of)}
 
 
