@@ -369,7 +369,7 @@ def observe(
         machine=machine,
         run_name=run_name,
         known=frozenset(known),
-    ).as_reference
+    )
 
 
 def observe_all(records, **where):

@@ -84,8 +84,7 @@ class Contents:
                 None if old is None else (old.run_name, old.record),
                 (new.run_name, new.record),
             )
-            curves = {**({} if old is None else old.curves), **new.curves}
-            self.judges[name] = dataclasses.replace(new, drift_origins=origins, curves=curves)
+            self.judges[name] = dataclasses.replace(new, drift_origins=origins)
         by = Confirmation(entry=entry.path.stem, environment=entry.run.environment)
         for name in accepted.repeats:
             self.judges[name] = dataclasses.replace(self.judges[name], confirmed=by)
@@ -147,9 +146,6 @@ def _standing(judging: Observation, adapter: str) -> Iterator[str]:
     yield f"judged_by {judging.run_name}"
     if judging.confirmed:
         yield f"confirmed_by {judging.confirmed.entry}"
-    # Older entries, with curves of other kinds of machine.
-    for entry in sorted({one.run_name for one in judging.curves.values()} - {judging.run_name}):
-        yield f"curve_of {entry}"
     origins = {name: one.entry for name, one in judging.drift_origins.items()}
     for entry in sorted(set(origins.values())):
         since = sorted((name for name, one in origins.items() if one == entry), key=metric_order)

@@ -56,9 +56,7 @@ class Named(NamedTuple):
         found = observations_of(self.read().run, self.name)
         repeating = [name for name, one in found.items() if one.record.is_repeat]
         stored = read_references(self.root) if repeating else {}
-        return found | {
-            name: whole(found[name], stored.get(name)).as_reference for name in repeating
-        }
+        return found | {name: whole(found[name], stored.get(name)) for name in repeating}
 
 
 def find_named(root: Path, name: str) -> Named:

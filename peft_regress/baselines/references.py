@@ -89,7 +89,7 @@ def split(run: Run, references: Mapping[str, Observation]) -> tuple[Run, dict[st
                 "that its scores are not known. Measure it with --regress-full."
             )
         if old and new.record.is_repeat and not _has_news(old, full):
-            repeats[name] = old.curves[new.machine.digest].run_name
+            repeats[name] = old.run_name
         else:
             held[name] = full.record
     return msgspec.structs.replace(run, cases=held), repeats

@@ -22,7 +22,6 @@ from peft_regress.gate.policy import DEFAULT_POLICY, numerics_of
 from peft_regress.gate.referees import agree, departure, judged_steps, referee_of
 from peft_regress.gate.verdicts import Observation, Reason, Remark
 from peft_regress.metrics import METRICS, OF_ALL_SEEDS
-from peft_regress.runs.environment import changed_packages
 from peft_regress.runs.schema import Curve, Record, Referee
 
 
@@ -68,22 +67,22 @@ def _are_near(old: Mapping[str, float], new: Mapping[str, float]) -> bool:
 
 
 def known_curves(references: Mapping[str, Observation]) -> dict[str, list[KnownCurve]]:
-    """Return the curves of each reference, one for each kind of machine, by case."""
+    """Return what need not be trained again of each reference, by case."""
     return {name: curves_of(one) for name, one in references.items()}
 
 
 def curves_of(old: Observation) -> list[KnownCurve]:
-    """Return the curves of a reference, one for each kind of machine."""
+    """Return the curve of a reference; none if it has none."""
+    if old.curve is None:
+        return []
     return [
         KnownCurve(
-            curve=one.record.curve,
-            definition=one.record.definition,
-            machine=machine,
-            run_name=_plain_name(one.run_name),
+            curve=old.curve,
+            definition=old.record.definition,
+            machine=old.machine.digest,
+            run_name=_plain_name(old.run_name),
             referee=referee_of(old.record.referee),
         )
-        for machine, one in old.curves.items()
-        if one.record.curve is not UNSET
     ]
 
 
@@ -106,10 +105,8 @@ def whole(new: Observation, old: Observation | None) -> Observation:
     """
     if old is None or not new.record.is_repeat:
         return new
-    one = _trained_here(new, old)
-    if one is not None and one.record.curve == new.record.curve:
-        return replace(new, record=completed(new.record, one.record))
-    if are_rounding(old.record, new.record):
+    is_same = _has_curve_of(old, new) and old.curve == new.curve
+    if is_same or are_rounding(old.record, new.record):
         return replace(new, record=completed(new.record, old.record))
     return new
 
@@ -144,14 +141,14 @@ def curve_findings(old: Observation, new: Observation) -> Iterator[Reason | Rema
             for one in (before, after)
         ]
         yield Reason(kind="training", old=texts[0], new=texts[1], obstacle="training")
-    one = None if after.curve is UNSET else _trained_here(new, old)
     theirs, ours = referee_of(before.referee), referee_of(after.referee)
-    if one is not None and _is_same(one.record, after):
-        yield Remark(kind="same curve", subject="training", text=_plain_name(one.run_name))
+    known = old.curve if _has_curve_of(old, new) else None
+    if known is not None and new.curve is not None and _are_equal(known, new.curve):
+        yield Remark(kind="same curve", subject="training", text=_plain_name(old.run_name))
     elif theirs is not None and ours is not None:
         yield _refereed(old, new, theirs, ours)
-    elif one is not None:
-        yield _compared(one, old, new)
+    elif known is not None and new.curve is not None:
+        yield _compared(old, new, known, new.curve)
     elif not any(is_repeat) and "first_losses" in after.metrics:
         why = f"; no referee, {after.referee}" if isinstance(after.referee, str) else ""
         yield _by_bounds(f"no curve of this kind of machine{why}")
@@ -161,18 +158,17 @@ def _by_bounds(why: str) -> Remark:
     return Remark(kind="by bounds", subject="training", text=why)
 
 
-def _trained_here(new: Observation, old: Observation) -> Observation | None:
-    """Return the reference's training of this definition, on this kind of machine."""
-    one = old.curves.get(new.machine.digest)
-    return None if one is None or one.record.definition != new.record.definition else one
+def _has_curve_of(old: Observation, new: Observation) -> bool:
+    """Return whether two curves must be equal bit for bit, if nothing else is computed."""
+    is_same = old.record.definition == new.record.definition
+    return is_same and old.machine.digest == new.machine.digest
 
 
-def _is_same(old: Record, new: Record) -> bool:
+def _are_equal(known: Curve, curve: Curve) -> bool:
     """Return whether two curves are equal bit for bit; an own metric may be new."""
-    if old.curve is UNSET or new.curve is UNSET or old.curve.losses != new.curve.losses:
-        return False
-    was, now = old.curve.scores, new.curve.scores
-    return all(was[name] == now[name] for name in was if name in now)
+    was, now = known.scores, curve.scores
+    is_same = all(was[name] == now[name] for name in was if name in now)
+    return is_same and known.losses == curve.losses
 
 
 def _refereed(
@@ -203,14 +199,13 @@ def _refereed(
     )
 
 
-def _compared(one: Observation, old: Observation, new: Observation) -> Reason | Remark:
-    known, curve, name = one.record.curve, new.record.curve, _plain_name(one.run_name)
-    assert isinstance(known, Curve)  # noqa: S101  (only such observations are `curves`)
-    assert isinstance(curve, Curve)  # noqa: S101  (asked before)
+def _compared(old: Observation, new: Observation, known: Curve, curve: Curve) -> Reason | Remark:
+    """Judge by the curves in float32 of one kind of machine."""
+    name = _plain_name(old.run_name)
     pairs = list(itertools.zip_longest(known.losses, curve.losses, fillvalue=math.inf))
     step = next((k for k, (a, b) in enumerate(pairs) if a != b), None)
     found = None
-    rounding = DEFAULT_POLICY.rounding(numerics_of(one.record))
+    rounding = DEFAULT_POLICY.rounding(numerics_of(old.record))
     if step is None:
         found = _evaluation_reason(known, curve, name, rounding)
     elif step >= DEFAULT_POLICY.curve_steps:
@@ -224,9 +219,7 @@ def _compared(one: Observation, old: Observation, new: Observation) -> Reason | 
             )
     if found is None:
         return _by_bounds("their losses depart early, or in the last bits")
-    if one.run_name != old.run_name and changed_packages(one.environment, old.environment):
-        return _by_bounds("the newest entry has other packages than the curve of this machine")
-    if telling_difference(one.record, new.record):
+    if telling_difference(old.record, new.record):
         return _by_bounds("they start from other inputs")
     return found
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple, get_args
 
 from msgspec import UNSET
 
 from peft_regress.metrics import BATCH_SUFFIX, Kind, Metric, MetricSpec
-from peft_regress.runs.schema import MIXED_MACHINES, Machine, Record, Run
+from peft_regress.runs.schema import MIXED_MACHINES, Curve, Machine, Record, Run
 
 Verdict = Literal[
     "newly_failing",
@@ -277,8 +277,6 @@ class Observation:
     """The run that holds the record, as reports name it."""
     drift_origins: Mapping[str, Origin] = field(default_factory=dict)
     """Of a reference: for each metric, the older entry that its drift counts from."""
-    curves: Mapping[str, Observation] = field(default_factory=dict)
-    """Of a reference: by the digest of a kind of machine, the newest observation with a curve."""
     confirmed: Confirmation | None = None
     """Of a reference: which environment repeated it last."""
     known: frozenset[str] = frozenset()
@@ -287,12 +285,10 @@ class Observation:
     """Whether a package of its environment came from a checkout: no version says what it is."""
 
     @property
-    def as_reference(self) -> Observation:
-        """The same with its own curve alone, if all seeds trained in full on one machine."""
-        record, machine = self.record, self.machine.digest
-        is_trained = record.status == "ok" and not record.is_repeat and record.curve is not UNSET
-        curves = {machine: self} if is_trained and machine != MIXED_MACHINES else {}
-        return replace(self, curves=curves)
+    def curve(self) -> Curve | None:
+        """The training of the first seed, if this kind of machine can repeat it bit for bit."""
+        is_of_one = self.machine.digest != MIXED_MACHINES
+        return self.record.curve if is_of_one and self.record.curve is not UNSET else None
 
 
 def observations_of(run: Run, run_name: str) -> dict[str, Observation]:
@@ -306,6 +302,6 @@ def observations_of(run: Run, run_name: str) -> dict[str, Observation]:
             run_name=run_name,
             known=known,
             has_direct=bool(run.direct),
-        ).as_reference
+        )
         for name, record in run.cases.items()
     }

@@ -68,8 +68,8 @@ def measure(  # noqa: PLR0913  (all but the recipe have defaults or a name)
     costs of a step. has_reference: whether the case was measured before; if not, a ValueError at
     wrapping a case of one's own is wrong use. keep_adapters: the folder that keeps what the case
     would ship, for a later baseline. keep_referee: whether a case that nothing knows is trained in
-    float64 too, for the same. known: the curves of a reference, by kind of machine, with its
-    referee: if the first seed repeats one, the others take only their first steps.
+    float64 too, for the same. known: the trainings of a reference, in float32 and float64: if the
+    first seed repeats one, the others take only their first steps.
 
     Raises `InputError` for wrong use of a case of one's own, and if the stored adapter was altered;
     `SourceError` for a bad source checkpoint.

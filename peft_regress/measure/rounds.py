@@ -140,7 +140,7 @@ class Rounds:
     def run(self, run_rounds: RoundRunner, *, known: Sequence[KnownCurve] = ()) -> None:
         """Fine-tune once for each seed, or the first alone in full if it repeats a known training.
 
-        known: the curves of a reference, by kind of machine.
+        known: the trainings of a reference.
         """
         recipe = self._recipe
         self._known = known

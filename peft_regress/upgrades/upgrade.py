@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
-from msgspec import UNSET
 
 from peft_regress.baselines.named_runs import find_named
 from peft_regress.baselines.references import read_references
@@ -255,8 +254,7 @@ class _Measurer:
             # Where it repeats a stored training, it has the scores of that.
             stored = read_references(self.settings.setup.baselines)
             run = self.run("current", None, known=known_curves(stored))
-            completed = _completed(run, "the current environment", stored)
-            references = {name: one.as_reference for name, one in completed.items()}
+            references = _completed(run, "the current environment", stored)
         candidate = self.run("candidate", overlay, known=known_curves(references))
         return _Sides(references, candidate, is_measured, edit)
 
@@ -274,9 +272,6 @@ class _Measurer:
             known.setdefault(case.id, []).append(KnownCurve(curve=None, run_name=commit.name))
         candidate = self.run("base", before, known=known, setup=setup)
         references = _completed(candidate, commit.name, stored)
-        for name, one in references.items():
-            curves = {} if one.record.curve is UNSET else {one.machine.digest: one}
-            references[name] = replace(one, curves=curves)
         if before.folder == overlay.folder:
             self.progress("the candidate installs the same files, so it is not measured again")
         else:

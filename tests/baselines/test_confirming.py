@@ -13,6 +13,7 @@ from builders import (
     curve,
     make_metric,
     make_run,
+    referee,
     repeating,
     trained,
     write_run,
@@ -150,16 +151,23 @@ def test_a_case_that_was_retired_or_judged_anew_is_confirmed_no_more(root):
     assert {name: one.confirmed for name, one in references.items()} == {LORA: None}
 
 
-def test_current_names_the_curves_and_what_was_confirmed(root):
-    """The curves of this kind of machine are of an entry that judges no more."""
-    others = [trained(name, curve=curve(1)) for name in (LORA, FULL)]
-    store(root, *others, machine=OTHER_MACHINE, reason="elsewhere")
+def test_what_confirms_a_case_is_known_to_the_references_after_it(root):
     newest = store(root, *AGAIN, reason="confirms")
     before, now = read_entries(root, [])[-1].references, read_references(root, drift=True)
-    assert now[LORA].run_name == SECOND
-    assert {one.run_name for one in now[LORA].curves.values()} == {FIRST, SECOND}
-    assert [one[FULL].confirmed for one in (before, now)] == [None, ("0003_peft-0.19.0", NEWER)]
+    assert now[LORA].run_name == FIRST
+    assert [one[FULL].confirmed for one in (before, now)] == [None, (SECOND, NEWER)]
     assert acceptance_of(newest).repeats == {LORA: FIRST, FULL: FIRST}
+
+
+def test_another_kind_of_machine_confirms_a_case_by_its_referee(root):
+    store(root, trained(LORA, referee=referee()), reason="with its referee")
+    there = trained(LORA, curve=curve(0, by=1e-6), referee=referee())
+    entry = store(root, repeating(there, by=SECOND), machine=OTHER_MACHINE, reason="elsewhere")
+    assert (entry.run.cases, acceptance_of(entry).repeats) == ({}, {LORA: SECOND})
+    assert read_references(root)[LORA].confirmed == ("0003_peft-0.19.0", NEWER)
+    late = msgspec.structs.replace(there, referee=referee(9))
+    with pytest.raises(InputError, match="repeats 0002_peft"):
+        store(root, repeating(late, by=SECOND), machine=OTHER_MACHINE, reason="late")
 
 
 def test_a_history_goes_on_across_what_an_entry_confirms(root):

@@ -110,7 +110,7 @@ def test_a_repeating_run_fails_where_one_in_full_does(old, new):
     def repeatable(side):
         costs = {n: m for n, m in side.record.metrics.items() if n not in OF_ALL_SEEDS}
         fields = {"curve": CURVE, "definition": "sha256:a", "metrics": {**costs, **scores}}
-        return dataclasses.replace(replaced(side, **fields), machine=MACHINE).as_reference
+        return dataclasses.replace(replaced(side, **fields), machine=MACHINE)
 
     old, full = repeatable(old), repeatable(new)
     one_seed = dataclasses.replace(full, record=repeating(full.record))

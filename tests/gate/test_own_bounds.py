@@ -147,7 +147,7 @@ def test_what_has_a_bound_of_its_own_can_drift(metric, values, bounds, verdict):
         for value in values
     ]
     history = [(f"{number:04d}", record) for number, record in enumerate(records[:-1])]
-    old = replace(observe(records[-2]), drift_origins=find_origins(history), curves={})
+    old = replace(observe(records[-2]), drift_origins=find_origins(history))
     assert judge_case(LORA, old, observe(records[-1])).verdict == verdict
 
 

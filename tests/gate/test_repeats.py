@@ -1,14 +1,12 @@
 """What the curve of the first seed tells, and how a case is judged that repeats a training."""
 
-from dataclasses import replace
-
 import msgspec
 import pytest
 from builders import (
     CURVE,
-    ENVIRONMENT,
     FULL,
     LORA,
+    MACHINE,
     OTHER_MACHINE,
     VALUES,
     compare,
@@ -23,22 +21,11 @@ from builders import (
 
 from peft_regress.gate import judge_case
 from peft_regress.gate.repeats import known_curves
-from peft_regress.gate.verdicts import Observation
 from peft_regress.project.budgets import Bound, Budget
 from peft_regress.report import verdict_markdown, verdict_text
-from peft_regress.runs.schema import Inputs, TensorSummary
+from peft_regress.runs.schema import MIXED_MACHINES, Inputs, TensorSummary
 
 THERE = {"machine": OTHER_MACHINE}
-NEWER = {"environment": {**ENVIRONMENT, "peft": "0.19.0"}}
-
-
-def reference(*entries):
-    """Return what judges a case after these entries, each a record and where it was made."""
-    curves: dict[str, Observation] = {}
-    for number, (record, where) in enumerate(entries, 1):
-        newest = observe(record, run_name=f"{number:04d}", **where)
-        curves |= newest.curves
-    return replace(newest, curves=curves)
 
 
 def said(case):
@@ -84,27 +71,11 @@ def test_no_margin_allows_a_late_departure_or_another_evaluation():
         assert case.verdict == "regressed"
 
 
-@pytest.mark.parametrize(
-    ("entries", "expected"),
-    [
-        ([(trained(), THERE)], BOUNDS),
-        ([(trained(curve=curve(11)), {}), (trained(), THERE)], CURVE_DEPARTS),
-        ([(trained(), {}), (trained(curve=curve(11)), THERE)], SAME),
-        ([(trained(), {}), (make_record(), {})], SAME),
-        ([(trained(curve=curve(11)), {}), (trained(), THERE | NEWER)], BOUNDS),
-        ([(trained(), {}), (trained(curve=curve(11)), THERE | NEWER)], SAME),
-        ([(trained(definition="before", curve=curve(11)), {}), (trained(), THERE)], BOUNDS),
-    ],
-)
-def test_the_newest_curve_of_this_kind_of_machine_counts(entries, expected):
-    """It says what must be computed as long as no other package was accepted elsewhere."""
-    assert said(judge_case(LORA, reference(*entries), observe(trained()))) == expected
-
-
-def test_the_curve_of_the_newest_entry_judges_if_an_older_one_has_other_packages():
-    """By its environment a reference is current, or by being the one that judges."""
-    old = reference((trained(curve=curve(7)), {}), (trained(), NEWER))
-    assert said(judge_case(LORA, old, observe(trained(curve=curve(9))))) == CURVE_DEPARTS
+@pytest.mark.parametrize("late", [trained(), trained(curve=curve(11))])
+def test_a_curve_of_another_kind_of_machine_or_of_several_judges_nothing(late):
+    assert said(judge_case(LORA, observe(trained(), **THERE), observe(late))) == BOUNDS
+    mixed = {"machine": msgspec.structs.replace(MACHINE, digest=MIXED_MACHINES)}
+    assert said(judge_case(LORA, observe(trained(), **mixed), observe(late, **mixed))) == BOUNDS
 
 
 def test_a_case_that_starts_from_other_inputs_is_judged_by_no_curve():
@@ -125,9 +96,9 @@ def test_a_case_that_starts_from_other_inputs_is_judged_by_no_curve():
         (trained(), repeating(trained(curve=curve(3))), (*UNKNOWN, ["by bounds"])),
         (trained(), repeating(trained(curve=curve(9))), ("regressed", ["curve", "training"], [])),
         (make_record(), repeating(trained()), (*UNKNOWN, [])),
-        (repeating(trained()), trained(), (*UNKNOWN, [])),
-        (repeating(trained()), repeating(trained()), ("unchanged", [], [])),
-        (repeating(trained()), repeating(trained(curve=curve(3))), (*UNKNOWN, [])),
+        (repeating(trained()), trained(), (*UNKNOWN, ["same curve"])),
+        (repeating(trained()), repeating(trained()), SAME),
+        (repeating(trained()), repeating(trained(curve=curve(3))), (*UNKNOWN, ["by bounds"])),
         (trained(definition="d"), repeating(trained()), ("incomparable", ["definition"], [])),
     ],
 )
@@ -137,9 +108,6 @@ def test_a_case_that_repeats_what_the_other_side_does_not_know_is_incomparable(o
 
 def test_a_repeating_case_is_judged_with_the_scores_of_what_it_repeats():
     lower = trained(metrics={**VALUES, "accuracy": [0.5] * 3})
-    entries = (lower, {}), (trained(), THERE)
-    case = judge_case(LORA, reference(*entries), observe(repeating(lower)))
-    assert said(case) == ("regressed", ["accuracy"], ["same curve"])
     budget = Budget(score=0.8)
     for old, verdict in ((trained(), "unchanged"), (lower, "over_budget")):
         new = msgspec.structs.replace(repeating(old), budget=budget)

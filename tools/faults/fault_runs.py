@@ -132,7 +132,7 @@ def _observed(record: Record, run_name: str) -> Observation:
         machine=describe_machine(),
         run_name=run_name,
         known=frozenset(KNOWN),
-    ).as_reference
+    )
 
 
 def judged(fault: Fault, run: Run, judge: Judge) -> Outcome:

@@ -237,7 +237,7 @@ def judged(old: Record, new: Record) -> list[str]:
             environment={},
             machine=Machine(digest=side, cpu="", cores=1, threads=1, instruction_set=""),
             run_name=side,
-        ).as_reference
+        )
         for side, record in (("sha256:here", old), ("sha256:there", new))
     ]
     return [reason.name for reason in judge_case(old.case.id, *sides).reasons]
