@@ -19,6 +19,7 @@ from msgspec import UNSET
 
 from peft_regress.gate.inputs import OF_INPUTS, telling_difference
 from peft_regress.gate.policy import DEFAULT_POLICY, bounds_on, floor_of, rounding_of
+from peft_regress.gate.referees import referee_of
 from peft_regress.gate.repeats import are_rounding, lacks_seeds
 from peft_regress.gate.verdicts import Change, Observation, Obstacle, Origin, Reason, Remark
 from peft_regress.metrics import (
@@ -329,6 +330,8 @@ def _sensitivity(sides: _Sides) -> Iterator[Remark]:
         for name, words in names.items()
         if name in record.metrics
     ]
+    if referee_of(sides.old.record.referee):
+        bounds.append(f"{DEFAULT_POLICY.referee_bound:.2g} of a number of its referee")
     if record.is_own and bounds:
         yield Remark(kind="sensitivity", subject="training", text=", ".join(bounds))
 

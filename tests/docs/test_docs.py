@@ -59,6 +59,12 @@ def test_every_bound_of_the_policy_is_on_the_page():
     on_bfloat16 = f"{100 * policy.bfloat16_update_bound:g} % on a bfloat16 base"
     assert f"| `optimizer_updates` | {row}{on_bfloat16} |" in METRICS_PAGE
     assert 2 < policy.accuracy_items < 3
+    page = " ".join(METRICS_PAGE.split())
+    referee = f"may differ by {policy.referee_bound:g} of it, or by {policy.referee_factor:g} times"
+    assert referee in page
+    assert f"Where that would be more than {policy.referee_useful:g}, it judges no" in page
+    assert policy.referee_widens == 10
+    assert "the later three at ten times their bounds" in page
     assert "The drift budget is once the metric's own bound" in METRICS_PAGE
     rows = {
         "other methods": policy.fingerprint_bound,
@@ -76,6 +82,7 @@ def test_the_smallest_fault_of_each_kind_is_what_the_bounds_allow():
     for row in (
         f"{policy.fingerprint_bound[0]:g} of loss 1, {policy.filled_bound:g} of a filled loss",
         f"{policy.fingerprint_bound[1]:g} of loss 2, of the head {head:g}",
+        f"{policy.referee_bound:g} of a loss, gradient or update norm",
         f"{policy.curve_rounding:g} of the largest loss",
         f"{100 * policy.accuracy_margin:g} points of accuracy, {100 * policy.loss_margin:g} % of",
         f"{MERGE_TOLERANCE:g} of the largest output; under autocast {AUTOCAST_TOLERANCE:g}",

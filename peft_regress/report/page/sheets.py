@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator
 from typing import Final
 
+from msgspec import UNSET
+
 from peft_regress.gate.changes import value_of
 from peft_regress.metrics import BATCH_SUFFIX, METRICS, format_value
 from peft_regress.report.document import Badge, Code, Section, Words
@@ -49,7 +51,8 @@ def sheet_head(content: Content, name: str) -> list[Section]:
         sections.append(Section(title="What the verdict says", level=2, body=said))
     if record.repeated_run is not None:
         of = gain_name([record])
-        what = f"The first seed repeats {clean(record.repeated_run, longest=200)} bit for bit"
+        how = "bit for bit" if record.referee is UNSET else "in float64"
+        what = f"The first seed repeats {clean(record.repeated_run, longest=200)} {how}"
         sections.append(Section(title=f"{what}: its {of} is that of there."))
     uses = content.budgets(name)
     if uses:
