@@ -5,7 +5,7 @@ Where the bound on a step has grown too large to tell a change, a referee judges
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import accumulate, takewhile
 from typing import Final, NamedTuple
 
@@ -37,17 +37,17 @@ def referee_of(kept: Referee | str | UnsetType) -> Referee | None:
 
 def changes(old: Referee, new: Referee) -> list[float]:
     """Return by step the largest relative difference so far; last, with that of the scores."""
-    steps = (max(one.relative for one in step) for step in _steps(old, new))
-    scores = (one.relative for one in _scores(old.scores, new.scores, old.losses))
-    return list(accumulate([*steps, max(scores, default=0.0)], max))
+    return list(
+        accumulate(
+            (max((one.relative for one in part), default=0.0) for part in _parts(old, new)), max
+        )
+    )
 
 
 def departure(known: Referee, new: Referee) -> Departure | None:
     """Return the first number that differs by more than rounding, as far as they are judged."""
-    bounds = _bounds(known)
-    pairs = [*_steps(known, new), _scores(known.scores, new.scores, known.losses)]
-    for bound, pair in zip(bounds, pairs, strict=False):
-        for one in pair:
+    for bound, part in zip(_bounds(known), _parts(known, new), strict=False):
+        for one in part:
             if not one.relative <= bound:
                 return one
     return None
@@ -73,33 +73,23 @@ def _bounds(known: Referee) -> list[float]:
     return list(takewhile(lambda bound: bound <= policy.referee_useful, bounds))
 
 
-def _steps(old: Referee, new: Referee) -> Iterator[Sequence[Departure]]:
-    """Yield for each step what differs in it, and how far."""
-    lists = [
-        list(_differences(getattr(old, name), getattr(new, name), what))
-        for name, what in _WORDS.items()
-    ]
-    return zip(*lists, strict=True)
-
-
-def _differences(old: Sequence[float], new: Sequence[float], what: str) -> Iterator[Departure]:
-    sizes = accumulate(map(abs, old), max)
-    for step, (a, b, largest) in enumerate(zip(old, new, sizes, strict=False), 1):
-        yield Departure(step, what, a, b, _relative(a, b, largest))
-
-
-def _scores(
-    old: Mapping[str, float], new: Mapping[str, float], losses: Iterable[float]
-) -> list[Departure]:
-    largest = max(map(abs, losses))
-    return [
-        Departure(0, name, was, new[name], _relative(was, new[name], largest))
-        for name, was in old.items()
-        if name in new
+def _parts(old: Referee, new: Referee) -> Iterator[list[Departure]]:
+    """Yield for each step, and last for the scores, what differs and how far."""
+    lists = [(getattr(old, name), getattr(new, name), what) for name, what in _WORDS.items()]
+    for step in range(len(old.losses)):
+        pairs = ((was, now, what) for was, now, what in lists if step < min(len(was), len(now)))
+        yield [
+            Departure(step + 1, what, was[step], now[step], _relative(was[: step + 1], now[step]))
+            for was, now, what in pairs
+        ]
+    yield [
+        Departure(0, name, was, new.scores[name], _relative([*old.losses, was], new.scores[name]))
+        for name, was in old.scores.items()
+        if name in new.scores
     ]
 
 
-def _relative(a: float, b: float, largest: float) -> float:
-    """Return a difference as a share of a number, or of a thousandth of the largest before it."""
-    size = max(abs(a), DEFAULT_POLICY.loss_floor * largest)
-    return abs(b - a) / size if size else abs(b - a)
+def _relative(old: Sequence[float], new: float) -> float:
+    """Return how far one is from the last number: a share of it, or of 0.1 % of the largest."""
+    size = max(abs(old[-1]), DEFAULT_POLICY.loss_floor * max(map(abs, old)))
+    return abs(new - old[-1]) / size if size else abs(new - old[-1])

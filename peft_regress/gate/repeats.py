@@ -147,7 +147,7 @@ def curve_findings(old: Observation, new: Observation) -> Iterator[Reason | Rema
         yield Remark(kind="same curve", subject="training", text=_plain_name(old.run_name))
     elif theirs is not None and ours is not None:
         yield _refereed(old, new, theirs, ours)
-    elif known is not None and new.curve is not None:
+    elif known is not None and new.curve is not None and after.script is UNSET:
         yield _compared(old, new, known, new.curve)
     elif not any(is_repeat) and "first_losses" in after.metrics:
         why = f"; no referee, {after.referee}" if isinstance(after.referee, str) else ""

@@ -287,8 +287,17 @@ class Observation:
     @property
     def curve(self) -> Curve | None:
         """The training of the first seed, if this kind of machine can repeat it bit for bit."""
-        is_of_one = self.machine.digest != MIXED_MACHINES
-        return self.record.curve if is_of_one and self.record.curve is not UNSET else None
+        if self.machine.digest == MIXED_MACHINES:
+            return None
+        return first_losses_of(self.record) if self.record.curve is UNSET else self.record.curve
+
+
+def first_losses_of(record: Record) -> Curve | None:
+    """Return what a script has of a curve; None without a seed, and for any other case."""
+    losses = record.metrics.get("first_losses")
+    if record.script is UNSET or record.unseeded or losses is None:
+        return None
+    return Curve(losses=losses.by_seed[0], scores={})
 
 
 def observations_of(run: Run, run_name: str) -> dict[str, Observation]:

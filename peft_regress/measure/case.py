@@ -75,7 +75,8 @@ def measure(  # noqa: PLR0913  (all but the recipe have defaults or a name)
     `SourceError` for a bad source checkpoint.
     """
     if isinstance(recipe, ScriptRecipe):
-        return Measurement(record=recipe.measure(has_reference=has_reference))
+        record = recipe.measure(has_reference=has_reference, known=known, keep_referee=keep_referee)
+        return Measurement(record=record)
     measuring = _Measuring(
         recipe=recipe,
         definition=define(recipe),

@@ -24,6 +24,8 @@ class WatchRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Until which event it goes on after them."""
     nudge: float = 0.0
     """How far to move what trains after the first step, as a share: to see what rounding may do."""
+    float64: bool = False
+    """Whether to compute in float64, and record no operators."""
     answer: str
     """The file that the observation is written to."""
 
@@ -132,6 +134,8 @@ class WatchedScript(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """What its steps cannot show, and what would."""
     steps_before: dict[Event, int] = {}
     """The optimizer steps before the first end of an epoch, and before the first evaluation."""
+    less_precision: str = ""
+    """In float64: the first operator that gave less, and its dtype; '' without one."""
     is_over: bool = False
     """Whether all that was asked for was seen."""
     ended: Failure | None = None

@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile, zip_longest
 from typing import Any, ClassVar, Final
 
 import msgspec
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
 from peft_regress.cases import Case, Json
+from peft_regress.gate.repeats import KnownCurve
+from peft_regress.gate.verdicts import first_losses_of
 from peft_regress.measure.costs import CostReport, step_ledger
+from peft_regress.measure.float64 import LessPrecisionError
+from peft_regress.measure.referee import SHARE, completed
 from peft_regress.measure.scripts.observation import WatchedScript
 from peft_regress.measure.scripts.watching import ScriptError, watch_script
 from peft_regress.metrics import COST_METRICS, METRICS, Metric, make_metric
 from peft_regress.project.own_cases import settings_in_use
 from peft_regress.project.script import Event, Script
 from peft_regress.runs import schema
+from peft_regress.runs.environment import describe_machine
 from peft_regress.runs.own_code import stated_by
+from peft_regress.runs.schema import Referee
 from peft_regress.text import few, redacted
 
 NUDGE: Final = 1e-4
@@ -61,18 +67,59 @@ class ScriptRecipe:
         """Return the packages of which the measured script has loaded a module."""
         return self._loaded
 
-    def measure(self, *, has_reference: bool) -> schema.Record:
+    def measure(
+        self,
+        *,
+        has_reference: bool,
+        known: Sequence[KnownCurve] = (),
+        keep_referee: bool = False,
+    ) -> schema.Record:
         """Run the script twice and return its record; one in error if it ever was measured.
+
+        known, keep_referee: as for `measure`; a referee takes one more run, a new one two.
 
         Raises `ScriptError` for a script that takes no step, or in which nothing trains; only
         without a reference.
         """
         try:
-            return self._record()
+            record = self._record()
+            referee = self._referee(record, known, keeps=keep_referee)
+            return msgspec.structs.replace(record, referee=referee)
         except ScriptError as error:
             if not has_reference:
                 raise
             return self._failed(schema.Failure.of(error))
+
+    def _referee(
+        self, record: schema.Record, known: Sequence[KnownCurve], *, keeps: bool
+    ) -> Referee | str | UnsetType:
+        """Run it in float64 where its losses are not the known ones of this kind of machine."""
+        curve = first_losses_of(record)
+        if curve is None or any(
+            one.fits(curve, self.definition, describe_machine().digest) for one in known
+        ):
+            return UNSET
+        theirs = next((one.referee for one in known if one.definition == self.definition), None)
+        if theirs is None and (known or not keeps):
+            return UNSET
+        try:
+            return completed(self._in_float64(0.0), theirs, lambda: self._in_float64(SHARE))
+        except (LessPrecisionError, ScriptError) as error:
+            return str(error)
+
+    def _in_float64(self, nudge: float) -> Referee:
+        seen = _watch(self.script, nudge=nudge, float64=True)
+        if seen.less_precision:
+            raise LessPrecisionError(seen.less_precision)
+        if seen.problem is not None:
+            raise ScriptError(f"float64 raises {seen.problem.type}: {seen.problem.message}")
+        return Referee(
+            losses=_losses(seen),
+            gradients=[step.gradient_norm for step in seen.steps],
+            updates=[],
+            scores={},
+            moved=[],
+        )
 
     def _failed(self, failure: schema.Failure) -> schema.Record:
         record = schema.error_record(self.case, self.definition, failure)
@@ -146,12 +193,13 @@ def _defined(script: Script) -> dict[str, Json]:
     }
 
 
-def _watch(script: Script, *, nudge: float) -> WatchedScript:
+def _watch(script: Script, *, nudge: float, float64: bool = False) -> WatchedScript:
     try:
         names = ("args", "steps", "until", "env", "time_limit")
         options = {name: getattr(script, name) for name in names}
         folder = settings_in_use().folder
-        return watch_script(str(script.script), nudge=nudge, folder=folder, **options)
+        options |= {"nudge": nudge, "float64": float64, "folder": folder}
+        return watch_script(str(script.script), **options)
     except ScriptError as error:
         raise ScriptError(f"Script {script.id!r}: {error}") from error
 

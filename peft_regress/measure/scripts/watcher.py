@@ -35,6 +35,7 @@ from peft_regress.cost.batches import named_tensors
 from peft_regress.cost.module_trail import module_names
 from peft_regress.cost.step_cost import Mark, Phase, StepLog, StepMarks, sites_after
 from peft_regress.imports import told
+from peft_regress.measure.float64 import Raising
 from peft_regress.measure.inputs import BatchSums, numbers_of, summaries_of
 from peft_regress.measure.scripts import observation as seen
 from peft_regress.measure.scripts.horizon import STEPS_BESIDE, Horizon
@@ -95,12 +96,16 @@ class Watcher:
         """An outermost module whose parameters are made in its first forward pass."""
         self._model: nn.Module | None = None
         """The module that owns what the first optimizer trains."""
+        self._float64 = Raising() if request.float64 else None  # type: ignore[no-untyped-call]
         self._failed = ""
         self._is_blind = False
         """Whether a hook has failed without which no step is known."""
 
     def start(self) -> None:
         """Install the hooks, for the whole process."""
+        if self._float64 is not None:
+            torch.set_default_dtype(torch.float64)
+            self._float64.__enter__()  # type: ignore[no-untyped-call]
         module_hooks = torch.nn.modules.module
         forward, update = (partial(self._safely, where) for where in ("a forward pass", _UPDATE))
         module_hooks.register_module_forward_pre_hook(partial(forward, self._enter_module))
@@ -148,6 +153,8 @@ class Watcher:
         return None
 
     def _enter_module(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        if self._float64 is not None:
+            self._float64.watches = True
         self._enter_outermost(module, args)
         if self._recorder is not None:
             self._recorder.enter_module(module)
@@ -203,12 +210,16 @@ class Watcher:
     def _follow(self, module: nn.Module) -> None:
         """Begin to follow an outermost module; the first one begins the first step."""
         self._modules.append(module)
+        if self._float64 is not None:
+            self._float64.raise_weights(module)
         with unrecorded():
             self._facts.setdefault("weights", {}).update(summaries_of(module))
         device = next(module.parameters()).device.type
         if torch.is_autocast_enabled(device):
             self._facts["autocast"] = str(torch.get_autocast_dtype(device)).removeprefix("torch.")
         if self._steps or self._failed:
+            return
+        if self._float64 is not None:
             return
         if self._recorder is None:
             self._recorder = ScriptRecorder(self._safely)
@@ -323,6 +334,8 @@ class Watcher:
     def _end_step(self) -> None:
         now = time.perf_counter()
         recorder = self._recorder
+        if self._float64 is not None:
+            self._float64.watches = False
         self._horizon.steps = number = self._horizon.steps + 1
         if self._event_at is not None:
             self._steps += self._later
@@ -462,6 +475,7 @@ class Watcher:
             notes=tuple(self._notes),
             unseen=tuple(self._horizon.unseen(steps, self._main)) if is_final else (),
             steps_before=self._horizon.steps_before,
+            less_precision="" if self._float64 is None else self._float64.left,
             is_over=is_over,
             ended=ended,
             packages=imported_packages() if is_final else {},

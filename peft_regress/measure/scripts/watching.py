@@ -56,6 +56,7 @@ def watch_script(  # noqa: PLR0913  (all but the script have defaults)
     steps: int = 4,
     until: Event | None = None,
     nudge: float = 0.0,
+    float64: bool = False,
     env: Mapping[str, str] | None = None,
     folder: Path | None = None,
     time_limit: float = 600,
@@ -90,6 +91,7 @@ def watch_script(  # noqa: PLR0913  (all but the script have defaults)
             steps=steps,
             until=until,
             nudge=nudge,
+            float64=float64,
             answer=str(answer),
         )
         request.write_bytes(encoded(asked))
