@@ -1,0 +1,99 @@
+"""A script in float64: what it tells apart, and where there is none."""
+
+import msgspec
+import pytest
+import torch
+from builders import make_run
+from msgspec import UNSET
+from watched_scripts import LOOP
+
+from peft_regress import Script
+from peft_regress.gate.judge import judge
+from peft_regress.gate.repeats import curves_of
+from peft_regress.gate.verdicts import observations_of
+from peft_regress.measure.scripts import script_case
+from peft_regress.runs.environment import describe_machine
+
+ID = "scripts/head/convnet"
+THERE = msgspec.structs.replace(describe_machine(), digest="sha256:there")
+
+
+@pytest.fixture
+def measured(watch, monkeypatch):
+    """Return a function that measures a script from its text, by a reference of elsewhere."""
+
+    def measure(text, known=None, machine=THERE):
+        asked = []
+
+        def watched(_, *, nudge, float64, steps, until, **__):
+            asked.append(float64)
+            return watch(text, nudge=nudge, float64=float64, steps=steps, until=until)
+
+        monkeypatch.setattr(script_case, "watch_script", watched)
+        recipe = script_case.ScriptRecipe(Script(ID, "train.py"))
+        curves = [] if known is None else curves_of(observed(known, machine))
+        record = recipe.measure(has_reference=True, known=curves, keep_referee=True)
+        measure.runs_in_float64 = sum(asked)
+        return record
+
+    return measure
+
+
+def observed(record, machine=None):
+    return observations_of(make_run(record, machine=machine or describe_machine()), "known")[ID]
+
+
+@pytest.fixture
+def kept(measured):
+    return measured(LOOP)
+
+
+def verdict(known, record):
+    (case,) = judge({ID: observed(known, THERE)}, {ID: observed(record)}).cases
+    kinds = [one.kind for one in case.remarks if one.subject == "training"]
+    return case.verdict, [one.name for one in case.reasons], kinds
+
+
+def test_a_script_that_nothing_knows_keeps_its_referee(kept, measured):
+    found = kept.referee
+    assert measured.runs_in_float64 == 2
+    assert [len(one) for one in (found.losses, found.gradients, found.moved)] == [4, 4, 5]
+    assert all(loss != float(torch.tensor(loss)) for loss in found.losses)
+    assert found.moved[-1] < 1e-8
+
+
+def test_it_runs_in_float64_only_where_its_losses_are_not_the_known_ones(kept, measured):
+    at_home = measured(LOOP, kept, describe_machine())
+    assert (measured.runs_in_float64, at_home.referee) == (0, UNSET)
+    elsewhere = measured(LOOP, kept)
+    assert (measured.runs_in_float64, elsewhere.referee) == (1, kept.referee)
+    verdict_, reasons, kinds = verdict(kept, elsewhere)
+    assert (verdict_, reasons, kinds[0]) == ("unchanged", [], "rounding only")
+
+
+SCALED = """
+criterion, factors = loss_of, [1.0, 1.0, FACTOR, FACTOR]
+def loss_of(x, y):
+    return criterion(x, y) * factors.pop(0)
+"""
+
+
+def test_a_change_that_no_bound_sees_is_seen_at_its_step(measured):
+    def text(factor):
+        return SCALED.replace("FACTOR", factor) + LOOP
+
+    kept = measured(text("1.0"))
+    found, reasons, _ = verdict(kept, measured(text("1.0000001"), kept))
+    assert (found, reasons) == ("regressed", ["curve"])
+
+
+@pytest.mark.parametrize(
+    ("added", "why"),
+    [
+        ("net.bfloat16()\ndata.tensors = (data.tensors[0].bfloat16(), data.tensors[1])\n", "bfloat16"),
+        ("if torch.get_default_dtype() == torch.float64: raise TypeError('no float64')\n", "no float64"),
+    ],
+)  # fmt: skip
+def test_without_one_the_record_says_why(measured, added, why):
+    record = measured(added + LOOP)
+    assert why in record.referee
