@@ -37,4 +37,3 @@ def test_a_table_has_a_row_for_each_method_and_a_column_for_each_network(monkeyp
     early = tool.accuracy("shift", "early").splitlines()[2:4]
     assert early == ["| steps | 5 | 5 |", "| `full` | 40.0 | 40.0 |"]
     assert "| `shift` | a | 50/100 | 80.0/81.0 | 50 | 1.2 |" in tool.learning()
-    assert tool.severities().count("| `full` | 90.0 |") == 2

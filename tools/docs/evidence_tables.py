@@ -80,21 +80,6 @@ def steps_of(study: Study, horizon: str) -> int:
     return {"early": study.steps // 10, "final": study.steps, "longer": 3 * study.steps}[horizon]
 
 
-def severities() -> str:
-    """Return full fine-tuning's accuracy at each severity; of the others the points above that."""
-    rows = []
-    for network, study in columns("shift").items():
-        full = study.methods[FULL].parts
-        for name in sorted(study.methods, key=order):
-            parts = study.methods[name].parts
-            shown = [
-                percent(parts[one]) if name == FULL else f"{100 * (parts[one] - full[one]):+.1f}"
-                for one in sorted(full)
-            ]
-            rows.append([network, f"`{name}`", *shown])
-    return table(["network", "method", *map(str, range(1, 6))], rows, names=2)
-
-
 def learning() -> str:
     """Return full fine-tuning's accuracy by steps: how long a study trained, and what that took."""
     rows = []
@@ -115,7 +100,6 @@ TABLES: Final[dict[str, Callable[[], str]]] = {
         for horizon in ("final", "early")
     },
     "unseen-longer": functools.partial(accuracy, "unseen", "longer"),
-    "severities": severities,
 }
 
 if __name__ == "__main__":
