@@ -142,16 +142,20 @@ def curve_findings(old: Observation, new: Observation) -> Iterator[Reason | Rema
         ]
         yield Reason(kind="training", old=texts[0], new=texts[1], obstacle="training")
     theirs, ours = referee_of(before.referee), referee_of(after.referee)
+    found: list[Reason | Remark] = []
     known = old.curve if _has_curve_of(old, new) else None
     if known is not None and new.curve is not None and _are_equal(known, new.curve):
         yield Remark(kind="same curve", subject="training", text=_plain_name(old.run_name))
-    elif theirs is not None and ours is not None:
-        yield _refereed(old, new, theirs, ours)
-    elif known is not None and new.curve is not None and after.script is UNSET:
-        yield _compared(old, new, known, new.curve)
-    elif not any(is_repeat) and "first_losses" in after.metrics:
+        return
+    if theirs is not None and ours is not None:
+        found.append(_refereed(old, new, theirs, ours))
+    if known is not None and new.curve is not None and after.script is UNSET:
+        found.append(_compared(old, new, known, new.curve))
+    if not found and not any(is_repeat) and "first_losses" in after.metrics:
         why = f"; no referee, {after.referee}" if isinstance(after.referee, str) else ""
-        yield _by_bounds(f"no curve of this kind of machine{why}")
+        found.append(_by_bounds(f"no curve of this kind of machine{why}"))
+    # A late change of float32 alone is no rounding, whatever the referee says.
+    yield from [one for one in found if isinstance(one, Reason)][:1] or found[:1]
 
 
 def _by_bounds(why: str) -> Remark:

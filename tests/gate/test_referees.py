@@ -89,8 +89,15 @@ def test_it_judges_as_far_as_rounding_leaves_something_to_judge(moved, other, ex
 def test_on_a_machine_whose_curve_departs_the_referee_judges_too():
     old = observe(trained(metrics=HERE, referee=referee()))
     for other, verdict in ((referee(), "unchanged"), (referee(7), "regressed")):
-        late = there(curve=curve(9), referee=other)
-        assert judge_case(LORA, old, observe(late)).verdict == verdict
+        early = there(curve=curve(2), referee=other)
+        assert judge_case(LORA, old, observe(early)).verdict == verdict
+
+
+def test_a_late_change_of_float32_alone_is_seen_at_home():
+    old = observe(trained(metrics=HERE, referee=referee()))
+    case = judge_case(LORA, old, observe(there(curve=curve(9))))
+    assert [one.name for one in case.reasons] == ["curve"]
+    assert "in float64" not in case.reasons[0].old
 
 
 def test_the_first_losses_are_judged_less_where_the_referees_agree():
