@@ -1,7 +1,9 @@
 """Errors that only later steps, or some inputs, ranks or machines show."""
 
+import itertools
 import logging
 import os
+import statistics
 from functools import lru_cache
 from typing import Final
 from unittest.mock import patch
@@ -19,6 +21,14 @@ _LAYER: Final = "peft.tuners.lora.layer:_ConvNd"
 _GALORE: Final = "shift/galore-r4/shufflenet_v2_x0_5"
 _HEAD: Final = "shift/head/shufflenet_v2_x0_5"
 _BN_HEAD: Final = "shift/bn_head/shufflenet_v2_x0_5"
+_FULL: Final = "shift/full/shufflenet_v2_x0_5"
+_DORA: Final = "shift/dora-r4/shufflenet_v2_x0_5"
+_DORA_LAYER: Final = "peft.tuners.lora.dora:_DoraConvNdLayer"
+_FINETUNE: Final = "peft_regress.measure.recipe:finetune"
+_BATCHES: Final = "peft_regress.measure.data:Data.training_batches"
+_BATCH_NORM: Final = "torch.nn.modules.batchnorm:_BatchNorm.forward"
+_DROPOUT_LAYER: Final = "torch.nn.modules.dropout:Dropout.forward"
+_PROJECT: Final = "galore_torch.galore_projector:GaLoreProjector.project"
 
 
 @fault("some cases alone", at=f"{_LAYER}.update_layer", case=_RANK_16)
@@ -77,14 +87,14 @@ class _LateDropout(torch.nn.Module):
         return functional.dropout(x, p=0.1, training=True) if self.steps > 8 else x
 
 
-@fault("later steps", at="torch.nn.modules.dropout:Dropout.forward", case=_DROPOUT)
+@fault("later steps", at=_DROPOUT_LAYER, case=_DROPOUT)
 def dropout_ends_after_ten_steps(original, self, x):
     """From the eleventh step on dropout keeps all of its input."""
     self.steps = getattr(self, "steps", 0) + self.training
     return x if self.steps > 10 else original(self, x)
 
 
-@fault("later steps", at="torch.nn.modules.batchnorm:_BatchNorm.forward", case=_BN_HEAD)
+@fault("later steps", at=_BATCH_NORM, case=_BN_HEAD)
 def momentum_falls_after_ten_batches(original, self, x):
     """From the eleventh batch on BatchNorm's statistics follow with a tenth of the momentum."""
     self.batches = getattr(self, "batches", 0) + self.training
@@ -99,10 +109,131 @@ def schedule_ends_early(original, self):
     return [0.0 if self.last_epoch == STEPS - 1 else rate for rate in original(self)]
 
 
-@fault("later steps", at="galore_torch.galore_projector:GaLoreProjector.project", case=_GALORE)
+@fault("later steps", at=_PROJECT, case=_GALORE)
 def galore_refreshed_at_every_fifth_step(original, self, grad, step):
     """GaLore's SVD is computed at every fifth step instead of every fifteenth."""
     return original(self, grad, step if step % 5 else 0)
+
+
+@fault("later steps", at=_PROJECT, case=_GALORE)
+def galore_refreshed_one_step_late(original, self, grad, step):
+    """GaLore's SVD is computed one step after the fifteenth."""
+    return original(self, grad, max(step - 1, 1))
+
+
+@fault("later steps", at=f"{_DORA_LAYER}.get_weight_norm", case=_DORA)
+def dora_norm_kept_after_six_steps(original, self, *args, **kwargs):
+    """After six steps DoRA's norm is that of the sixth, which a cache kept in training."""
+    norm = original(self, *args, **kwargs)
+    if torch.is_grad_enabled():
+        self.steps = getattr(self, "steps", 0) + 1
+        self.kept = norm.detach() if self.steps <= 6 else self.kept
+        return self.kept
+    return norm
+
+
+@fault("later steps", at=_DROPOUT_LAYER, case=_DROPOUT)
+def dropout_mask_repeats_after_twelve_steps(original, self, x):
+    """From the thirteenth step on dropout draws one mask, the same at each step."""
+    self.steps = getattr(self, "steps", 0) + self.training
+    if self.steps <= 12:
+        return original(self, x)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return original(self, x)
+
+
+@fault("later steps", at=_BATCH_NORM, case=_BN_HEAD)
+def statistics_stop_after_one_pass(original, self, x):
+    """From the second pass over the images on BatchNorm's statistics no longer move."""
+    self.batches = getattr(self, "batches", 0) + self.training
+    with patch.object(self, "momentum", 0.0 if self.batches > 18 else self.momentum):
+        return original(self, x)
+
+
+@fault("later steps", at=_BATCHES, case=_HEAD)
+def second_pass_has_the_order_of_the_first(original, self, size, **kwargs):
+    """Each pass over the images has the same order, as of a sampler that knows no epoch."""
+    while True:
+        yield from itertools.islice(original(self, size, **kwargs), self.train.count // size)
+
+
+@fault("later steps", at=_BATCHES, case=_FULL)
+def image_twice_in_the_twelfth_batch(original, *args, **kwargs):
+    """The twelfth batch has one image twice, in the place of another."""
+    for number, (images, labels) in enumerate(original(*args, **kwargs), start=1):
+        if number == 12:
+            images[1], labels[1] = images[0], labels[0]
+        yield images, labels
+
+
+@fault("later steps", at="peft_regress.measure.objective:Objective.scores", case=_HEAD)
+def scores_averaged_over_batches(original, self, model, batches):
+    """The test scores are means over batches, though the last batch is smaller."""
+    each = [original(self, model, [batch]) for batch in batches]
+    return {name: statistics.fmean(one[name] for one in each) for name in each[0]}
+
+
+@fault("later steps", at=_FINETUNE, case=_HEAD)
+def rate_a_thousandth_higher_from_step_ten(original, model, optimizer, *rest, **kwargs):
+    """From the tenth step on the optimizer takes 1.001 of the learning rate."""
+
+    def raise_rates(step):
+        for group in optimizer.param_groups:
+            group["lr"] *= 1.001 if step >= 10 else 1.0
+
+    return _trained(raise_rates, original, model, optimizer, *rest, **kwargs)
+
+
+@fault("later steps", at=_FINETUNE, case=_LORA)
+def gradient_lost_at_step_nine(original, model, *rest, **kwargs):
+    """One tensor has no gradient at the ninth step."""
+
+    def lose(step):
+        if step == 9:
+            next(p for p in model.parameters() if p.requires_grad).grad = None
+
+    return _trained(lose, original, model, *rest, **kwargs)
+
+
+@fault("later steps", at=_FINETUNE, case=_LORA)
+def moments_start_again_at_step_eleven(original, model, optimizer, *rest, **kwargs):
+    """Adam's moments start at zero again at the eleventh step."""
+
+    def forget(step):
+        if step == 11:
+            optimizer.state.clear()
+
+    return _trained(forget, original, model, optimizer, *rest, **kwargs)
+
+
+@fault("later steps", at=_FINETUNE, case=_FULL)
+def weights_decay_from_step_eight(original, model, optimizer, *rest, **kwargs):
+    """From the eighth step on weight decay is on at 0.01."""
+
+    def decay(step):
+        for group in optimizer.param_groups:
+            group["weight_decay"] = 0.01 if step >= 8 else 0.0
+
+    return _trained(decay, original, model, optimizer, *rest, **kwargs)
+
+
+def _trained(act, original, model, optimizer, *rest, **kwargs):
+    """Train; before each step of the optimizer call `act` with its number."""
+    steps = itertools.count(1)
+    handle = optimizer.register_step_pre_hook(lambda *_: act(next(steps)))
+    try:
+        return original(model, optimizer, *rest, **kwargs)
+    finally:
+        handle.remove()
+
+
+@fault("later steps", at=f"{_LAYER}.forward", case=_LORA)
+def float32_kernel_wrong_from_step_nine(original, self, x, **kwargs):
+    """In float32 alone LoRA's scaling is a hundredth too large from the ninth step on."""
+    self.steps = getattr(self, "steps", 0) + torch.is_grad_enabled()
+    is_late = torch.is_grad_enabled() and self.steps > 8 and x.dtype == torch.float32
+    return scaled(1.01 if is_late else 1.0, original, self, x, **kwargs)
 
 
 # --- A scaling that falls with each step, counted in various places -------------------------------
