@@ -10,6 +10,7 @@ from pathlib import Path
 import fault_catalogue
 import fault_runs
 import faults
+import msgspec
 import pytest
 from builders import LORA, VALUES, make_record
 from fault_catalogue import FAULTS, Fault
@@ -19,6 +20,7 @@ from fault_runs import Judge, Run, judged
 from faults import line
 
 from peft_regress.catalogue.matrix import matrix_cases
+from peft_regress.runs.environment import describe_machine
 from peft_regress.runs.schema import Curve, Failure
 
 
@@ -35,9 +37,8 @@ def make_fault(replacement=None, *, at="library:right", case=LORA, stops=False):
 
 
 def test_every_fault_has_a_name_a_sentence_an_area_and_a_case():
-    modules = fault_catalogue._MODULES
-    found = [one for module in modules for one in vars(module).values() if isinstance(one, Fault)]
-    assert len(found) == len(FAULTS) >= 146
+    found = FAULTS.values()
+    assert len(found) >= 174
     assert {fault.area for fault in found} == set(fault_catalogue.AREAS)
     known = {case.id for matrix in ("default", "extended") for case in matrix_cases(matrix)}
     assert {fault.case for fault in found} <= {*known, *OWN_CASES}
@@ -119,12 +120,18 @@ def results(monkeypatch, tmp_path):
             found = usual if job.fault is None else worse
             yield added.get((job.fault, bool(job.known)), Run(record=found))
 
+    def elsewhere(job):
+        machine = msgspec.structs.replace(describe_machine(), digest="sha256:elsewhere")
+        metrics = {**VALUES, "loss": [0.6] * 3} if job.fault == "dora-norm-not-detached" else VALUES
+        return Run(record=trained(job.case, metrics, curve=OTHER, machine=machine))
+
     packages = functools.cache(fault_runs.installed_packages)
     monkeypatch.setattr(fault_runs, "installed_packages", packages)
     page = tmp_path / "caught.md"
     page.write_text(faults.PAGE.read_text())
     monkeypatch.setattr(faults, "PAGE", page)
     monkeypatch.setattr(faults, "measure_all", measure_all)
+    monkeypatch.setattr(faults, "measure_elsewhere", lambda jobs: map(elsewhere, jobs))
     return added
 
 
@@ -132,7 +139,8 @@ def test_the_command_passes_if_all_is_caught_and_cases_without_a_fault_repeat(re
     assert faults.main(["--only", "dora-*"]) == 0
     out = capsys.readouterr().out
     assert out.startswith("without a fault: 1 of 1 cases repeat\n")
-    assert out.endswith("7 faults, 7 caught; 7 train as without the fault\n")
+    summary = "8 faults, 8 caught; 8 train as without the fault; 0 not caught on another kind of"
+    assert out.endswith(f"{summary} machine\n")
 
 
 def test_the_command_fails_and_names_what_is_not_caught(results, capsys):
@@ -141,15 +149,30 @@ def test_the_command_fails_and_names_what_is_not_caught(results, capsys):
     results["dora-norm-not-detached", True] = Run(complaint="never ran")
     assert faults.main(["--only", "dora-*"]) == 1
     out = capsys.readouterr().out
-    assert "7 faults, 5 caught, 1 uncaught, 1 broken" in out
+    assert "8 faults, 6 caught, 1 uncaught, 1 broken" in out
     assert "dora-norm-not-detached is broken, dora-magnitude-frozen is uncaught" in out
 
 
+def test_what_rounding_could_hide_is_tried_on_another_kind_of_machine(results, capsys):
+    for name in ("dora-norm-not-detached", "dora-norm-kept-for-six-steps"):
+        results[name, True] = Run(record=trained(FAULTS[name].case, curve=OTHER))
+    assert faults.main(["--only", "dora-*"]) == 0
+    out = capsys.readouterr().out.partition("on another kind of machine, ")[2]
+    assert out.startswith("without a fault: 1 of 1 cases pass\n")
+    assert (
+        "caught           dora-norm-not-detached: loss 7.1x\nuncaught         dora-norm-kept" in out
+    )
+    assert out.endswith("; 1 not caught on another kind of machine\n")
+
+
 def test_the_command_writes_the_table_between_the_markers(results):
+    results["lora-a-zero", True] = Run(record=trained(curve=OTHER))
     assert faults.main(["--write"]) == 0
     page = faults.PAGE.read_text()
     assert f"{len(FAULTS)} faults, {len(FAULTS)} caught;" in page
-    assert "| `forward_flops` |" in page
+    assert "| `lora-b-not-zero` | `forward_flops` | `forward_flops` |\n" in page
+    unseen = "**uncaught**: nothing beyond its bound"
+    assert f"| `lora-a-zero` | `curve` from step 7 on | {unseen} |\n" in page
 
 
 @pytest.mark.nightly
@@ -159,6 +182,7 @@ def test_real_faults_are_caught_in_separate_processes(capsys):
     assert re.search(r"caught +labels-smoothed: first_losses [\d,]+x", out)
     assert re.search(r"caught +schedule-ends-early: evaluation, rates\n", out)
     assert out.startswith("without a fault: 1 of 1 cases repeat\n")
+    assert "on another kind of machine, without a fault: 1 of 1 cases pass\n" in out
 
 
 def test_the_page_has_one_row_per_fault():

@@ -2,15 +2,22 @@
 
 import multiprocessing
 import os
+import sys
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
+from unittest.mock import patch
 
 import msgspec
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "studies"))
+
 from fault_catalogue import FAULTS, Fault
 from fault_catalogue.injection import BrokenFaultError, injected
 from fault_catalogue.own_case import OWN_CASES
+from variants import VARIANTS
 
 from peft_regress.catalogue.matrix import parse_case_id
 from peft_regress.gate.judge import judge_case
@@ -28,6 +35,8 @@ _PRELOADED: Final = [
     *("peft_regress.measure.case", "fault_catalogue"),
 ]
 """What a measurement needs: each process is forked from one that has imported it."""
+_NUMBERS: Final = {"fingerprint", "accuracy", "score"}
+"""The kinds of metrics that rounding changes."""
 _LONGEST_SECONDS: Final = 600
 
 
@@ -63,6 +72,16 @@ class Outcome:
     repeats: bool = False
     """Whether the first seed trained as without the fault, so that the others did not train."""
 
+    @property
+    def anywhere(self) -> tuple[Reason, ...]:
+        """The reasons that are alike on each machine: rounding changes no cost, no invariant."""
+        return tuple(one for one in self.reasons if not _is_rounded(one))
+
+
+def _is_rounded(reason: Reason) -> bool:
+    of_number = reason.kind == "metric" and reason.spec is not None and reason.spec.kind in _NUMBERS
+    return of_number or reason.kind in {"curve", "evaluation"}
+
 
 # --- Measuring ------------------------------------------------------------------------------------
 
@@ -87,7 +106,7 @@ def _record(job: Job) -> Record:
     recipe = Recipe.of(case, _BASELINES)
     found = measure_case(recipe, profiles=ProfileCache(), timed=False, known=job.known).record
     # The gate reads no ledger, and it is most of a record.
-    return msgspec.structs.replace(found, ledger=Ledger())
+    return msgspec.structs.replace(found, ledger=Ledger(), machine=describe_machine())
 
 
 def measure_all(jobs: Iterable[Job]) -> Iterator[Run]:
@@ -104,6 +123,24 @@ def measure_all(jobs: Iterable[Job]) -> Iterator[Run]:
                 yield result.get(timeout=_LONGEST_SECONDS)
             except multiprocessing.TimeoutError:
                 yield Run(complaint=f"gave no answer within {_LONGEST_SECONDS} s")
+
+
+def measure_elsewhere(jobs: Iterable[Job]) -> Iterator[Run]:
+    """Measure each job as `measure_all` does, on what the gate takes for another kind of machine.
+
+    Torch reads the variables as it loads, so each worker starts from a process of its own.
+    """
+    context = multiprocessing.get_context("spawn")
+    with (
+        patch.dict(os.environ, VARIANTS["avx2"]),
+        ProcessPoolExecutor(_WORKERS, mp_context=context) as workers,
+    ):
+        yield from workers.map(_measured_alone, jobs)
+
+
+def _measured_alone(job: Job) -> Run:
+    (run,) = measure_all([job])
+    return run
 
 
 # --- Judging --------------------------------------------------------------------------------------
@@ -129,7 +166,7 @@ def _observed(record: Record, run_name: str) -> Observation:
     return Observation(
         record=record,
         environment=installed_packages(),
-        machine=describe_machine(),
+        machine=record.machine or describe_machine(),
         run_name=run_name,
         known=frozenset(KNOWN),
     )
@@ -157,12 +194,13 @@ def judged(fault: Fault, run: Run, judge: Judge) -> Outcome:
 
 
 def noise_of(case: str, run: Run, judge: Judge) -> str:
-    """Say what the gate sees without a fault: the case must repeat the reference."""
+    """Say what the gate sees without a fault: here the case must also repeat the reference."""
     record = run.record
     if record is None:
         return f"{case}: {run.complaint}"
     verdict = judge(record)
-    if verdict.verdict in {"unchanged", "known_defect"} and record.is_repeat:
+    repeats = record.is_repeat or record.machine != describe_machine()
+    if verdict.verdict in {"unchanged", "known_defect"} and repeats:
         return ""
     seen: Sequence[str] = [one.name for one in verdict.reasons]
     return f"{case}: {verdict.verdict}: {', '.join(seen) or 'another training'}"

@@ -1,8 +1,6 @@
 """The faults that the gate is tried with, a module a topic."""
 
-from typing import Final
-
-from fault_catalogue import (
+from fault_catalogue import (  # noqa: F401  (each adds its own)
     adapter_paths,
     adapters,
     adapters_in_use,
@@ -12,18 +10,6 @@ from fault_catalogue import (
     optimizers,
     training,
 )
-from fault_catalogue.fault import AREAS, Area, Fault
+from fault_catalogue.fault import AREAS, FAULTS, Area, Fault
 
 __all__ = ["AREAS", "FAULTS", "Area", "Fault"]
-
-_MODULES: Final = (
-    *(lora, adapters, adapters_in_use, adapter_paths),
-    *(optimizers, training, costs, later_steps),
-)
-
-FAULTS: Final[dict[str, Fault]] = {
-    found.name: found
-    for module in _MODULES
-    for found in vars(module).values()
-    if isinstance(found, Fault)
-}

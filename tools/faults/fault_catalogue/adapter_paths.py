@@ -5,123 +5,101 @@ from unittest.mock import patch
 
 import torch
 
-from fault_catalogue.fault import fault
+from fault_catalogue.fault import Faults, fault
 from fault_catalogue.later_steps import scaled
-from fault_catalogue.own_case import OWN_WITHOUT_BIASES, in_own_case
+from fault_catalogue.own_case import OWN_WITHOUT_BIASES
 
 _LORA: Final = "shift/lora-r4/shufflenet_v2_x0_5"
 _LAYER: Final = "peft.tuners.lora.layer:_ConvNd"
 _TUNER: Final = "peft.tuners.tuners_utils:BaseTuner"
 
 
-@fault("several adapters", at="peft.tuners.lora.layer:LoraLayer._mixed_batch_forward", case=_LORA)
-def mixed_batch_has_no_base(original, self, x, *args, adapter_names, **kwargs):
-    """Rows of a mixed batch that ask for the base get the active adapter."""
-    names = [self.active_adapters[0] if name == "__base__" else name for name in adapter_names]
-    return original(self, x, *args, adapter_names=names, **kwargs)
+class SeveralAdapters(Faults, area="several adapters", case=_LORA):
+    @fault(at="peft.tuners.lora.layer:LoraLayer._mixed_batch_forward")
+    def mixed_batch_has_no_base(original, self, x, *args, adapter_names, **kwargs):
+        """Rows of a mixed batch that ask for the base get the active adapter."""
+        names = [self.active_adapters[0] if name == "__base__" else name for name in adapter_names]
+        return original(self, x, *args, adapter_names=names, **kwargs)
+
+    @fault(at=f"{_LAYER}.forward", in_own_case=True)
+    def disabled_is_on_in_training(original, self, x, **kwargs):
+        """In training mode a disabled adapter stays on."""
+        stays_on = self.training and self.disable_adapters
+        with patch.object(self, "_disable_adapters", self.disable_adapters and not stays_on):
+            return original(self, x, **kwargs)
+
+    @fault(at=f"{_LAYER}.merge")
+    def safe_merge_differs(original, self, **settings):
+        """A safe merge adds a hundredth too much."""
+        original(self, **settings)
+        if settings.get("safe_merge"):
+            for name in self.merged_adapters:
+                self.get_base_layer().weight.data += 0.01 * self.get_delta_weight(name)
+
+    @fault(at=f"{_TUNER}._unload_and_optionally_merge")
+    def unloading_merges(original, self, **settings):
+        """Unloading an adapter merges it first."""
+        return original(self, **{**settings, "merge": True})
+
+    @fault(at="peft.tuners.lora.model:LoraModel.add_weighted_adapter")
+    def weighted_adapter_doubles(original, self, adapters, weights, *args, **kwargs):
+        """A weighted adapter has twice the weights that were asked for."""
+        original(self, adapters, [2 * weight for weight in weights], *args, **kwargs)
+
+    @fault(at="peft.tuners.tuners_utils:BaseTunerLayer.set_adapter", case=OWN_WITHOUT_BIASES.id)
+    def switching_ends_dropout(original, self, *args, **kwargs):
+        """Activating an adapter puts its layers in eval mode."""
+        original(self, *args, **kwargs)
+        self.eval()
 
 
-@fault("LoRA", at=f"{_LAYER}.forward", case=_LORA)
-def wrong_without_gradients(original, self, x, **kwargs):
-    """LoRA's scaling is off under `no_grad`, and right in inference mode."""
-    plain = not torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
-    return scaled(1.01 if plain else 1.0, original, self, x, **kwargs)
+class Lora(Faults, area="LoRA", at=f"{_LAYER}.forward", case=_LORA):
+    def wrong_without_gradients(original, self, x, **kwargs):
+        """LoRA's scaling is off under `no_grad`, and right in inference mode."""
+        plain = not torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
+        return scaled(1.01 if plain else 1.0, original, self, x, **kwargs)
+
+    def absent_under_autocast(original, self, x, **kwargs):
+        """Under autocast LoRA adds nothing."""
+        factor = 0.0 if torch.is_autocast_enabled("cpu") else 1.0
+        return scaled(factor, original, self, x, **kwargs)
+
+    def wrong_on_channels_last(original, self, x, **kwargs):
+        """LoRA's scaling is off for images channels last."""
+        is_last = not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+        return scaled(1.01 if is_last else 1.0, original, self, x, **kwargs)
 
 
-@fault("LoRA", at=f"{_LAYER}.forward", case=_LORA)
-def absent_under_autocast(original, self, x, **kwargs):
-    """Under autocast LoRA adds nothing."""
-    factor = 0.0 if torch.is_autocast_enabled("cpu") else 1.0
-    return scaled(factor, original, self, x, **kwargs)
+class Serialisation(Faults, area="serialisation", case=_LORA):
+    @fault(at="peft.peft_model:PeftModel.load_adapter")
+    def loading_switches_to_eval(original, self, *args, **kwargs):
+        """Loading an adapter to train on puts the whole model in eval mode."""
+        result = original(self, *args, **kwargs)
+        self.eval()
+        return result
+
+    @fault(at=f"{_LAYER}.update_layer")
+    def adapters_stay_in_a_global(original, self, name, *args, **kwargs):
+        """Each adapter's name stays in a dictionary of the layers' class."""
+        original(self, name, *args, **kwargs)
+        seen = type(self).seen = vars(type(self)).get("seen", {})
+        seen[name] = True
+
+    @fault(at="torch.optim.optimizer:Optimizer.load_state_dict", in_own_case=True)
+    def resumed_without_moments(original, self, state):
+        """Loading an optimizer's state leaves its moments out."""
+        original(self, {**state, "state": {}})
 
 
-@fault("LoRA", at=f"{_LAYER}.forward", case=_LORA)
-def wrong_on_channels_last(original, self, x, **kwargs):
-    """LoRA's scaling is off for images channels last."""
-    is_last = not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
-    return scaled(1.01 if is_last else 1.0, original, self, x, **kwargs)
+class LaterSteps(Faults, area="later steps", case=_LORA):
+    @fault(at="torch.optim.lr_scheduler:LambdaLR.load_state_dict")
+    def schedule_starts_again(_original, _self, _state):
+        """A schedule that is loaded starts again."""
 
-
-@fault("several adapters", at=f"{_LAYER}.forward", case=_LORA)
-def disabled_is_on_in_training(original, self, x, **kwargs):
-    """In training mode a disabled adapter stays on."""
-    stays_on = self.training and self.disable_adapters
-    with patch.object(self, "_disable_adapters", self.disable_adapters and not stays_on):
+    @fault(at=f"{_LAYER}.forward", in_own_case=True)
+    def two_forward_passes_from_step_six(original, self, x, **kwargs):
+        """From the sixth step on each layer computes twice."""
+        self.steps = getattr(self, "steps", 0) + torch.is_grad_enabled()
+        if self.steps >= 6 and torch.is_grad_enabled():
+            original(self, x, **kwargs)
         return original(self, x, **kwargs)
-
-
-own_disabled_is_on_in_training = in_own_case(disabled_is_on_in_training)
-
-
-@fault("several adapters", at=f"{_LAYER}.merge", case=_LORA)
-def safe_merge_differs(original, self, **settings):
-    """A safe merge adds a hundredth too much."""
-    original(self, **settings)
-    if settings.get("safe_merge"):
-        for name in self.merged_adapters:
-            self.get_base_layer().weight.data += 0.01 * self.get_delta_weight(name)
-
-
-@fault("several adapters", at=f"{_TUNER}._unload_and_optionally_merge", case=_LORA)
-def unloading_merges(original, self, **settings):
-    """Unloading an adapter merges it first."""
-    return original(self, **{**settings, "merge": True})
-
-
-@fault("several adapters", at="peft.tuners.lora.model:LoraModel.add_weighted_adapter", case=_LORA)
-def weighted_adapter_doubles(original, self, adapters, weights, *args, **kwargs):
-    """A weighted adapter has twice the weights that were asked for."""
-    original(self, adapters, [2 * weight for weight in weights], *args, **kwargs)
-
-
-@fault("serialisation", at="peft.peft_model:PeftModel.load_adapter", case=_LORA)
-def loading_switches_to_eval(original, self, *args, **kwargs):
-    """Loading an adapter to train on puts the whole model in eval mode."""
-    result = original(self, *args, **kwargs)
-    self.eval()
-    return result
-
-
-@fault(
-    "several adapters",
-    at="peft.tuners.tuners_utils:BaseTunerLayer.set_adapter",
-    case=OWN_WITHOUT_BIASES.id,
-)
-def switching_ends_dropout(original, self, *args, **kwargs):
-    """Activating an adapter puts its layers in eval mode."""
-    original(self, *args, **kwargs)
-    self.eval()
-
-
-@fault("serialisation", at=f"{_LAYER}.update_layer", case=_LORA)
-def adapters_stay_in_a_global(original, self, name, *args, **kwargs):
-    """Each adapter's name stays in a dictionary of the layers' class."""
-    original(self, name, *args, **kwargs)
-    seen = type(self).seen = vars(type(self)).get("seen", {})
-    seen[name] = True
-
-
-@fault("serialisation", at="torch.optim.optimizer:Optimizer.load_state_dict", case=_LORA)
-def resumed_without_moments(original, self, state):
-    """Loading an optimizer's state leaves its moments out."""
-    original(self, {**state, "state": {}})
-
-
-own_resumed_without_moments = in_own_case(resumed_without_moments)
-
-
-@fault("later steps", at="torch.optim.lr_scheduler:LambdaLR.load_state_dict", case=_LORA)
-def schedule_starts_again(_original, _self, _state):
-    """A schedule that is loaded starts again."""
-
-
-@fault("later steps", at=f"{_LAYER}.forward", case=_LORA)
-def two_forward_passes_from_step_six(original, self, x, **kwargs):
-    """From the sixth step on each layer computes twice."""
-    self.steps = getattr(self, "steps", 0) + torch.is_grad_enabled()
-    if self.steps >= 6 and torch.is_grad_enabled():
-        original(self, x, **kwargs)
-    return original(self, x, **kwargs)
-
-
-own_two_forward_passes_from_step_six = in_own_case(two_forward_passes_from_step_six)

@@ -2,10 +2,12 @@
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Final, Literal
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal, TypeVar
 
-__all__ = ["AREAS", "Area", "Fault", "InjectedError", "fault"]
+from fault_catalogue.own_case import OWN
+
+__all__ = ["AREAS", "FAULTS", "Area", "Fault", "Faults", "InjectedError", "fault"]
 
 Area = Literal[
     "LoRA",
@@ -24,6 +26,7 @@ Area = Literal[
     "later steps",
     "some cases alone",
 ]
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 AREAS: Final[dict[Area, None]] = dict.fromkeys(Area.__args__)  # type: ignore[attr-defined]
 
 
@@ -49,23 +52,45 @@ class Fault:
     """Whether the library stops there, instead of computing something else."""
 
 
-def fault(
-    area: Area, *, at: str | tuple[str, ...], case: str, stops: bool = False
-) -> Callable[[Callable[..., Any]], Fault]:
-    """Make a function a fault: it is called instead of those in `at`, with the original first.
+FAULTS: Final[dict[str, Fault]] = {}
+"""By name."""
 
-    The function's name becomes the fault's name, its docstring the fault's `wrong`.
+
+class Faults:
+    """Faults of one area: each function of a subclass is one, called instead of those in `at`.
+
+    It gets the original function first. Its name becomes the fault's name, its docstring the
+    fault's `wrong`. What a subclass states, `fault` changes for one function. Raises `ValueError`
+    for a name that is taken.
     """
 
-    def make(replacement: Callable[..., Any]) -> Fault:
-        return Fault(
-            name=replacement.__name__.replace("_", "-"),
-            area=area,
-            wrong=" ".join((inspect.getdoc(replacement) or "").split()),
-            case=case,
-            at=(at,) if isinstance(at, str) else at,
-            replacement=replacement,
-            stops=stops,
-        )
+    def __init_subclass__(cls, *, area: Area, **shared: Any) -> None:
+        """Add the functions to `FAULTS`."""
+        for name, replacement in vars(cls).items():
+            if not inspect.isfunction(replacement):
+                continue
+            stated = {**shared, **getattr(replacement, "stated", {})}
+            at, in_own_case = stated.pop("at"), stated.pop("in_own_case", False)
+            made = Fault(
+                name=name.replace("_", "-"),
+                area=area,
+                wrong=" ".join((inspect.getdoc(replacement) or "").split()),
+                at=(at,) if isinstance(at, str) else at,
+                replacement=replacement,
+                **stated,
+            )
+            wrong = f"{made.wrong.removesuffix('.')}, in an own case."
+            own = replace(made, name=f"own-{made.name}", wrong=wrong, case=OWN.id)
+            for one in (made, own) if in_own_case else (made,):
+                if FAULTS.setdefault(one.name, one) is not one:
+                    raise ValueError(f"there are two faults {one.name}")
 
-    return make
+
+def fault(**stated: Any) -> Callable[[_Function], _Function]:
+    """State `at`, `case` or `stops` for one function; `in_own_case`: it is tried there as well."""
+
+    def state(replacement: _Function) -> _Function:
+        vars(replacement)["stated"] = stated
+        return replacement
+
+    return state

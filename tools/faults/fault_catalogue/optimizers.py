@@ -5,7 +5,7 @@ from unittest.mock import patch
 
 import torch
 
-from fault_catalogue.fault import fault
+from fault_catalogue.fault import Faults, fault
 
 # The head alone: what an optimizer gets wrong shows in any parameter, and these bounds are tight.
 _HEAD: Final = "shift/head/shufflenet_v2_x0_5"
@@ -20,64 +20,135 @@ _PROJECTOR: Final = "galore_torch.galore_projector:GaLoreProjector"
 _STEP: Final = "galore_torch.adamw:AdamW.step"
 
 
-# --- Its settings ---------------------------------------------------------------------------------
+class Optimizers(Faults, area="optimizers", case=_HEAD):
+    # Its settings.
+    @fault(at=_INIT)
+    def adam_decays_weights(original, self, params, **kwargs):
+        """Weight decay is on at 0.01, torch's default, although none was asked for."""
+        original(self, params, **{**kwargs, "weight_decay": 0.01})
+
+    @fault(at=_INIT)
+    def adam_eps_changed(original, self, params, **kwargs):
+        """Eps is 1e-8, torch's default, instead of the 1e-6 that was asked for."""
+        original(self, params, **{**kwargs, "eps": 1e-8})
+
+    @fault(at=_INIT)
+    def adam_betas_swapped(original, self, params, **kwargs):
+        """The decay rates of the two moments are swapped."""
+        original(self, params, **{**kwargs, "betas": kwargs["betas"][::-1]})
+
+    @fault(at=_INIT)
+    def adam_keeps_a_third_moment(original, self, params, **kwargs):
+        """AMSGrad is on, which keeps the largest second moment as well."""
+        original(self, params, **{**kwargs, "amsgrad": True})
+
+    @fault(at=_INIT, stops=True)
+    def adam_ignores_foreach(original, self, params, **kwargs):
+        """One kernel updates all tensors although foreach=False was asked for."""
+        original(self, params, **{**kwargs, "foreach": True})
+
+    # Its update.
+    @fault(at="torch.optim.adam:_get_value")
+    def adam_without_bias_correction(original, step):
+        """The moments are not corrected for their start at zero."""
+        return original(step) + 1e6
+
+    @fault(at=_UPDATE)
+    def adam_copies_each_gradient(original, params, grads, *args, **kwargs):
+        """Each gradient is copied before it is used: the same update by a slower step."""
+        original(params, [grad.clone() for grad in grads], *args, **kwargs)
+
+    @fault(at=_GROUP)
+    def adam_second_moment_in_bfloat16(original, self, group, *lists):
+        """The second moment is kept in bfloat16."""
+        return _with_second_moment(torch.bfloat16, original, self, group, *lists)
+
+    @fault(at=_GROUP)
+    def adam_second_moment_in_float64(original, self, group, *lists):
+        """The second moment is kept in double precision."""
+        return _with_second_moment(torch.float64, original, self, group, *lists)
+
+    @fault(at="torch.optim.optimizer:Optimizer.add_param_group")
+    def optimizer_skips_a_parameter(original, self, group):
+        """The last parameter of a group is never updated."""
+        original(self, {**group, "params": list(group["params"])[:-1]})
+
+    @fault(at="peft.optimizers:create_loraplus_optimizer", case=_LORA_PLUS)
+    def loraplus_ratio_ignored(original, *args, **kwargs):
+        """LoRA+ gives B the learning rate of A."""
+        return original(*args, **{**kwargs, "loraplus_lr_ratio": 1})
+
+    # The gradients.
+    @fault(at=_ZERO)
+    def gradients_accumulate(_original, self, set_to_none=True):
+        """Gradients are not set to zero between steps, so that they add up."""
+        self.last_asked = set_to_none
+
+    @fault(at=_ZERO, case="shift/full/shufflenet_v2_x0_5")
+    def gradients_kept_alive(original, self, set_to_none=True):
+        """Gradients are set to zero instead of freed, and stay in memory in the forward pass."""
+        original(self, set_to_none=False)
 
 
-@fault("optimizers", at=_INIT, case=_HEAD)
-def adam_decays_weights(original, self, params, **kwargs):
-    """Weight decay is on at 0.01, torch's default, although none was asked for."""
-    original(self, params, **{**kwargs, "weight_decay": 0.01})
+class Galore(Faults, area="GaLore", case=_GALORE):
+    @fault(at=f"{_PROJECTOR}.project")
+    def galore_never_refreshed(original, self, grad, step):
+        """The subspace of the first step is kept for ever."""
+        return original(self, grad, step if self.ortho_matrix is None else 1)
 
+    @fault(at=f"{_PROJECTOR}.project")
+    def galore_refreshed_at_each_step(original, self, grad, _step):
+        """The SVD is computed at each step instead of every fifteenth step."""
+        return original(self, grad, 0)
 
-@fault("optimizers", at=_INIT, case=_HEAD)
-def adam_eps_changed(original, self, params, **kwargs):
-    """Eps is 1e-8, torch's default, instead of the 1e-6 that was asked for."""
-    original(self, params, **{**kwargs, "eps": 1e-8})
+    @fault(at=f"{_PROJECTOR}.__init__")
+    def galore_on_the_wrong_side(original, self, *args, **kwargs):
+        """The longer side of the matrix is projected instead of the shorter."""
+        original(self, *args, **{**kwargs, "proj_type": "reverse_std"})
 
+    @fault(at=f"{_PROJECTOR}.__init__")
+    def galore_rank_clamped(original, self, rank, **kwargs):
+        """A rank above 2 becomes 2, without a message."""
+        original(self, min(rank, 2), **kwargs)
 
-@fault("optimizers", at=_INIT, case=_HEAD)
-def adam_betas_swapped(original, self, params, **kwargs):
-    """The decay rates of the two moments are swapped."""
-    original(self, params, **{**kwargs, "betas": kwargs["betas"][::-1]})
+    @fault(at=f"{_PROJECTOR}.project_back")
+    def galore_scale_ignored(original, self, low_rank):
+        """The update is not multiplied by the scale."""
+        with patch.object(self, "scale", 1.0):
+            return original(self, low_rank)
 
+    @fault(at=f"{_PROJECTOR}.project")
+    def galore_gradient_kept_alive(original, self, grad, step):
+        """The projector keeps the last gradient of full size."""
+        self.last_gradient = grad
+        return original(self, grad, step)
 
-@fault("optimizers", at=_INIT, case=_HEAD)
-def adam_keeps_a_third_moment(original, self, params, **kwargs):
-    """AMSGrad is on, which keeps the largest second moment as well."""
-    original(self, params, **{**kwargs, "amsgrad": True})
+    @fault(
+        at="peft_regress.catalogue.methods.galore_projector:CloningProjector.get_orthogonal_matrix",
+        case=_CLONED,
+    )
+    def galore_whole_svd_kept(_original, self, *args, **kwargs):
+        """The cloning projector keeps a slice, and with it all singular vectors in memory."""
+        from galore_torch.galore_projector import GaLoreProjector
 
+        return GaLoreProjector.get_orthogonal_matrix(self, *args, **kwargs)
 
-@fault("optimizers", at=_INIT, case=_HEAD, stops=True)
-def adam_ignores_foreach(original, self, params, **kwargs):
-    """One kernel updates all tensors although foreach=False was asked for."""
-    original(self, params, **{**kwargs, "foreach": True})
+    @fault(at=_STEP)
+    def galore_moments_reset(original, self, closure=None):
+        """Adam's moments are set to zero at each refresh of the subspace."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                state = self.state[parameter]
+                if "rank" in group and state.get("step", 1) % group["update_proj_gap"] == 0:
+                    state["exp_avg"].zero_()
+                    state["exp_avg_sq"].zero_()
+        return original(self, closure)
 
-
-# --- Its update -----------------------------------------------------------------------------------
-
-
-@fault("optimizers", at="torch.optim.adam:_get_value", case=_HEAD)
-def adam_without_bias_correction(original, step):
-    """The moments are not corrected for their start at zero."""
-    return original(step) + 1e6
-
-
-@fault("optimizers", at=_UPDATE, case=_HEAD)
-def adam_copies_each_gradient(original, params, grads, *args, **kwargs):
-    """Each gradient is copied before it is used: the same update by a slower step."""
-    original(params, [grad.clone() for grad in grads], *args, **kwargs)
-
-
-@fault("optimizers", at=_GROUP, case=_HEAD)
-def adam_second_moment_in_bfloat16(original, self, group, *lists):
-    """The second moment is kept in bfloat16."""
-    return _with_second_moment(torch.bfloat16, original, self, group, *lists)
-
-
-@fault("optimizers", at=_GROUP, case=_HEAD)
-def adam_second_moment_in_float64(original, self, group, *lists):
-    """The second moment is kept in double precision."""
-    return _with_second_moment(torch.float64, original, self, group, *lists)
+    @fault(at=_STEP)
+    def galore_second_group_skipped(original, self, closure=None):
+        """Only the first group of parameters is updated, the projected ones."""
+        with patch.object(self, "param_groups", self.param_groups[:1]):
+            return original(self, closure)
 
 
 def _with_second_moment(dtype, original, self, group, *lists):
@@ -87,99 +158,3 @@ def _with_second_moment(dtype, original, self, group, *lists):
         state = self.state[parameter]
         state["exp_avg_sq"] = squares[index] = state["exp_avg_sq"].to(dtype)
     return found
-
-
-@fault("optimizers", at="torch.optim.optimizer:Optimizer.add_param_group", case=_HEAD)
-def optimizer_skips_a_parameter(original, self, group):
-    """The last parameter of a group is never updated."""
-    original(self, {**group, "params": list(group["params"])[:-1]})
-
-
-@fault("optimizers", at="peft.optimizers:create_loraplus_optimizer", case=_LORA_PLUS)
-def loraplus_ratio_ignored(original, *args, **kwargs):
-    """LoRA+ gives B the learning rate of A."""
-    return original(*args, **{**kwargs, "loraplus_lr_ratio": 1})
-
-
-# --- The gradients --------------------------------------------------------------------------------
-
-
-@fault("optimizers", at=_ZERO, case=_HEAD)
-def gradients_accumulate(_original, self, set_to_none=True):
-    """Gradients are not set to zero between steps, so that they add up."""
-    self.last_asked = set_to_none
-
-
-@fault("optimizers", at=_ZERO, case="shift/full/shufflenet_v2_x0_5")
-def gradients_kept_alive(original, self, set_to_none=True):
-    """Gradients are set to zero instead of freed, and stay in memory in the forward pass."""
-    original(self, set_to_none=False)
-
-
-@fault("GaLore", at=f"{_PROJECTOR}.project", case=_GALORE)
-def galore_never_refreshed(original, self, grad, step):
-    """The subspace of the first step is kept for ever."""
-    return original(self, grad, step if self.ortho_matrix is None else 1)
-
-
-@fault("GaLore", at=f"{_PROJECTOR}.project", case=_GALORE)
-def galore_refreshed_at_each_step(original, self, grad, _step):
-    """The SVD is computed at each step instead of every fifteenth step."""
-    return original(self, grad, 0)
-
-
-@fault("GaLore", at=f"{_PROJECTOR}.__init__", case=_GALORE)
-def galore_on_the_wrong_side(original, self, *args, **kwargs):
-    """The longer side of the matrix is projected instead of the shorter."""
-    original(self, *args, **{**kwargs, "proj_type": "reverse_std"})
-
-
-@fault("GaLore", at=f"{_PROJECTOR}.__init__", case=_GALORE)
-def galore_rank_clamped(original, self, rank, **kwargs):
-    """A rank above 2 becomes 2, without a message."""
-    original(self, min(rank, 2), **kwargs)
-
-
-@fault("GaLore", at=f"{_PROJECTOR}.project_back", case=_GALORE)
-def galore_scale_ignored(original, self, low_rank):
-    """The update is not multiplied by the scale."""
-    with patch.object(self, "scale", 1.0):
-        return original(self, low_rank)
-
-
-@fault("GaLore", at=f"{_PROJECTOR}.project", case=_GALORE)
-def galore_gradient_kept_alive(original, self, grad, step):
-    """The projector keeps the last gradient of full size."""
-    self.last_gradient = grad
-    return original(self, grad, step)
-
-
-@fault(
-    "GaLore",
-    at="peft_regress.catalogue.methods.galore_projector:CloningProjector.get_orthogonal_matrix",
-    case=_CLONED,
-)
-def galore_whole_svd_kept(_original, self, *args, **kwargs):
-    """The cloning projector keeps a slice, and with it all singular vectors in memory."""
-    from galore_torch.galore_projector import GaLoreProjector
-
-    return GaLoreProjector.get_orthogonal_matrix(self, *args, **kwargs)
-
-
-@fault("GaLore", at=_STEP, case=_GALORE)
-def galore_moments_reset(original, self, closure=None):
-    """Adam's moments are set to zero at each refresh of the subspace."""
-    for group in self.param_groups:
-        for parameter in group["params"]:
-            state = self.state[parameter]
-            if "rank" in group and state.get("step", 1) % group["update_proj_gap"] == 0:
-                state["exp_avg"].zero_()
-                state["exp_avg_sq"].zero_()
-    return original(self, closure)
-
-
-@fault("GaLore", at=_STEP, case=_GALORE)
-def galore_second_group_skipped(original, self, closure=None):
-    """Only the first group of parameters is updated, the projected ones."""
-    with patch.object(self, "param_groups", self.param_groups[:1]):
-        return original(self, closure)

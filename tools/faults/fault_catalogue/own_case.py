@@ -1,11 +1,9 @@
 """Cases for what no built-in one has: peft itself trains and saves parts beside the adapter."""
 
-from dataclasses import replace
 from typing import Any, Final
 
 from torch import Tensor, nn
 
-from fault_catalogue.fault import Fault
 from peft_regress import FineTune
 from peft_regress.catalogue.tasks.digits import SHIFT
 
@@ -40,12 +38,4 @@ OWN: Final = FineTune(
 OWN_WITHOUT_BIASES: Final = FineTune(
     "shift/lora-r4/small-without-biases", model=_Net, data=SHIFT.load, adapter=_adapter()
 )
-
-
-def in_own_case(found: Fault) -> Fault:
-    """Return a fault of a built-in case as one of an own case."""
-    wrong = f"{found.wrong.removesuffix('.')}, in an own case."
-    return replace(found, name=f"own-{found.name}", wrong=wrong, case=OWN.id)
-
-
 OWN_CASES: Final = {one.id: one for one in (OWN, OWN_WITHOUT_BIASES)}

@@ -6,7 +6,8 @@ from typing import Final
 import torch
 from torch.nn import functional
 
-from fault_catalogue.fault import fault
+from fault_catalogue.fault import Faults, fault
+from fault_catalogue.later_steps import trained
 
 _HEAD: Final = "shift/head/shufflenet_v2_x0_5"
 _UNSEEN: Final = "unseen/head/shufflenet_v2_x0_5"
@@ -24,227 +25,191 @@ _BUILD: Final = "peft_regress.catalogue.architectures.torchvision_models:_build"
 _SOURCE: Final = "peft_regress.catalogue.sources:source_model"
 
 
-@fault("data", at=_LOAD, case=_HEAD)
-def labels_shuffled(original, self):
-    """Each training image has the label of the image before it."""
-    (images, labels), test = original(self)
-    return (images, labels.roll(1)), test
+class Data(Faults, area="data", at=_LOAD, case=_HEAD):
+    def labels_shuffled(original, self):
+        """Each training image has the label of the image before it."""
+        (images, labels), test = original(self)
+        return (images, labels.roll(1)), test
+
+    def training_images_normalised_twice(original, self):
+        """The training images are normalised a second time."""
+        (images, labels), test = original(self)
+        return ((images - _MEAN) / _DEVIATION, labels), test
+
+    def test_images_normalised_twice(original, self):
+        """The test images are normalised a second time."""
+        train, (images, labels) = original(self)
+        return train, ((images - _MEAN) / _DEVIATION, labels)
+
+    def test_images_trained_on(original, self):
+        """The test images are those that are trained on."""
+        _, test = original(self)
+        return test, test
+
+    @fault(at=_EVALUATE)
+    def test_split_cut(original, self, model, batches):
+        """Only a tenth of the test images is evaluated."""
+        images, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
+        part = len(images) // 10
+        return original(self, model, [(images[:part], labels[:part])])
+
+    def training_image_duplicated(original, self):
+        """One training image is there twice, in the place of another."""
+        train, test = original(self)
+        images, labels = (part.clone() for part in train)
+        images[1], labels[1] = images[2], labels[2]
+        return (images, labels), test
+
+    def test_set_without_its_last_five_items(original, self):
+        """The last five test images are missing."""
+        train, (images, labels) = original(self)
+        return train, (images[:-5], labels[:-5])
+
+    @fault(at="peft_regress.measure.data:Data.training_batches")
+    def order_of_images_ignores_the_seed(original, self, size, *, seed):
+        """All seeds see the training images in the order of the first seed."""
+        return original(self, size, seed=seed * 0)
+
+    @fault(at="peft_regress.catalogue.tasks.digits:DigitsTask.prepare", case=_UNSEEN)
+    def new_head_not_drawn(_original, self, model, *, head, seed):
+        """Unseen classes are trained from the source's own head instead of a new one."""
 
 
-@fault("data", at=_LOAD, case=_HEAD)
-def training_images_normalised_twice(original, self):
-    """The training images are normalised a second time."""
-    (images, labels), test = original(self)
-    return ((images - _MEAN) / _DEVIATION, labels), test
+class TrainingLoop(Faults, area="training loop", at=_FINETUNE, case=_HEAD):
+    def schedule_off_by_one(original, model, optimizer, *rest, **kwargs):
+        """Each step but the first has the learning rate of the step before it."""
+        rates = [[group["lr"] for group in optimizer.param_groups]]
+
+        def take_the_last(_step):
+            rates.append([group["lr"] for group in optimizer.param_groups])
+            for group, rate in zip(optimizer.param_groups, rates[-2], strict=True):
+                group["lr"] = rate
+
+        return trained(take_the_last, original, model, optimizer, *rest, **kwargs)
+
+    def schedule_left_out(original, model, optimizer, *rest, **kwargs):
+        """The learning rate stays at its peak."""
+        peaks = [group["lr"] for group in optimizer.param_groups]
+
+        def stay(_step):
+            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+                group["lr"] = peak
+
+        return trained(stay, original, model, optimizer, *rest, **kwargs)
+
+    @fault(stops=True)
+    def last_step_left_out(original, model, optimizer, batches, loop, **kwargs):
+        """Training stops one step early."""
+        shorter = replace(loop, steps=loop.steps - 1)
+        return original(model, optimizer, batches, shorter, **kwargs)
+
+    def trained_under_autocast(original, *args, **kwargs):
+        """Training runs under autocast to bfloat16."""
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return original(*args, **kwargs)
+
+    @fault(at="peft_regress.measure.objective:cross_entropy")
+    def labels_smoothed(_original, logits, labels):
+        """The loss has label smoothing of 0.1."""
+        return functional.cross_entropy(logits.float(), labels, label_smoothing=0.1)
+
+    @fault(case=_LORA)
+    def head_not_trained(original, model, optimizer, *rest, **kwargs):
+        """The head is trainable and has a gradient, but the optimizer does not have it."""
+        head = {id(p) for name, p in model.named_parameters() if ".fc." in name}
+        for group in optimizer.param_groups:
+            group["params"] = [p for p in group["params"] if id(p) not in head]
+        return original(model, optimizer, *rest, **kwargs)
+
+    def gradients_clipped(original, model, optimizer, *rest, **kwargs):
+        """Gradients are clipped to a norm of 1, which was not asked for."""
+
+        def clip(_step):
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+
+        return trained(clip, original, model, optimizer, *rest, **kwargs)
 
 
-@fault("data", at=_LOAD, case=_HEAD)
-def test_images_normalised_twice(original, self):
-    """The test images are normalised a second time."""
-    train, (images, labels) = original(self)
-    return train, ((images - _MEAN) / _DEVIATION, labels)
+class BatchNorm(Faults, area="BatchNorm", case=_BN_HEAD):
+    @fault(at=_MODES, case=_HEAD)
+    def batch_norm_left_in_train_mode(_original, _self, model):
+        """The model trains in train mode, so that frozen running statistics move."""
+        model.train()
+
+    @fault(at=_MODES)
+    def statistics_not_re_estimated(original, self, model):
+        """The statistics should follow the new data, but stay those of the source."""
+        original(replace(self, trains_batch_norm_statistics=False), model)
+
+    @fault(
+        at="peft_regress.catalogue.methods.selective:set_batch_norm_momentum", case=_OWN_MOMENTUM
+    )
+    def momentum_not_set(_original, model, momentum):
+        """The statistics follow with the architecture's own momentum, 0.01 instead of 0.1."""
+
+    @fault(at="peft_regress.catalogue.methods.selective:Selective.adapt")
+    def weights_of_batch_norm_train(original, self, model, **kwargs):
+        """Weight and bias of each BatchNorm train, but only the statistics should change."""
+        from torch.nn.modules.batchnorm import _BatchNorm
+
+        adapted = original(self, model, **kwargs)
+        for module in adapted.modules():
+            if isinstance(module, _BatchNorm):
+                module.requires_grad_(requires_grad=True)
+        return adapted
+
+    @fault(at="torch.nn.modules.batchnorm:_BatchNorm.forward")
+    def statistics_move_twice(original, self, x):
+        """Each batch moves the running statistics twice."""
+        original(self, x)
+        return original(self, x)
 
 
-@fault("data", at=_LOAD, case=_HEAD)
-def test_images_trained_on(original, self):
-    """The test images are those that are trained on."""
-    _, test = original(self)
-    return test, test
+class BaseModel(Faults, area="base model", at=_BUILD, case=_HEAD):
+    @fault(at=_SOURCE)
+    def running_statistics_not_loaded(original, *args):
+        """The source model comes without the running statistics of its BatchNorm layers."""
+        model = original(*args)
+        for module in model.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.reset_running_stats()
+        return model
 
+    @fault(at=_SOURCE)
+    def one_layer_not_loaded(original, architecture, state):
+        """One convolution of the source model keeps its random weight."""
+        drawn = architecture.build(num_classes=10, seed=0).state_dict()
+        name = next(name for name in state if name.endswith("weight") and state[name].ndim == 4)
+        return original(architecture, {**state, name: drawn[name]})
 
-@fault("data", at=_EVALUATE, case=_HEAD)
-def test_split_cut(original, self, model, batches):
-    """Only a tenth of the test images is evaluated."""
-    images, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
-    part = len(images) // 10
-    return original(self, model, [(images[:part], labels[:part])])
+    def batch_norm_eps_changed(original, *args):
+        """A release of torchvision builds BatchNorm with an eps of 1e-3 instead of 1e-5."""
+        model = original(*args)
+        for module in model.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.eps = 1e-3
+        return model
 
+    def stride_changed(original, *args):
+        """A release of torchvision builds the first convolution with a stride of 1 instead of 2."""
+        model = original(*args)
+        next(m for m in model.modules() if isinstance(m, torch.nn.Conv2d)).stride = (1, 1)
+        return model
 
-@fault("data", at=_LOAD, case=_HEAD)
-def training_image_duplicated(original, self):
-    """One training image is there twice, in the place of another."""
-    train, test = original(self)
-    images, labels = (part.clone() for part in train)
-    images[1], labels[1] = images[2], labels[2]
-    return (images, labels), test
+    @fault(case=_DROPOUT)
+    def dropout_probability_tripled(original, *args):
+        """A release of torchvision builds dropout with a probability of 0.6 instead of 0.2."""
+        model = original(*args)
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p *= 3
+        return model
 
-
-@fault("data", at=_LOAD, case=_HEAD)
-def test_set_without_its_last_five_items(original, self):
-    """The last five test images are missing."""
-    train, (images, labels) = original(self)
-    return train, (images[:-5], labels[:-5])
-
-
-@fault("data", at="peft_regress.measure.data:Data.training_batches", case=_HEAD)
-def order_of_images_ignores_the_seed(original, self, size, *, seed):
-    """All seeds see the training images in the order of the first seed."""
-    return original(self, size, seed=seed * 0)
-
-
-@fault("data", at="peft_regress.catalogue.tasks.digits:DigitsTask.prepare", case=_UNSEEN)
-def new_head_not_drawn(_original, self, model, *, head, seed):
-    """Unseen classes are trained from the source's own head instead of a new one."""
-
-
-@fault("training loop", at=_FINETUNE, case=_HEAD)
-def schedule_off_by_one(original, model, optimizer, *rest, **kwargs):
-    """Each step but the first has the learning rate of the step before it."""
-    rates = [[group["lr"] for group in optimizer.param_groups]]
-
-    def take_the_last(_optimizer, *_):
-        rates.append([group["lr"] for group in optimizer.param_groups])
-        for group, rate in zip(optimizer.param_groups, rates[-2], strict=True):
-            group["lr"] = rate
-
-    optimizer.register_step_pre_hook(take_the_last)
-    return original(model, optimizer, *rest, **kwargs)
-
-
-@fault("training loop", at=_FINETUNE, case=_HEAD)
-def schedule_left_out(original, model, optimizer, *rest, **kwargs):
-    """The learning rate stays at its peak."""
-    peaks = [group["lr"] for group in optimizer.param_groups]
-
-    def stay(_optimizer, *_):
-        for group, peak in zip(optimizer.param_groups, peaks, strict=True):
-            group["lr"] = peak
-
-    optimizer.register_step_pre_hook(stay)
-    return original(model, optimizer, *rest, **kwargs)
-
-
-@fault("training loop", at=_FINETUNE, case=_HEAD, stops=True)
-def last_step_left_out(original, model, optimizer, batches, loop, **kwargs):
-    """Training stops one step early."""
-    shorter = replace(loop, steps=loop.steps - 1)
-    return original(model, optimizer, batches, shorter, **kwargs)
-
-
-@fault("training loop", at=_FINETUNE, case=_HEAD)
-def trained_under_autocast(original, *args, **kwargs):
-    """Training runs under autocast to bfloat16."""
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        return original(*args, **kwargs)
-
-
-@fault("training loop", at="peft_regress.measure.objective:cross_entropy", case=_HEAD)
-def labels_smoothed(_original, logits, labels):
-    """The loss has label smoothing of 0.1."""
-    return functional.cross_entropy(logits.float(), labels, label_smoothing=0.1)
-
-
-@fault("training loop", at=_FINETUNE, case=_LORA)
-def head_not_trained(original, model, optimizer, *rest, **kwargs):
-    """The head is trainable and has a gradient, but the optimizer does not have it."""
-    head = {id(p) for name, p in model.named_parameters() if ".fc." in name}
-    for group in optimizer.param_groups:
-        group["params"] = [p for p in group["params"] if id(p) not in head]
-    return original(model, optimizer, *rest, **kwargs)
-
-
-@fault("training loop", at=_FINETUNE, case=_HEAD)
-def gradients_clipped(original, model, optimizer, *rest, **kwargs):
-    """Gradients are clipped to a norm of 1, which was not asked for."""
-
-    def clip(_optimizer, *_):
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-
-    optimizer.register_step_pre_hook(clip)
-    return original(model, optimizer, *rest, **kwargs)
-
-
-@fault("BatchNorm", at=_MODES, case=_HEAD)
-def batch_norm_left_in_train_mode(_original, _self, model):
-    """The model trains in train mode, so that frozen running statistics move."""
-    model.train()
-
-
-@fault("BatchNorm", at=_MODES, case=_BN_HEAD)
-def statistics_not_re_estimated(original, self, model):
-    """The statistics should follow the new data, but stay those of the source."""
-    original(replace(self, trains_batch_norm_statistics=False), model)
-
-
-@fault(
-    "BatchNorm",
-    at="peft_regress.catalogue.methods.selective:set_batch_norm_momentum",
-    case=_OWN_MOMENTUM,
-)
-def momentum_not_set(_original, model, momentum):
-    """The statistics follow with the architecture's own momentum, 0.01 instead of 0.1."""
-
-
-@fault("BatchNorm", at="peft_regress.catalogue.methods.selective:Selective.adapt", case=_BN_HEAD)
-def weights_of_batch_norm_train(original, self, model, **kwargs):
-    """Weight and bias of each BatchNorm train, but only the statistics should change."""
-    from torch.nn.modules.batchnorm import _BatchNorm
-
-    adapted = original(self, model, **kwargs)
-    for module in adapted.modules():
-        if isinstance(module, _BatchNorm):
-            module.requires_grad_(requires_grad=True)
-    return adapted
-
-
-@fault("BatchNorm", at="torch.nn.modules.batchnorm:_BatchNorm.forward", case=_BN_HEAD)
-def statistics_move_twice(original, self, x):
-    """Each batch moves the running statistics twice."""
-    original(self, x)
-    return original(self, x)
-
-
-@fault("base model", at=_SOURCE, case=_HEAD)
-def running_statistics_not_loaded(original, *args):
-    """The source model comes without the running statistics of its BatchNorm layers."""
-    model = original(*args)
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.reset_running_stats()
-    return model
-
-
-@fault("base model", at=_SOURCE, case=_HEAD)
-def one_layer_not_loaded(original, architecture, state):
-    """One convolution of the source model keeps its random weight."""
-    drawn = architecture.build(num_classes=10, seed=0).state_dict()
-    name = next(name for name in state if name.endswith("weight") and state[name].ndim == 4)
-    return original(architecture, {**state, name: drawn[name]})
-
-
-@fault("base model", at=_BUILD, case=_HEAD)
-def batch_norm_eps_changed(original, *args):
-    """A release of torchvision builds BatchNorm with an eps of 1e-3 instead of 1e-5."""
-    model = original(*args)
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.eps = 1e-3
-    return model
-
-
-@fault("base model", at=_BUILD, case=_HEAD)
-def stride_changed(original, *args):
-    """A release of torchvision builds the first convolution with a stride of 1 instead of 2."""
-    model = original(*args)
-    next(m for m in model.modules() if isinstance(m, torch.nn.Conv2d)).stride = (1, 1)
-    return model
-
-
-@fault("base model", at=_BUILD, case=_DROPOUT)
-def dropout_probability_tripled(original, *args):
-    """A release of torchvision builds dropout with a probability of 0.6 instead of 0.2."""
-    model = original(*args)
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p *= 3
-    return model
-
-
-@fault("base model", at=_BUILD, case=_FULL)
-def activations_not_in_place(original, *args):
-    """A release of torchvision builds ReLU so that it keeps its input beside its output."""
-    model = original(*args)
-    for module in model.modules():
-        if isinstance(module, torch.nn.ReLU):
-            module.inplace = False
-    return model
+    @fault(case=_FULL)
+    def activations_not_in_place(original, *args):
+        """A release of torchvision builds ReLU so that it keeps its input beside its output."""
+        model = original(*args)
+        for module in model.modules():
+            if isinstance(module, torch.nn.ReLU):
+                module.inplace = False
+        return model
