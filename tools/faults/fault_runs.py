@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 from unittest.mock import patch
 
 import msgspec
@@ -104,7 +104,12 @@ def _record(job: Job) -> Record:
 
     case = OWN_CASES.get(job.case) or parse_case_id(job.case)
     recipe = Recipe.of(case, _BASELINES)
-    how = {"profiles": ProfileCache(), "timed": False, "keep_referee": True, "known": job.known}
+    how: dict[str, Any] = {
+        "profiles": ProfileCache(),
+        "timed": False,
+        "keep_referee": True,
+        "known": job.known,
+    }
     found = measure_case(recipe, **how).record
     # The gate reads no ledger, and it is most of a record.
     return msgspec.structs.replace(found, ledger=Ledger(), machine=describe_machine())
