@@ -5,7 +5,7 @@
 
 Each case is one of the matrix, cut to six steps on eight images: short enough for an emulator. Its
 record holds the training in float32 and in float64, and what its whole step costs. The comparison
-prints Markdown: by how much each loss differs at most, which counts do, and what the gate says.
+prints Markdown: how far apart each loss is, which counts differ, and what the gate says.
 """
 
 import argparse
@@ -86,34 +86,33 @@ def differences(old: Iterable[float], new: Iterable[float]) -> str:
 
 def counts(old: Record, new: Record) -> str:
     """Return which counts differ, and how many are equal."""
-    found, equal = [], 0
-    for name, metric in old.metrics.items():
-        if metric.unit in {"flop", "byte", "count"}:
-            was, now = metric.value, new.metrics[name].value
-            equal += was == now
-            found += [] if was == now else [f"{name} {was:,} -> {now:,}"]
-    return ", ".join([*found, f"{equal} equal"])
+    pairs = {
+        name: (metric.value, new.metrics[name].value)
+        for name, metric in old.metrics.items()
+        if metric.unit in {"flop", "byte", "count"}
+    }
+    moved = [f"{name} {was:,} -> {now:,}" for name, (was, now) in pairs.items() if was != now]
+    return ", ".join([*moved, f"{len(pairs) - len(moved)} equal"])
 
 
 def compare(old: Trained, new: Trained) -> None:
     """Print by method what differs."""
-    sides = (
-        f"{one.machine.instruction_set}, torch {one.environment['torch']}" for one in (old, new)
-    )
-    print(f"\n{' against '.join(sides)}:\n")
-    print("| method | losses, float32 | losses, float64 | gradients, float64 | counts | gate |")
+    for one in (old, new):
+        print(f"{one.machine.cpu} {one.machine.instruction_set}, torch {one.environment['torch']}")
+    print("\n| method | losses, float32 | losses, float64 | gradients, float64 | counts | gate |")
     print("|" + " --- |" * 6)
-    for method, record in new.records.items():
-        known = old.records[method]
-        cells = [method, *("-" for _ in range(3)), counts(known, record)]
-        if known.curve and record.curve:
-            cells[1] = differences(known.curve.losses, record.curve.losses)
-        if (was := referee_of(known.referee)) and (now := referee_of(record.referee)):
-            cells[2] = differences(was.losses, now.losses)
-            cells[3] = differences(was.gradients, now.gradients)
-        verdict = judge_case(record.case.id, old.observed(method), new.observed(method))
-        cells.append(" ".join([verdict.verdict, *(one.name for one in verdict.reasons)]))
-        print("| " + " | ".join(cells) + " |")
+    for method, now in new.records.items():
+        was = old.records[method]
+        cells = [method]
+        if was.curve and now.curve:
+            cells.append(differences(was.curve.losses, now.curve.losses))
+        if (known := referee_of(was.referee)) and (found := referee_of(now.referee)):
+            cells.append(differences(known.losses, found.losses))
+            cells.append(differences(known.gradients, found.gradients))
+        verdict = judge_case(now.case.id, old.observed(method), new.observed(method))
+        said = " ".join([verdict.verdict, *(f"{one.name}," for one in verdict.reasons)])
+        print("| " + " | ".join([*cells, counts(was, now), said.rstrip(",")]) + " |")
+    print()
 
 
 if __name__ == "__main__":
