@@ -126,8 +126,7 @@ def _limit(name: str, example: str, text: str) -> Callable[[Any], Any]:
     help="Try no further method after this time (default: try all).",
 )
 @options.format_option
-@click.pass_context
-def command(context: click.Context, /, *, output: str, **typed: Any) -> None:
+def command(*, output: str, **typed: Any) -> int:
     """Choose a method and its rank for a device, and say why.
 
     Each method of the catalogue is priced on fake tensors, at this batch and resolution. What fits
@@ -143,7 +142,7 @@ def command(context: click.Context, /, *, output: str, **typed: Any) -> None:
     if len(named) != 1:
         raise click.UsageError("Name one of --architecture, --model and --case.")
     others = set().union(*_STEP_OF.values()) - _STEP_OF[named[0]]
-    options.refuse_beside(context, f"--{named[0]}", others, "that has another kind of step")
+    options.refuse_beside(f"--{named[0]}", others, "that has another kind of step")
     case = _own_case(typed["case"])
     if typed["train"] and case is None:
         raise InputError("--train needs data: name a FineTune of your own by --case ID")
@@ -176,7 +175,7 @@ def command(context: click.Context, /, *, output: str, **typed: Any) -> None:
     if typed["train"] and case is not None:
         answer = _trained(answer, case, steps=typed["steps"], ends=ends)
     options.print_result(output, choice.answer_json(answer), choice.answer_sections(answer))
-    context.exit(answer.exit_code)
+    return answer.exit_code
 
 
 def _own_case(name: str | None) -> FineTune | None:
