@@ -90,7 +90,7 @@ class InvariantWatch:
             ),
             "channels_last_kept": self._probe.channels_last_kept(adapted),
         }
-        self.training.take(adapted)
+        self.training.before = facts.copies_of(adapted)
 
     @paused_gc()
     def after_training(self, adapted: nn.Module, optimizer: Optimizer) -> dict[str, Fact]:
