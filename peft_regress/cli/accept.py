@@ -1,7 +1,5 @@
 """The command `peft-regress accept`."""
 
-from __future__ import annotations
-
 import datetime as dt
 from collections.abc import Iterator
 from pathlib import Path

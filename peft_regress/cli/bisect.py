@@ -1,7 +1,5 @@
 """The command `peft-regress bisect`."""
 
-from __future__ import annotations
-
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The command `peft-regress compare`."""
 
-from __future__ import annotations
-
 import contextlib
 from pathlib import Path
 

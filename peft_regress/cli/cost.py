@@ -1,7 +1,5 @@
 """The command `peft-regress cost`."""
 
-from __future__ import annotations
-
 import dataclasses
 import warnings
 from collections.abc import Iterator

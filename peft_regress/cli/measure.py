@@ -1,7 +1,5 @@
 """The command `peft-regress measure`."""
 
-from __future__ import annotations
-
 import shlex
 import sys
 from contextlib import AbstractContextManager

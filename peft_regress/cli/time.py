@@ -1,7 +1,5 @@
 """The command `peft-regress time`."""
 
-from __future__ import annotations
-
 import itertools
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The command `peft-regress upgrade`."""
 
-from __future__ import annotations
-
 import sys
 from contextlib import AbstractContextManager
 from functools import partial

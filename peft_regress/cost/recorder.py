@@ -5,8 +5,6 @@ The log is append-only; `step_cost` evaluates it afterwards. Categories follow
 parameters.
 """
 
-from __future__ import annotations
-
 import weakref
 from functools import partial
 from typing import Any, TypeAlias

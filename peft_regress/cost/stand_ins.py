@@ -4,8 +4,6 @@ The model is built for real and measured as a copy on stand-ins: building it und
 breaks peft's swap of weights and initializers that read values.
 """
 
-from __future__ import annotations
-
 import copy
 import logging
 from collections.abc import Callable, Iterator

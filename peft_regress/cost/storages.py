@@ -1,7 +1,5 @@
 """The tensors that an operator takes or returns, their storages, and the bytes of those alive."""
 
-from __future__ import annotations
-
 import weakref
 from collections.abc import Callable, Iterable
 from typing import Any, Final, TypeVar

@@ -4,8 +4,6 @@ Its own packages come first on its path and those of the running environment aft
 shared unless it changes. Nothing is ever installed outside of the overlay.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import shutil

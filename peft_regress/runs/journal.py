@@ -5,8 +5,6 @@ appends: each is a record, and where it was measured. A last line that is cut sh
 process died while it wrote.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from collections import Counter

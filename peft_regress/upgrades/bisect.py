@@ -1,7 +1,5 @@
 """Find the release of a package in which the verdict on a case changes."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace

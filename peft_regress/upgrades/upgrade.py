@@ -1,7 +1,5 @@
 """Measure a candidate environment on a matrix, and compare it with the current one."""
 
-from __future__ import annotations
-
 import contextlib
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence

@@ -3,8 +3,6 @@
 Plots show what cases cost and gain: which of them no other one beats.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections import Counter
 from collections.abc import Iterator, Mapping

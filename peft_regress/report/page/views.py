@@ -1,7 +1,5 @@
 """The parts of the page that Python writes: its tables and sentences, and the rows of plots."""
 
-from __future__ import annotations
-
 import dataclasses
 import html
 from collections import Counter, defaultdict

@@ -1,7 +1,5 @@
 """Load a saved adapter with the installed library, and look at what it became."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import shutil
