@@ -67,7 +67,7 @@ class Raising(TorchDispatchMode):  # type: ignore[no-untyped-call]
         found = func(*map(_raised, args), **kwargs)
         if func is torch.ops.aten.lift_fresh.default:  # of torch.tensor(), or NumPy
             found = found.double() if found.dtype is torch.float32 else found
-        elif func is torch.ops.aten._linalg_svd.default:
+        elif func is torch.ops.aten._linalg_svd.default:  # noqa: SLF001
             found = _with_signs(found)
         if self.watches and not self.left:
             if torch.is_autocast_enabled("cpu"):  # which leaves float64 alone

@@ -95,11 +95,10 @@ def learning() -> str:
 TABLES: Final[dict[str, Callable[[], str]]] = {
     "learning": learning,
     **{
-        f"{task}-{horizon}": functools.partial(accuracy, task, horizon)
-        for task in ("unseen", "shift")
-        for horizon in ("final", "early")
+        f"unseen-{horizon}": functools.partial(accuracy, "unseen", horizon)
+        for horizon in ("final", "early", "longer")
     },
-    "unseen-longer": functools.partial(accuracy, "unseen", "longer"),
+    "shift-final": functools.partial(accuracy, "shift", "final"),
 }
 
 if __name__ == "__main__":
