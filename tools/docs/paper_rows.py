@@ -186,6 +186,7 @@ def _figures(table: dict[str, Any]) -> tuple[Figure, ...]:
 # Decimals keep the printed digits: 11.70 is more precise than 11.7.
 _published = json.loads(_TABLES.read_text(), parse_float=Decimal)
 MEMORY_FIGURES: Final = _figures(_published["memory_mib"])
+PRINTED_MIB: Final = {(figure.row, figure.name): figure.printed for figure in MEMORY_FIGURES}
 FLOP_FIGURES: Final = _figures(_published["gflops_paper_counter"])
 PAPER_ARCHITECTURES: Final = frozenset(figure.row.architecture for figure in MEMORY_FIGURES)
 ROWS: Final = tuple(dict.fromkeys(figure.row for figure in (*MEMORY_FIGURES, *FLOP_FIGURES)))
