@@ -49,20 +49,11 @@ DEFAULT_ARCHITECTURES: Final = (
     "mobilenet_v3_small",
     "shufflenet_v2_x0_5",
 )
-# --- How a number is shown ------------------------------------------------------------------------
-
-
-def percent(share: float) -> str:
-    """Show a share in percent; zero has no sign."""
-    return f"{100 * share:.1f}".replace("-0.0", "0.0")
 
 
 def saving(part: float, whole: float) -> str:
-    """Show how much less the part is, in percent; negative if it is more."""
-    return percent(1 - part / whole)
-
-
-# --- The tables -----------------------------------------------------------------------------------
+    """Show how much less the part is, in percent; negative if it is more, but zero has no sign."""
+    return f"{100 * (1 - part / whole):.1f}".replace("-0.0", "0.0")
 
 
 def step_flops(step: StepCost) -> int:
