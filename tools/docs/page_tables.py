@@ -5,14 +5,11 @@ with `--check` it exits with 1 if something is out of date; one of tables alone 
 """
 
 import argparse
-import ast
 import difflib
-import inspect
 import re
 import sys
-import textwrap
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -140,25 +137,3 @@ def _state(record: Record, messages: dict[str, int]) -> str:
         return f"{record.status} ({number})"
     false = [f"`{name}`" for name, value in record.invariants.items() if value is False]
     return f"false: {', '.join(false)}" if false else "ok"
-
-
-# --- Documentation of fields ---------------------------------------------------------------------
-
-
-def documented_fields(kind: type) -> Iterator[tuple[ast.AnnAssign, str]]:
-    """Yield each field's statement and its text on one line, empty if there is none."""
-    (body,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
-    assert isinstance(body, ast.ClassDef)  # noqa: S101  (the source of a class)
-    following: list[ast.stmt | None] = [*body.body[1:], None]
-    for statement, below in zip(body.body, following, strict=True):
-        if not isinstance(statement, ast.AnnAssign):
-            continue
-        text = ""
-        if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
-            text = one_line(str(below.value.value))
-        yield statement, text
-
-
-def one_line(text: str) -> str:
-    """Return a text without line breaks."""
-    return " ".join(text.split())
