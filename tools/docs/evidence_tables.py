@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from page_tables import ROOT, finish, option_parser, table
+from page_tables import ROOT, main_of_tables, table
 
 from peft_regress.catalogue.evidence import FULL, Study, read_evidence
 from peft_regress.choosing.ranking import difference
@@ -102,5 +102,4 @@ TABLES: Final[dict[str, Callable[[], str]]] = {
 }
 
 if __name__ == "__main__":
-    chosen = option_parser(__doc__, TABLES).parse_args()
-    sys.exit(finish(PAGE, "evidence", TABLES, chosen))
+    sys.exit(main_of_tables(PAGE, "evidence", TABLES))
