@@ -35,7 +35,7 @@ _ABSENT_EXIT = 3
 )
 @options.matrix_option
 @options.also_install_option
-@options.pip_option
+@options.replace_torch_option
 @options.summary_option
 @options.measuring_options
 @options.format_option
@@ -73,7 +73,8 @@ def _scripts(found: Bisection) -> dict[int, tuple[Reproduction, ...]]:
             pythons = {}
             for version in (transition.old, transition.new):
                 wanted = [f"{settings.package}=={version}", *settings.also_install]
-                overlay = stack.enter_context(opened_overlay(wanted, settings.setup.pip))
+                opened = opened_overlay(wanted, replace_torch=settings.replace_torch)
+                overlay = stack.enter_context(opened)
                 pythons[f"{settings.package} {version}"] = overlay.python
             found_there = transition.comparison
             made[number] = tuple(reproduce(found_there.findings, found_there.observed, pythons))

@@ -10,7 +10,7 @@ import click
 from peft_regress import registry
 from peft_regress.cli import options
 from peft_regress.interrupts import ending_signals_interrupt
-from peft_regress.project.project import current_project
+from peft_regress.project.own_cases import settings_in_use
 from peft_regress.report import compat as compat_report
 from peft_regress.upgrades.compat.adapter import read_adapter
 from peft_regress.upgrades.compat.compat import CompatSettings, compat
@@ -69,7 +69,7 @@ def _shape(_: click.Context, option: click.Parameter, text: str | None) -> list[
     "says, since 0.18).",
 )
 @options.also_install_option
-@options.pip_option
+@options.replace_torch_option
 @options.jobs_option("Try this many releases at once (default: one per core).")
 @options.limit_option("--time-limit", "How long the model or the adapter may take to load.")
 @options.format_option
@@ -101,7 +101,7 @@ def command(  # noqa: PLR0913  (arguments and options)
         raise click.UsageError(
             "--inputs and --shape exclude each other: both say what the model gets"
         )
-    folder = str(current_project().settings.folder.absolute())
+    folder = str(settings_in_use().folder.absolute())
     model = BaseModel(name=base, inputs=inputs, shape=shape, folder=folder)
     if not model.is_own:
         registry.get("architecture", base)

@@ -15,7 +15,7 @@ from peft_regress.catalogue.matrix import method_at, select_cases
 from peft_regress.cli import options
 from peft_regress.errors import InputError
 from peft_regress.imports import current_folder_first
-from peft_regress.project.project import current_project
+from peft_regress.project.own_cases import usual_storage
 from peft_regress.report.results import cost_section
 from peft_regress.report.terminal import say
 
@@ -115,10 +115,9 @@ def _show_cases(pattern: str, output: str, *, matrix: str) -> None:
     from peft_regress.measure import ProfileCache, Recipe  # torch
     from peft_regress.measure.costs import costs_of, metrics_of
 
-    profiles, own, storage = ProfileCache(), current_project().cases(), current_project().storage
-    recipes = (Recipe.of(one, storage, own=own.get(one.id)) for one in cases)
+    profiles, storage = ProfileCache(), usual_storage()
     with _warnings_as_lines():
-        found = {recipe.case.id: costs_of(recipe, profiles) for recipe in recipes}
+        found = {case.id: costs_of(Recipe.of(case, storage), profiles) for case in cases}
     encoded, sections = [], []
     for name, costs in found.items():
         tensors, metrics = costs[""].step.tensors, metrics_of(costs)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import itertools
 import json
 import shlex
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -21,8 +21,7 @@ from peft_regress.errors import InputError
 from peft_regress.files import resolved
 from peft_regress.gate.comparison import Invocation
 from peft_regress.interrupts import ending_signals_interrupt
-from peft_regress.project.project import current_project
-from peft_regress.project.settings import Pip
+from peft_regress.project.own_cases import usual_matrix, usual_storage, usual_suite
 from peft_regress.report.document import Document
 from peft_regress.report.sentences import REPEATED
 from peft_regress.report.terminal import echo, print_progress, show, write_markdown
@@ -48,7 +47,7 @@ baselines_option = click.option(
     "--baselines",
     type=click.Path(path_type=Path),
     metavar="FOLDER",
-    default=lambda: current_project().storage,
+    default=usual_storage,
     show_default="that of pyproject.toml, else baselines",
     help="Folder of the baseline storage.",
 )
@@ -76,13 +75,12 @@ def command(name: str, *lines: str, **settings: Any) -> Callable[[Callable[..., 
 
 def invocation_of(baselines: Path, matrix: str, **typed: Any) -> Invocation:
     """Return what was typed, so that the printed commands work in this project."""
-    project = current_project()
-    suite = [str(project.suite)]
-    is_usual = resolved(baselines) == resolved(project.storage)
+    suite = [str(usual_suite())]
+    is_usual = resolved(baselines) == resolved(usual_storage())
     return Invocation(
         suite=shlex.join(suite if is_usual else [*suite, "--regress-baseline", str(baselines)]),
         baselines=None if is_usual else str(baselines),
-        matrix=None if matrix == project.matrix else matrix,
+        matrix=None if matrix == usual_matrix() else matrix,
         **typed,
     )
 
@@ -92,7 +90,7 @@ def matrix_option_with(help_text: str) -> Callable[[Any], Any]:
     return click.option(
         "--matrix",
         metavar="NAME",
-        default=lambda: current_project().matrix,
+        default=usual_matrix,
         show_default="that of pyproject.toml, else default",
         help=help_text,
     )
@@ -126,12 +124,8 @@ also_install_option = click.option(
     metavar="REQUIREMENT",
     help="Install this requirement with each release; may be repeated.",
 )
-pip_option = click.option(
-    "--yes",
-    "pip",
-    is_flag=True,
-    callback=lambda _, __, yes: replace(current_project().settings.pip, replace_torch=yes),
-    help="Allow another build of torch.",
+replace_torch_option = click.option(
+    "--yes", "replace_torch", is_flag=True, help="Allow another build of torch."
 )
 summary_option = file_option("--summary", help_text="Write the findings to this file, as Markdown.")
 
@@ -177,7 +171,7 @@ def ready_to_measure(
         opened_pool(on, setup, say=print_sentence) as pool,
         kept_records(save, resume, print_sentence) as keeper,
     ):
-        yield replace(setup, keeper=keeper, pool=pool)
+        yield dataclasses.replace(setup, keeper=keeper, pool=pool)
 
 
 def opened_pool(
@@ -202,7 +196,7 @@ def opened_pool(
     from peft_regress.workers.cluster import opened_cluster
 
     return opened_cluster(
-        on, setup.project, code, baselines=setup.baselines, time_limit=setup.time_limit, say=say
+        on, baselines=setup.baselines, time_limit=setup.time_limit, say=say, code=code
     )
 
 
@@ -224,10 +218,7 @@ def measuring_options(command: Callable[..., int]) -> Callable[..., int]:
         for name in ("save", "summary"):
             if others.get(name) is not None:
                 check_output(others[name], f"--{name}", storage=baselines)
-        project, pip = current_project(), others.pop("pip", Pip())
-        setup = MeasuringSetup(
-            project=project, pip=pip, baselines=baselines, jobs=jobs, time_limit=time_limit
-        )
+        setup = MeasuringSetup(baselines=baselines, jobs=jobs, time_limit=time_limit)
         ready = ready_to_measure(setup, on, save=others.get("save"), resume=resume)
         return command(*arguments, ready=ready, **others)
 

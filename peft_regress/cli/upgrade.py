@@ -43,7 +43,7 @@ from peft_regress.upgrades.upgrade import Upgrade, UpgradeSettings, is_installed
 @click.option(
     "--clean", "clean_up", is_flag=True, help="Remove all kept environments and do nothing else."
 )
-@options.pip_option
+@options.replace_torch_option
 @options.summary_option
 @options.measuring_options
 @options.format_option

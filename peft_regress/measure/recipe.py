@@ -36,6 +36,7 @@ from peft_regress.measure.training import (
     training_steps,
 )
 from peft_regress.project.fine_tune import FineTune
+from peft_regress.project.own_cases import own_fine_tune
 from peft_regress.project.script import OwnCase, Script
 from peft_regress.runs.environment import imported_packages, loaded_packages, packages_with
 
@@ -53,12 +54,15 @@ class Recipe:
     objective: Objective
 
     @classmethod
-    def of(cls, case: Case | FineTune, baselines: Path, *, own: OwnCase | None = None) -> Recipe:
-        """Look up a case, which is built in or this `own` one, or take a fine-tuning as it is.
+    def of(cls, case: Case | FineTune, baselines: Path) -> Recipe:
+        """Look up a case, or take a fine-tuning as it is.
 
         Raises `UnknownNameError` for a name that is not registered, `InputError` for a wrong rank.
         """
-        fine_tune = own or (case if isinstance(case, FineTune) else built_in(case, baselines))
+        if isinstance(case, FineTune):
+            fine_tune: OwnCase = case
+        else:
+            fine_tune = own_fine_tune(case) or built_in(case, baselines)
         if isinstance(fine_tune, Script):
             raise InputError(
                 f"Script {fine_tune.id!r} is no FineTune: `peft-regress watch {fine_tune.script}` "

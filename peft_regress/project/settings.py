@@ -20,16 +20,8 @@ DEFAULT_MATRIX: Final = "default"
 _FILE: Final = "pyproject.toml"
 _TABLE: Final = "peft_regress"
 _STORAGE: Final = "baselines"
+_PIP_SECONDS: Final = 1800.0
 _Text = Annotated[str, msgspec.Meta(min_length=1)]
-
-
-@dataclass(frozen=True)
-class Pip:
-    """How long one call of pip may take, and what it may install."""
-
-    seconds: float = 1800.0
-    pre: bool = False
-    replace_torch: bool = False
 
 
 class BoundRule(Bound, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -50,7 +42,7 @@ class _Table(msgspec.Struct, frozen=True, kw_only=True):
     bounds: tuple[BoundRule, ...] = ()
     devices: _Text | None = None
     budgets: _Text | None = None
-    pip_time_limit: Annotated[float, msgspec.Meta(gt=0)] = Pip.seconds
+    pip_time_limit: Annotated[float, msgspec.Meta(gt=0)] = _PIP_SECONDS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +64,8 @@ class Settings:
     """A TOML table of device classes of one's own."""
     budgets: Path | None = None
     """A TOML file with the budgets of cases that state none themselves."""
-    pip: Pip = Pip()
+    pip_time_limit: float = _PIP_SECONDS
+    """How many seconds one call of pip may take."""
 
     def bounds_of(self, case_id: str) -> dict[str, Bound]:
         """Return the bounds of a case by metric; a later rule wins."""
@@ -104,8 +97,14 @@ def _parsed(file: Path, table: Any) -> Settings:
     matrix = found.matrix or (OWN_MATRIX if found.cases else DEFAULT_MATRIX)
     if not matrix.isidentifier():
         raise InputError(f"{where}: matrix = {matrix!r} is not the name of a matrix")
-    stated = msgspec.structs.asdict(found) | {"matrix": matrix}
-    for name in ("baselines", "devices", "budgets"):
-        stated[name] = stated[name] and folder / stated[name]
-    pip = Pip(stated.pop("pip_time_limit"))
-    return Settings(folder=folder, file=file, pip=pip, **stated)
+    return Settings(
+        folder=folder,
+        file=file,
+        cases=found.cases,
+        matrix=matrix,
+        baselines=folder / found.baselines,
+        bounds=found.bounds,
+        devices=None if found.devices is None else folder / found.devices,
+        budgets=None if found.budgets is None else folder / found.budgets,
+        pip_time_limit=found.pip_time_limit,
+    )

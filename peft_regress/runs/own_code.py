@@ -14,14 +14,14 @@ from collections.abc import Iterator, Sequence
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import find_spec, resolve_name
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from msgspec import UNSET, structs
+from msgspec import UNSET
 from packaging.utils import canonicalize_name
 
 from peft_regress.cases import Case
 from peft_regress.imports import INSTALLED
-from peft_regress.project.project import Project
+from peft_regress.project.own_cases import bounds_of, own_fine_tune, settings_in_use, source_of
 from peft_regress.project.script import OwnCase, Script
 from peft_regress.runs.environment import files_from_here, installed_packages
 from peft_regress.runs.schema import Record, canonical_digest
@@ -29,20 +29,20 @@ from peft_regress.runs.schema import Record, canonical_digest
 _THIS_PROJECT: Final = "peft_regress"
 
 
-def code_of(case: Case, project: Project) -> str | None:
+def code_of(case: Case) -> str | None:
     """Return a digest of the user's own modules that an own case imports; None for another case."""
-    source, folder = project.source_of(case), project.settings.folder
+    source = source_of(case)
     if source is None:
         return None
-    own = project.cases()[case.id]
+    own = own_fine_tune(case)
     if isinstance(own, Script):
-        return canonical_digest(_script_modules(folder / own.script))
-    return _digest_of(folder, source.partition(":")[0])
+        return canonical_digest(_script_modules(settings_in_use().folder / own.script))
+    return _digest_of(settings_in_use().folder, source.partition(":")[0])
 
 
-def was_edited(record: Record, project: Project) -> bool:
+def was_edited(record: Record) -> bool:
     """Return whether the code of a case is not that which its record was measured with."""
-    return record.own_code is not UNSET and record.own_code != code_of(record.case, project)
+    return record.own_code is not UNSET and record.own_code != code_of(record.case)
 
 
 def _script_modules(path: Path) -> dict[str, str]:
@@ -56,11 +56,10 @@ def _script_modules(path: Path) -> dict[str, str]:
     return found
 
 
-def as_stated(record: Record, own: OwnCase, project: Project) -> Record:
-    """Return a record with what its case states beside the definition: code, bounds, budget."""
-    code, bounds = code_of(own.case, project), project.bounds_of(own)
-    stated = {"own_code": code, "bounds": bounds, "budget": own.budget}
-    return structs.replace(record, **{name: value for name, value in stated.items() if value})
+def stated_by(own: OwnCase) -> dict[str, Any]:
+    """Return what the author of a case states beside its definition, as fields of its record."""
+    found = {"own_code": code_of(own.case), "bounds": bounds_of(own), "budget": own.budget}
+    return {name: value for name, value in found.items() if value}
 
 
 @functools.cache

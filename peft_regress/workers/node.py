@@ -29,8 +29,7 @@ from peft_regress.files import read_bytes
 from peft_regress.imports import INSTALLED
 from peft_regress.overlay.overlay import opened_part
 from peft_regress.overlay.pip import Planned
-from peft_regress.project.project import Project
-from peft_regress.project.settings import Pip
+from peft_regress.project.own_cases import own_fine_tunes, settings_in_use
 from peft_regress.runs.environment import installed_packages
 from peft_regress.runs.own_code import digest_of, own_modules
 from peft_regress.text import clean, printable
@@ -52,7 +51,6 @@ class OwnCode(msgspec.Struct, frozen=True, kw_only=True):
     """Folders below it that modules are imported from, itself first."""
     modules: list[str]
     """The own modules that the cases import."""
-    pip: Pip
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,15 +85,16 @@ def facts_here(baselines: Path, code: Iterable[str], own: OwnCode | None) -> dic
     }
 
 
-def own_code(project: Project) -> OwnCode | None:
-    """Return where the code of a project's cases lies; None without settings.
+def own_code() -> OwnCode | None:
+    """Return where the code of the project's cases lies; None without settings.
 
     Raises `InputError` for cases that do not import.
     """
-    if project.folder is None:
+    settings = settings_in_use()
+    if settings.file is None:
         return None
-    project.cases()  # imports what they need
-    root = Path(project.folder)
+    own_fine_tunes()  # imports what they need
+    root = settings.folder.resolve()
     entries = (Path(entry).resolve() for entry in sys.path if entry)
     below = (
         str(entry)
@@ -103,10 +102,10 @@ def own_code(project: Project) -> OwnCode | None:
         # An environment inside the project holds installed packages.
         if entry.is_relative_to(root) and INSTALLED.isdisjoint(entry.parts)
     )
-    modules = (own_modules(path.partition(":")[0]) for path in project.settings.cases)
+    modules = (own_modules(path.partition(":")[0]) for path in settings.cases)
     search = list(dict.fromkeys([str(root), *below]))
     names = sorted({name for found in modules for name in found})
-    return OwnCode(folder=str(root), search=search, modules=names, pip=project.settings.pip)
+    return OwnCode(folder=str(root), search=search, modules=names)
 
 
 def check(name: str, dask_worker: Worker) -> str | None:
@@ -208,7 +207,7 @@ class Node(WorkerPlugin):
             self._planned, self._python = task.planned, Path(sys.executable)
             if task.planned:
                 # One of a node's workers builds it, and nobody removes it while it is open.
-                opened = opened_part(task.planned, self.own.pip if self.own else Pip())
+                opened = opened_part(task.planned)
                 self._python = self._opened.enter_context(opened).python
         paths = [*(self.own.search[1:] if self.own else ()), os.environ.get("PYTHONPATH")]
         return Environment(

@@ -12,7 +12,6 @@ from peft_regress.plugin.selection import (
     chosen_from_collected,
     kept_from_collection,
 )
-from peft_regress.project.project import current_project
 
 
 @pytest.mark.parametrize(
@@ -39,7 +38,6 @@ def test_every_option_is_read_and_off_without_it(pytester, monkeypatch):
     below = pytester.mkdir("below")
     monkeypatch.chdir(below)
     usual = RegressOptions(
-        project=current_project(),
         typed_matrix=None,
         baselines=pytester.path / "history" / "of ours",
         baseline=None,

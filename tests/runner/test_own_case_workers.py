@@ -7,7 +7,6 @@ import pytest
 
 from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.cli.main import cli
-from peft_regress.project.project import current_project
 from peft_regress.runner.measurer import CaseRequest, Measurer
 from peft_regress.runner.measuring import MeasuringSetup, measure_cases
 from peft_regress.runs.own_code import code_of, was_edited
@@ -25,7 +24,7 @@ def project(tmp_path, monkeypatch, clean_registry):
 
 
 def _measured(folder):
-    setup = MeasuringSetup(project=current_project(), baselines=folder / "baselines", jobs=1)
+    setup = MeasuringSetup(baselines=folder / "baselines", jobs=1, time_limit=300)
     cases = matrix_cases("own")
     return measure_cases(cases, python=Path(sys.executable), setup=setup, matrix="own")
 
@@ -40,8 +39,8 @@ def test_a_real_worker_measures_an_own_case(project, monkeypatch):
     record = run.cases["digits/lora-r4/small"]
     assert (record.status, run.selection.complete) == ("ok", True), record.error
     assert record.metrics["trainable_params"].value == 490
-    assert record.own_code == code_of(record.case, current_project())
-    assert not was_edited(record, current_project())
+    assert record.own_code == code_of(record.case)
+    assert not was_edited(record)
 
 
 @pytest.mark.nightly

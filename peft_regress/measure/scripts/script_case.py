@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile, zip_longest
-from pathlib import Path
 from typing import Any, ClassVar, Final
 
 import msgspec
@@ -22,9 +21,11 @@ from peft_regress.measure.referee import SHARE, completed
 from peft_regress.measure.scripts.observation import WatchedScript
 from peft_regress.measure.scripts.watching import ScriptError, watch_script
 from peft_regress.metrics import COST_METRICS, METRICS, Metric, make_metric
+from peft_regress.project.own_cases import settings_in_use
 from peft_regress.project.script import Event, Script
 from peft_regress.runs import schema
 from peft_regress.runs.environment import describe_machine
+from peft_regress.runs.own_code import stated_by
 from peft_regress.runs.schema import Referee
 from peft_regress.text import few, redacted
 
@@ -40,9 +41,7 @@ _OF_ANY_BATCH: Final = ("optimizer_", "peak_optimizer_", "peak_param_", "peak_gr
 class ScriptRecipe:
     """A script to measure, as measuring asks for it."""
 
-    fine_tune: Script
-    folder: Path | None = None
-    """That of pyproject.toml; None for the working folder."""
+    script: Script
     used: dict[str, str] = field(default_factory=dict)
     """The packages that it imported, with their requirements, once it was measured."""
     _loaded: frozenset[str] = frozenset()
@@ -53,12 +52,12 @@ class ScriptRecipe:
     @property
     def case(self) -> Case:
         """Return the names of the case."""
-        return self.fine_tune.case
+        return self.script.case
 
     @property
     def definition(self) -> str:
         """Return the digest of what defines it: what to run, never what is in the file."""
-        return schema.canonical_digest({"case": self.case.id, **_defined(self.fine_tune)})
+        return schema.canonical_digest({"case": self.case.id, **_defined(self.script)})
 
     def packages(self) -> dict[str, str]:
         """Return the versions of what the script imported beyond this package's requirements."""
@@ -109,7 +108,7 @@ class ScriptRecipe:
             return str(error)
 
     def _in_float64(self, nudge: float) -> Referee:
-        seen = self._watch(nudge=nudge, float64=True)
+        seen = _watch(self.script, nudge=nudge, float64=True)
         if seen.less_precision:
             raise LessPrecisionError(seen.less_precision)
         if seen.problem is not None:
@@ -124,11 +123,12 @@ class ScriptRecipe:
 
     def _failed(self, failure: schema.Failure) -> schema.Record:
         record = schema.error_record(self.case, self.definition, failure)
-        return msgspec.structs.replace(record, settings=_settings(self.fine_tune))
+        stated = stated_by(self.script)
+        return msgspec.structs.replace(record, settings=_settings(self.script), **stated)
 
     def _record(self) -> schema.Record:
-        script = self.fine_tune
-        first, second = (self._watch(nudge=nudge) for nudge in (0.0, NUDGE))
+        script = self.script
+        first, second = (_watch(script, nudge=nudge) for nudge in (0.0, NUDGE))
         self.used, self._loaded = dict(first.packages), first.loaded
         for seen in (first, second):
             problem = seen.problem
@@ -170,16 +170,8 @@ class ScriptRecipe:
                 unseen=list(first.unseen),
                 steps=[] if numbers[-1] == len(numbers) else numbers,
             ),
+            **stated_by(script),
         )
-
-    def _watch(self, *, nudge: float, float64: bool = False) -> WatchedScript:
-        script, names = self.fine_tune, ("args", "steps", "until", "env", "time_limit")
-        options = {name: getattr(script, name) for name in names}
-        try:
-            options |= {"nudge": nudge, "float64": float64, "folder": self.folder}
-            return watch_script(str(script.script), **options)
-        except ScriptError as error:
-            raise ScriptError(f"Script {script.id!r}: {error}") from error
 
 
 def _settings(script: Script) -> dict[str, str]:
@@ -199,6 +191,17 @@ def _defined(script: Script) -> dict[str, Json]:
         "steps": script.steps,
         **({} if script.until is None else {"until": script.until}),
     }
+
+
+def _watch(script: Script, *, nudge: float, float64: bool = False) -> WatchedScript:
+    try:
+        names = ("args", "steps", "until", "env", "time_limit")
+        options = {name: getattr(script, name) for name in names}
+        folder = settings_in_use().folder
+        options |= {"nudge": nudge, "float64": float64, "folder": folder}
+        return watch_script(str(script.script), **options)
+    except ScriptError as error:
+        raise ScriptError(f"Script {script.id!r}: {error}") from error
 
 
 def _equal(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
