@@ -1,7 +1,5 @@
 """Rank what fits: by scores of networks that have learned, else by cost alone. Pure."""
 
-from __future__ import annotations
-
 import functools
 import math
 import statistics

@@ -1,7 +1,5 @@
 """The command `peft-regress accept`."""
 
-from __future__ import annotations
-
 import datetime as dt
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,17 +51,14 @@ from peft_regress.text import count_of
     help="Accept nothing; write anew the files `current.txt`, which say what judges each case.",
 )
 @options.baselines_option
-@click.pass_context
-def command(
-    context: click.Context, /, run: str | None, baselines: Path, *, renew: bool, **settings: Any
-) -> None:
+def command(run: str | None, baselines: Path, *, renew: bool, **settings: Any) -> None:
     """Store RUN in the baseline storage, so that it judges later runs.
 
     RUN is a run file, a folder of shards, or an entry of another branch, which keeps its reason,
     role and retired cases.
     """
     if renew:
-        options.refuse_beside(context, "--renew", {"run", *settings}, "it accepts nothing")
+        options.refuse_beside("--renew", {"run", *settings}, "it accepts nothing")
         for path in renew_current(baselines):
             say(f"wrote {path}")
         return

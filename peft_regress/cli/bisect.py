@@ -1,7 +1,5 @@
 """The command `peft-regress bisect`."""
 
-from __future__ import annotations
-
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
@@ -41,17 +39,14 @@ _ABSENT_EXIT = 3
 @options.summary_option
 @options.measuring_options
 @options.format_option
-@click.pass_context
 def command(
-    context: click.Context,
-    /,
     *,
     cases: str | None,
     ready: AbstractContextManager[MeasuringSetup],
     summary: Path | None,
     output: str,
     **settings: Any,
-) -> None:
+) -> int:
     """Find the release of PACKAGE that changes a case, with as few tries as possible.
 
     Costs come first, since they need no training; the cases train only if the costs are equal at
@@ -66,7 +61,7 @@ def command(
         options.print_findings(output, reports.encode_bisection(found), shown, issue, summary)
         if found.was_interrupted:
             raise KeyboardInterrupt
-    context.exit(0 if found.transitions else _ABSENT_EXIT)
+    return 0 if found.transitions else _ABSENT_EXIT
 
 
 def _scripts(found: Bisection) -> dict[int, tuple[Reproduction, ...]]:

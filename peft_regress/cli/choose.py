@@ -19,7 +19,6 @@ from peft_regress.cli import options
 from peft_regress.errors import InputError, UnknownNameError
 from peft_regress.project import own_cases
 from peft_regress.project.budgets import Quantity, parse_amount
-from peft_regress.project.devices import DeviceClass
 from peft_regress.project.fine_tune import FineTune
 from peft_regress.report.terminal import say
 
@@ -126,8 +125,7 @@ def _limit(name: str, example: str, text: str) -> Callable[[Any], Any]:
     help="Try no further method after this time (default: try all).",
 )
 @options.format_option
-@click.pass_context
-def command(context: click.Context, /, *, output: str, **typed: Any) -> None:
+def command(*, output: str, **typed: Any) -> int:
     """Choose a method and its rank for a device, and say why.
 
     Each method of the catalogue is priced on fake tensors, at this batch and resolution. What fits
@@ -135,7 +133,10 @@ def command(context: click.Context, /, *, output: str, **typed: Any) -> None:
     best within a margin is ordered by FLOPs, and what takes over nine tenths of the memory last.
     The exit code is 1 if nothing fits, and 3 if not all was tried.
     """
-    device = _device_of(typed["device"])
+    devices = {one.name: one for one in own_cases.device_classes()}
+    if typed["device"] not in {None, *devices}:
+        raise UnknownNameError("device", typed["device"], devices)
+    device = devices.get(typed["device"])
     amounts = {name: _amount(name, typed[name], unit) for name, unit in COST_UNITS.items()}
     if device is None and not any(amounts.values()):
         raise click.UsageError("Name a --device, or a limit such as --memory 256MiB.")
@@ -143,7 +144,7 @@ def command(context: click.Context, /, *, output: str, **typed: Any) -> None:
     if len(named) != 1:
         raise click.UsageError("Name one of --architecture, --model and --case.")
     others = set().union(*_STEP_OF.values()) - _STEP_OF[named[0]]
-    options.refuse_beside(context, f"--{named[0]}", others, "that has another kind of step")
+    options.refuse_beside(f"--{named[0]}", others, "that has another kind of step")
     case = _own_case(typed["case"])
     if typed["train"] and case is None:
         raise InputError("--train needs data: name a FineTune of your own by --case ID")
@@ -159,7 +160,6 @@ def command(context: click.Context, /, *, output: str, **typed: Any) -> None:
 
         require_executorch(runs=False)
     study = _study(typed["architecture"], typed["task"])
-    step = {name: typed[name] for name in ("batch", "resolution")}
     if case is not None:
         subject = candidates.of_case(case, own_cases.usual_storage())
     elif typed["model"] is not None:
@@ -167,7 +167,8 @@ def command(context: click.Context, /, *, output: str, **typed: Any) -> None:
             typed["model"], typed["inputs"], head=typed["head"], batch=typed["batch"]
         )
     else:
-        subject = candidates.of_architecture(typed["architecture"], **step)
+        sizes = {name: typed[name] for name in ("batch", "resolution")}
+        subject = candidates.of_architecture(typed["architecture"], **sizes)
     ends = time.monotonic() + (typed["seconds"] or math.inf)
     say("costs of one step of each method, on fake tensors: a minute or two", err=True)
     tried = {"only": typed["method"], "seconds": typed["seconds"]}
@@ -176,7 +177,7 @@ def command(context: click.Context, /, *, output: str, **typed: Any) -> None:
     if typed["train"] and case is not None:
         answer = _trained(answer, case, steps=typed["steps"], ends=ends)
     options.print_result(output, choice.answer_json(answer), choice.answer_sections(answer))
-    context.exit(answer.exit_code)
+    return answer.exit_code
 
 
 def _own_case(name: str | None) -> FineTune | None:
@@ -225,13 +226,6 @@ def _trained(answer: Answer, case: FineTune, *, steps: int | None, ends: float) 
         trained = dataclasses.replace(trained, untrained={"every method": trained.problem})
     best = next((one.name for one in trained.order if one.scores), "")
     return dataclasses.replace(trained, code=as_code(case, study, best) if study and best else "")
-
-
-def _device_of(name: str | None) -> DeviceClass | None:
-    known = {one.name: one for one in own_cases.device_classes()}
-    if name is not None and name not in known:
-        raise UnknownNameError("device", name, known)
-    return None if name is None else known[name]
 
 
 def _amount(name: str, text: str | None, quantity: Quantity) -> int | None:

@@ -1,7 +1,5 @@
 """The command `peft-regress compare`."""
 
-from __future__ import annotations
-
 import contextlib
 from pathlib import Path
 
@@ -45,10 +43,7 @@ from peft_regress.text import printable
     help="Expect only what OLD holds, and import no case of the project: for a judge in CI.",
 )
 @options.baselines_option
-@click.pass_context
 def command(  # noqa: PLR0913  (arguments and options)
-    context: click.Context,
-    /,
     old: str,
     new: str,
     *,
@@ -59,7 +54,7 @@ def command(  # noqa: PLR0913  (arguments and options)
     save: Path | None,
     output: str,
     baselines: Path,
-) -> None:
+) -> int:
     """Judge run NEW by OLD.
 
     Each is a run file, a folder of shards, an entry of the storage such as 0001, or the `.journal`
@@ -105,7 +100,7 @@ def command(  # noqa: PLR0913  (arguments and options)
         partial = printable(f"{new} is a partial run ({narrowing_words(selection)})")
         notes, layout = [] if complete else [partial], stdout_layout()
         echo(report.verdict_text(comparison, layout=layout, notes=notes), layout=layout)
-    context.exit(comparison.exit_code)
+    return comparison.exit_code
 
 
 def _save(made: RunFile, path: Path, baselines: Path, old: str) -> None:

@@ -1,7 +1,5 @@
 """The command `peft-regress cost`."""
 
-from __future__ import annotations
-
 import dataclasses
 import warnings
 from collections.abc import Iterator
@@ -10,7 +8,6 @@ from typing import Any
 
 import click
 import msgspec
-from click.core import ParameterSource
 
 from peft_regress import registry
 from peft_regress.cases import Adaptation
@@ -65,22 +62,21 @@ from peft_regress.report.terminal import say
 )
 @options.matrix_option
 @options.format_option
-@click.pass_context
-def command(context: click.Context, /, model: str | None, output: str, **settings: Any) -> None:
+def command(model: str | None, output: str, **settings: Any) -> None:
     """Show what one training step costs, without training and without a source model."""
+    typed = {"model", *settings}
     cases, matrix, inputs = (settings.pop(name) for name in ("cases", "matrix", "inputs"))
-    typed = set(context.params) - {"output"}
     if model is not None:
         others = typed - {"model", "inputs"}
-        options.refuse_beside(context, "--model", others, "build the model as you train it there")
+        options.refuse_beside("--model", others, "build the model as you train it there")
         _show_model(model, inputs, output)
         return
     if cases is not None:
         others = typed - {"cases", "matrix"}
-        options.refuse_beside(context, "--cases", others, "a case has its own step")
+        options.refuse_beside("--cases", others, "a case has its own step")
         _show_cases(cases, output, matrix=matrix)
         return
-    if context.get_parameter_source("matrix") is ParameterSource.COMMANDLINE:
+    if options.was_typed("matrix"):
         raise InputError("--matrix is for cases: name them by --cases GLOB")
     if inputs:
         raise InputError("--input is of a model of your own: name it by --model MODULE:NAME")

@@ -5,8 +5,6 @@ regressed or newly fails; else 3 incomplete, or a named thing is absent; else 0.
 130 if it was interrupted, 141 if nobody reads its output, as after `| head`.
 """
 
-from __future__ import annotations
-
 import importlib
 import io
 import sys

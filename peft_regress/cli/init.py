@@ -1,7 +1,5 @@
 """The command `peft-regress init`."""
 
-from __future__ import annotations
-
 import json
 import re
 import tomllib

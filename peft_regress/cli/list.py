@@ -1,7 +1,5 @@
 """The command `peft-regress list`."""
 
-from __future__ import annotations
-
 import msgspec
 
 from peft_regress.catalogue.matrix import select_cases

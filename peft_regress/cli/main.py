@@ -1,7 +1,5 @@
 """The command `peft-regress`: its subcommands, and what they are for."""
 
-from __future__ import annotations
-
 from typing import Final
 
 import click

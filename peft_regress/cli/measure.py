@@ -1,13 +1,9 @@
 """The command `peft-regress measure`."""
 
-from __future__ import annotations
-
 import shlex
 import sys
 from contextlib import AbstractContextManager
 from pathlib import Path
-
-import click
 
 from peft_regress.catalogue.matrix import select_cases
 from peft_regress.catalogue.sources import require_sources
@@ -33,16 +29,13 @@ _INCOMPLETE_EXIT = 3
     help_text="Write the run to this file; a journal beside it keeps each record as it is made.",
 )
 @options.measuring_options
-@click.pass_context
 def command(
-    context: click.Context,
-    /,
     *,
     cases: str | None,
     matrix: str,
     save: Path,
     ready: AbstractContextManager[MeasuringSetup],
-) -> None:
+) -> int:
     """Measure cases and write their run, without pytest and without a verdict.
 
     The run is like that of `pytest --regress-save`, but for times: `compare` judges it and
@@ -65,4 +58,4 @@ def command(
     failed = f", {wrong} in error" if wrong else ""
     say(f"{shlex.quote(str(save))}: {count_of(len(run.cases), 'case')}{failed}")
     lacking = [case.id for case in chosen if case.id not in run.cases]
-    context.exit(_INCOMPLETE_EXIT if lacking else 0)
+    return _INCOMPLETE_EXIT if lacking else 0

@@ -68,8 +68,8 @@ def examples(*lines: str) -> str:
     return "\n".join(("\b", title, *(f"  {line}" for line in lines)))
 
 
-def command(name: str, *lines: str, **settings: Any) -> Callable[[Callable[..., None]], Any]:
-    """Declare a command whose help ends in these examples."""
+def command(name: str, *lines: str, **settings: Any) -> Callable[[Callable[..., int | None]], Any]:
+    """Declare a command whose help ends in these examples; it returns its exit code, None for 0."""
     return click.command(name, epilog=examples(*lines), **settings)
 
 
@@ -149,7 +149,7 @@ def limit_option(name: str, help_text: str, *, seconds: int = 600) -> Callable[[
     return counted_option(name, "SECONDS", seconds, help_text, most=86400)
 
 
-def on_option(does: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def on_option(does: str) -> Callable[[Any], Any]:
     """Return the option `on`: whose workers do something."""
     return click.option(
         "--on",
@@ -200,7 +200,7 @@ def opened_pool(
     )
 
 
-def measuring_options(command: Callable[..., None]) -> Callable[..., None]:
+def measuring_options(command: Callable[..., int]) -> Callable[..., int]:
     """Add the options of commands that let workers measure; `ready` gives a `MeasuringSetup`."""
 
     @functools.wraps(command)
@@ -212,7 +212,7 @@ def measuring_options(command: Callable[..., None]) -> Callable[..., None]:
         on: str,
         resume: Path | None,
         **others: Any,
-    ) -> None:
+    ) -> int:
         from peft_regress.runner.measuring import MeasuringSetup
 
         for name in ("save", "summary"):
@@ -220,7 +220,7 @@ def measuring_options(command: Callable[..., None]) -> Callable[..., None]:
                 check_output(others[name], f"--{name}", storage=baselines)
         setup = MeasuringSetup(baselines=baselines, jobs=jobs, time_limit=time_limit)
         ready = ready_to_measure(setup, on, save=others.get("save"), resume=resume)
-        command(*arguments, ready=ready, **others)
+        return command(*arguments, ready=ready, **others)
 
     options = (
         on_option("Measure"),
@@ -280,9 +280,14 @@ def print_findings(
     print_result(output, encoded, document)
 
 
-def refuse_beside(context: click.Context, option: str, names: Collection[str], reason: str) -> None:
+def was_typed(name: str) -> bool:
+    """Return whether a parameter of the command was typed."""
+    source = click.get_current_context().get_parameter_source(name)
+    return source is ParameterSource.COMMANDLINE
+
+
+def refuse_beside(option: str, names: Collection[str], reason: str) -> None:
     """Refuse those of some parameters that were typed beside an option."""
-    for parameter in context.command.params:
-        name = str(parameter.name)
-        if name in names and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+    for parameter in click.get_current_context().command.params:
+        if parameter.name in names and was_typed(str(parameter.name)):
             raise InputError(f"{parameter.opts[0]} does not go with {option}: {reason}")

@@ -1,7 +1,5 @@
 """The command `peft-regress report`."""
 
-from __future__ import annotations
-
 import itertools
 from collections import Counter
 from collections.abc import Sequence

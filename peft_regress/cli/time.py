@@ -1,7 +1,5 @@
 """The command `peft-regress time`."""
 
-from __future__ import annotations
-
 import itertools
 from typing import Any
 
@@ -35,10 +33,7 @@ from peft_regress.upgrades.timing import TIME_LIMIT_SECONDS, time_cases
 )
 @options.format_option
 @options.baselines_option
-@click.pass_context
-def command(
-    context: click.Context, /, cases: str, matrix: str, *, output: str, **settings: Any
-) -> None:
+def command(cases: str, matrix: str, *, output: str, **settings: Any) -> int:
     """Test whether a training step is slower in CANDIDATE than in BASE.
 
     Both are Python interpreters with peft-regress installed, such as venv/bin/python. They take
@@ -52,4 +47,4 @@ def command(
 
     run = time_cases(chosen, on_result=print_case, **settings)
     options.print_result(output, report.encode_times(run), report.times_document(run))
-    context.exit(run.exit_code)
+    return run.exit_code

@@ -1,7 +1,5 @@
 """The command `peft-regress upgrade`."""
 
-from __future__ import annotations
-
 import sys
 from contextlib import AbstractContextManager
 from functools import partial
@@ -49,10 +47,7 @@ from peft_regress.upgrades.upgrade import Upgrade, UpgradeSettings, is_installed
 @options.summary_option
 @options.measuring_options
 @options.format_option
-@click.pass_context
 def command(  # noqa: PLR0913  (arguments and options)
-    context: click.Context,
-    /,
     requirements: tuple[str, ...],
     *,
     cases: str | None,
@@ -61,7 +56,7 @@ def command(  # noqa: PLR0913  (arguments and options)
     summary: Path | None,
     output: str,
     **settings: Any,
-) -> None:
+) -> int:
     """Show what an upgrade to REQUIREMENT, such as peft==0.14.0, would change.
 
     A REQUIREMENT is anything that pip installs: a release, `peft @ git+https://...`, a wheel or a
@@ -73,7 +68,7 @@ def command(  # noqa: PLR0913  (arguments and options)
         if requirements:
             raise click.UsageError("--clean takes no requirement")
         _clean()
-        return
+        return 0
     if not requirements:
         raise click.UsageError(
             "name a requirement, for example `peft-regress upgrade peft==0.14.0`, or --clean"
@@ -113,7 +108,7 @@ def command(  # noqa: PLR0913  (arguments and options)
         options.print_findings(output, reports.encode_upgrade(result), shown, issue, summary)
         if result.was_interrupted:
             raise KeyboardInterrupt
-    context.exit(result.comparison.exit_code)
+    return result.comparison.exit_code
 
 
 def _clean() -> None:

@@ -1,7 +1,5 @@
 """The command `peft-regress watch`."""
 
-from __future__ import annotations
-
 import sys
 from math import isfinite
 from typing import Any, get_args

@@ -1,7 +1,5 @@
 """The batch of a step: a tensor, or any tree of tensors, its names and its stand-ins."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field, fields, is_dataclass

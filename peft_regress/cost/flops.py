@@ -10,8 +10,6 @@ grouped convolution is `groups` times too large. Published figures have this err
 lists their other differences), so the formulas keep it, and a fix in torch cannot move it.
 """
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable
 from typing import Any

@@ -3,8 +3,6 @@
 Two registries: the correct formulas, and those of the paper's counter, which is torch's own.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, TypeVar
 

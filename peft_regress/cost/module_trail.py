@@ -6,8 +6,6 @@ to the module that was running at its number. The graph gets no hooks: backward 
 insert views and change the measurement.
 """
 
-from __future__ import annotations
-
 from bisect import bisect_right
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The facts about an operator that recording needs."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from typing import Any, Final, NamedTuple
 

@@ -1,7 +1,5 @@
 """Price the training of any module on any batch, from a notebook or as typed on a command line."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 On fake tensors a step has shapes and storages but no values: it takes no memory, at any batch size.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field

@@ -5,8 +5,6 @@ The log is append-only; `step_cost` evaluates it afterwards. Categories follow
 parameters.
 """
 
-from __future__ import annotations
-
 import weakref
 from functools import partial
 from typing import Any, TypeAlias
@@ -192,24 +190,20 @@ class StepRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self._hold_result(tensor, where, operator.name)
 
     def _check(self, operator: Operator, module: str, args: Args, kwargs: Kwargs) -> None:
-        """Refuse what cannot be recorded, and account for the operands."""
-        if operator.uses_operands:
-            for tensor in tensors_in((args, kwargs)):
-                self._hold_operand(tensor, operator.name, module)
+        """Refuse what cannot be recorded; hold operands that existed before, as buffers."""
+        for tensor in tensors_in((args, kwargs)) if operator.uses_operands else ():
+            self._check_layout(tensor, operator.name)
+            held = tensor
+            if self._mode is not None and not isinstance(tensor, FakeTensor):
+                # Such as a constant in a closure. Its stand-in must live as long as the tensor, or
+                # every use would make a new one.
+                held = self._constants[tensor] = self._mode.from_tensor(tensor)
+            self._hold_new(held, "buffer", module)
         remedy = operator.many_tensors_remedy
         if operator.stops_the_count or (remedy and self.phase == "optimizer"):
             raise UncountedOperatorError(
                 operator=operator.name, module=module, phase=self.phase, remedy=remedy
             )
-
-    def _hold_operand(self, tensor: Tensor, operator: str, module: str) -> None:
-        """Hold an operand that existed before, such as a constant in a closure, as a buffer."""
-        self._check_layout(tensor, operator)
-        held = tensor
-        if self._mode is not None and not isinstance(tensor, FakeTensor):
-            # Its stand-in must live as long as the tensor, or every use would make a new one.
-            held = self._constants[tensor] = self._mode.from_tensor(tensor)
-        self._hold_new(held, "buffer", module)
 
     def _check_layout(self, tensor: Tensor, operator: str) -> None:
         """Refuse a tensor whose memory is not one storage."""

@@ -1,7 +1,5 @@
 """What cannot be measured: the errors, and the checks of a model, its step and its output."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from torch import Tensor, nn

@@ -4,8 +4,6 @@ The model is built for real and measured as a copy on stand-ins: building it und
 breaks peft's swap of weights and initializers that read values.
 """
 
-from __future__ import annotations
-
 import copy
 import logging
 from collections.abc import Callable, Iterator
@@ -39,15 +37,14 @@ def with_tensors(model: nn.Module, convert: Callable[[Tensor], Tensor]) -> nn.Mo
     hooks. Tensors in objects of other classes are copied as they are.
     """
     tensors = {id(t): t for module in model.modules() for t in tensors_in(vars(module))}
+    stand_ins = {}
+    for key, tensor in tensors.items():
+        stand_in = stand_ins[key] = convert(tensor)
+        if tensor.is_leaf and stand_in is not tensor:
+            for hook in (tensor._backward_hooks or {}).values():  # noqa: SLF001 - no public list
+                stand_in.register_hook(hook)  # type: ignore[no-untyped-call]
     # What the memo of a deep copy has is taken from there, and not copied.
-    return copy.deepcopy(model, {key: _with_hooks(t, convert(t)) for key, t in tensors.items()})
-
-
-def _with_hooks(tensor: Tensor, stand_in: Tensor) -> Tensor:
-    if tensor.is_leaf and stand_in is not tensor:
-        for hook in (tensor._backward_hooks or {}).values():  # noqa: SLF001 - no public list
-            stand_in.register_hook(hook)  # type: ignore[no-untyped-call]
-    return stand_in
+    return copy.deepcopy(model, stand_ins)
 
 
 def without_graph(tensor: Tensor) -> Tensor:
@@ -60,27 +57,23 @@ def cloner() -> Callable[[Tensor], Tensor]:
     # Weak, or a storage that an optimizer replaces would outlive its use.
     copies: WeakValueDictionary[int, torch.UntypedStorage] = WeakValueDictionary()
 
-    def clone(tensor: Tensor) -> Tensor:
-        apart = is_traceable_wrapper_subclass(tensor)
-        made = clone_parts(tensor) if apart else clone_plain(tensor)
+    def clone(tensor: Any) -> Tensor:
+        made: Tensor
+        if is_traceable_wrapper_subclass(tensor):
+            names, context = tensor.__tensor_flatten__()
+            parts = {name: clone(getattr(tensor, name)) for name in names}
+            whole = tensor.size(), tensor.stride()
+            made = type(tensor).__tensor_unflatten__(parts, context, *whole)
+        else:
+            storage = tensor.untyped_storage()
+            copied = copies.get(id(storage))
+            if copied is None:
+                copied = copies[id(storage)] = storage.clone()
+            made = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
+            made = made.set_(copied, tensor.storage_offset(), tensor.size(), tensor.stride())
         if isinstance(tensor, nn.Parameter):
             return nn.Parameter(made, requires_grad=tensor.requires_grad)
         return made.requires_grad_(tensor.requires_grad)
-
-    def clone_parts(tensor: Any) -> Tensor:
-        names, context = tensor.__tensor_flatten__()
-        parts = {name: clone(getattr(tensor, name)) for name in names}
-        whole = tensor.size(), tensor.stride()
-        made: Tensor = type(tensor).__tensor_unflatten__(parts, context, *whole)
-        return made
-
-    def clone_plain(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        copied = copies.get(id(storage))
-        if copied is None:
-            copied = copies[id(storage)] = storage.clone()  # type: ignore[no-untyped-call]
-        made = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
-        return made.set_(copied, tensor.storage_offset(), tensor.size(), tensor.stride())
 
     return clone
 

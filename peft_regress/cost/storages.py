@@ -1,7 +1,5 @@
 """The tensors that an operator takes or returns, their storages, and the bytes of those alive."""
 
-from __future__ import annotations
-
 import weakref
 from collections.abc import Callable, Iterable
 from typing import Any, Final, TypeVar
@@ -124,22 +122,18 @@ class _AliveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._holdings: dict[int, Holding] = {}
 
     def count(self, tensors: Iterable[Tensor]) -> None:
-        for tensor in tensors:
-            for storage in storages_of(tensor):
-                self._hold(storage)
+        for storage in (one for tensor in tensors for one in storages_of(tensor)):
+            holding = self._holdings.get(id(storage))
+            if holding is None:
+                holding = self._holdings[id(storage)] = Holding(storage, self._free)
+                holding.key, holding.nbytes = id(storage), 0
+            nbytes = storage.nbytes()
+            self._alive_bytes += nbytes - holding.nbytes
+            holding.nbytes = nbytes
         self.peak_bytes = max(self.peak_bytes, self._alive_bytes)
 
     def forget(self) -> None:
         self._holdings.clear()
-
-    def _hold(self, storage: UntypedStorage) -> None:
-        holding = self._holdings.get(id(storage))
-        if holding is None:
-            holding = self._holdings[id(storage)] = Holding(storage, self._free)
-            holding.key, holding.nbytes = id(storage), 0
-        nbytes = storage.nbytes()
-        self._alive_bytes += nbytes - holding.nbytes
-        holding.nbytes = nbytes
 
     def _free(self, holding: weakref.ref[UntypedStorage]) -> None:
         assert isinstance(holding, Holding)  # noqa: S101 - narrows what weakref hands back

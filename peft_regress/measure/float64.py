@@ -67,6 +67,8 @@ class Raising(TorchDispatchMode):  # type: ignore[no-untyped-call]
         found = func(*map(_raised, args), **kwargs)
         if func is torch.ops.aten.lift_fresh.default:  # of torch.tensor(), or NumPy
             found = found.double() if found.dtype is torch.float32 else found
+        elif func is torch.ops.aten._linalg_svd.default:  # noqa: SLF001
+            found = _with_signs(found)
         if self.watches and not self.left:
             if torch.is_autocast_enabled("cpu"):  # which leaves float64 alone
                 self.left = "it computes under autocast"
@@ -78,3 +80,19 @@ class Raising(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def _raised(asked: Any) -> Any:
     return torch.float64 if asked is torch.float32 else asked
+
+
+def _with_signs(found: Any) -> Any:
+    """Return an SVD in which the largest number of each left vector is positive.
+
+    Its sign is free, and each library chooses it by its own order of operations. GaLore keeps
+    moments along these vectors when it takes new ones, so the sign goes into its training.
+    """
+    left, values, right = found
+    count = values.shape[-1]
+    if not left.numel():
+        return found
+    signs = left.gather(-2, left.abs().argmax(-2, keepdim=True)).sign()[..., :count]
+    left[..., :count] *= signs
+    right[..., :count, :] *= signs.mT
+    return left, values, right

@@ -3,8 +3,6 @@
 The checkout stays as it is: the commit is written into a clone that shares its objects.
 """
 
-from __future__ import annotations
-
 import os
 import subprocess
 import tempfile

@@ -1,7 +1,5 @@
 """Build the folder of an overlay; read it only if it is complete."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import site

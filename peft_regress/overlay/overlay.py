@@ -4,8 +4,6 @@ Its own packages come first on its path and those of the running environment aft
 shared unless it changes. Nothing is ever installed outside of the overlay.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import shutil
@@ -134,20 +132,16 @@ def _read_path(path: Path, text: str, *, scratch: Path) -> Wanted:
         raise InputError(f"{text}: no such file or folder")
     try:
         name, _, _, _ = parse_wheel_filename(path.name)
-        digest = _content_digest(path)
+        with zipfile.ZipFile(path) as archive:
+            files = sorted((info.filename, info.CRC, info.file_size) for info in archive.infolist())
     except (InvalidWheelFilename, zipfile.BadZipFile) as error:
         raise InputError(
             f"{text}: not a wheel that pip could install ({error}); name a .whl file or a checkout"
         ) from None
+    # Of the files without their times: builds of one checkout are equal.
+    digest = hashlib.sha256(repr(files).encode()).hexdigest()
     url = path.resolve().as_uri()
     return Wanted(name=name, text=f"{name} @ {url}", shown=text, digest=f"{name} {digest}")
-
-
-def _content_digest(wheel: Path) -> str:
-    """Return a digest of a wheel's files without their times: builds of one checkout are equal."""
-    with zipfile.ZipFile(wheel) as archive:
-        members = sorted((info.filename, info.CRC, info.file_size) for info in archive.infolist())
-    return hashlib.sha256(repr(members).encode()).hexdigest()
 
 
 GATED_PACKAGES: Final = ("galore-torch", "peft", "torch", "torchvision")

@@ -1,7 +1,5 @@
 """The answer of `choose` as a document and as JSON."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """How releases load an adapter: the report of `peft-regress compat`, and its JSON."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any, Final

@@ -1,7 +1,5 @@
 """Where a change in cost comes from: the report of `peft-regress explain`."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 
 from peft_regress.gate import attribution

@@ -1,7 +1,5 @@
 """What moved in a history beyond its bound: the report of `peft-regress history`, and its JSON."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Write a document as HTML for the page, in which no string becomes an element."""
 
-from __future__ import annotations
-
 import html
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence

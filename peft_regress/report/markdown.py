@@ -4,8 +4,6 @@ GitHub links mentions, references and addresses after it has removed Markdown's 
 without width prevents that; in code GitHub links nothing.
 """
 
-from __future__ import annotations
-
 import html
 import re
 from collections.abc import Iterable, Iterator, Sequence

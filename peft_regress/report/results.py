@@ -1,7 +1,5 @@
 """What was measured: a row for each case, which points no other one beats, costs of one step."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Final, NamedTuple, TypeVar

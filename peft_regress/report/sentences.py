@@ -1,7 +1,5 @@
 """Sentences that all reports share: one reason, one environment difference, the outcome."""
 
-from __future__ import annotations
-
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final

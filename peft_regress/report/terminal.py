@@ -1,7 +1,5 @@
 """Standard output and standard error, and what a log of GitHub Actions may hold."""
 
-from __future__ import annotations
-
 import errno
 import os
 import re

@@ -1,7 +1,5 @@
 """Paired times: the report of `peft-regress time`, and its JSON."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from typing import Any

@@ -1,7 +1,5 @@
 """What an upgrade or a bisection found: the report, an issue for maintainers, and JSON."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final

@@ -5,8 +5,6 @@ appends: each is a record, and where it was measured. A last line that is cut sh
 process died while it wrote.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from collections import Counter
@@ -27,6 +25,7 @@ from peft_regress.runs.run_file import RunFile, check_record, read_run
 from peft_regress.runs.schema import SCHEMA_VERSION, Machine, Record, Run, Selection, with_budget
 
 _Schema = Annotated[int, msgspec.Meta(ge=SCHEMA_VERSION, le=SCHEMA_VERSION)]
+_encode_lines = msgspec.json.Encoder().encode_lines
 _NAME: Final = re.compile(r"(?P<run_file>.+)\.journal(\.1)?")
 
 
@@ -280,7 +279,7 @@ class JournalWriter:
 
         One that was taken stands among those of the earlier run.
         """
-        content = b"" if kept.is_taken else _encoded(Line(header=header, kept=kept))
+        content = b"" if kept.is_taken else _encode_lines([Line(header=header, kept=kept)])
         self.has_begun = True
         if self.problem is not None:
             return
@@ -297,7 +296,7 @@ class JournalWriter:
             self.problem = f"{self.path}: cannot be written ({error})"
 
     def _begun(self) -> IO[bytes]:
-        content = b"".join(map(_encoded, self._earlier()))
+        content = _encode_lines(self._earlier())
         write_atomic(self.path, content)
         self._file, self._length = self.path.open("r+b", buffering=0), len(content)
         return self._file
@@ -312,7 +311,3 @@ class JournalWriter:
         """Close the file, and leave it."""
         if self._file is not None:
             self._file.close()
-
-
-def _encoded(line: Line) -> bytes:
-    return msgspec.json.encode(line) + b"\n"

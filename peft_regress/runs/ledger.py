@@ -13,8 +13,6 @@ numbers can be derived from others. The ledger keeps only those that differ from
 - an update in ExecuTorch needs its plan, and the optimizer's state.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial

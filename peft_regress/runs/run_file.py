@@ -4,8 +4,6 @@ A run file is a pytest-benchmark JSON with an additional object `peft_regress`. 
 everything that the gate relies on.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import io

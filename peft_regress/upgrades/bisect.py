@@ -1,7 +1,5 @@
 """Find the release of a package in which the verdict on a case changes."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -60,7 +58,7 @@ class Transition:
     """Only with the findings that contain the requested metric."""
     changed: Mapping[str, tuple[str | None, str | None]]
     """(old version, new version) of each package that changed."""
-    responsible: tuple[ResponsiblePackages, ...]
+    responsible: tuple[ResponsiblePackages, ...] = ()
     """Of each finding, which packages cause it; empty if only one package changed."""
 
 
@@ -229,15 +227,15 @@ class _Search:
                 if comparison.findings:
                     break
             sides = (next(iter(side.values())).environment for side in (before, after))
-            transition = Transition(
-                old=self.versions[low],
-                new=self.versions[high],
-                between=self.versions[low + 1 : high],
-                comparison=comparison,
-                changed=changed_packages(*sides),
-                responsible=(),
+            found.append(
+                Transition(
+                    old=self.versions[low],
+                    new=self.versions[high],
+                    between=self.versions[low + 1 : high],
+                    comparison=comparison,
+                    changed=changed_packages(*sides),
+                )
             )
-            found.append(transition)
         return found
 
     def with_responsible(self, transition: Transition) -> Transition:

@@ -4,8 +4,6 @@ A script needs only torch, torchvision and the library, runs with peft 0.10 to 0
 fact per line, so that a plain diff compares two releases. No torch at import.
 """
 
-from __future__ import annotations
-
 import subprocess
 import tempfile
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence

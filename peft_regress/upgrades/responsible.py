@@ -1,7 +1,5 @@
 """Find which of several packages that changed together is responsible: try each one by itself."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass

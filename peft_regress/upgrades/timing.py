@@ -1,7 +1,5 @@
 """Time each case in two interpreters that take turns, and judge the pairs of times."""
 
-from __future__ import annotations
-
 import contextlib
 import math
 import random

@@ -1,7 +1,5 @@
 """Measure a candidate environment on a matrix, and compare it with the current one."""
 
-from __future__ import annotations
-
 import contextlib
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -75,7 +73,6 @@ class Upgrade:
     requirements: tuple[str, ...]
     compared_with: str
     comparison: Comparison
-    candidate: Run
     changed: Mapping[str, tuple[str | None, str | None]]
     """(old version, new version) of each package that changed."""
     installed: tuple[str, ...]
@@ -151,7 +148,6 @@ def upgrade(  # noqa: PLR0913  (what to measure, and whom to tell)
             requirements=tuple(requirements),
             compared_with=base.commit.title if base else _run_names(comparison.references),
             comparison=comparison,
-            candidate=candidate,
             changed=_changed(before, candidate, overlay),
             installed=tuple(overlay.packages) if base or is_installed_here(before) else (),
             edited=edited,

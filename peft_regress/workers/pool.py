@@ -1,7 +1,5 @@
 """Futures for what workers do, several at once, in whichever environments."""
 
-from __future__ import annotations
-
 import tempfile
 import threading
 from collections.abc import Sequence

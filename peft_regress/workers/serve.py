@@ -4,8 +4,6 @@ Questions come on standard input and replies go to standard output, one JSON obj
 library prints, from Python or from C, goes to standard error: it must not break into a reply.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 import typing

@@ -1,7 +1,5 @@
 """A worker process, seen from the process that starts it, asks it and always ends it."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import shlex

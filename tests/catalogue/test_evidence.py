@@ -8,7 +8,7 @@ from accuracy_tasks import ROOT, TASKS
 
 from peft_regress.catalogue.evidence import read_evidence, why_not_learned
 from peft_regress.choosing.ranking import difference
-from peft_regress.choosing.study import RATES, Trainer
+from peft_regress.choosing.study import RATES
 
 STUDIES = {
     f"{task}-{network}": study
@@ -69,8 +69,7 @@ def test_a_training_gives_the_accuracy_of_the_file():
     """A seed on another processor; the head is far from full fine-tuning."""
     task, network = TASKS[0], "shufflenet_v2_x0_5"
     study = read_evidence().studies[task.name][network]
-    trainer = Trainer(case=lambda name, steps: task.fine_tune(network, name, steps), storage=None)
     head, full = study.methods["head"], study.methods["full"]
-    points = trainer.points("head", seed=0, at=[study.steps], rate=head.rate)
+    points = task.trainer(network).points("head", seed=0, at=[study.steps], rate=head.rate)
     assert abs(points[-1].score - head.final[0]) < 0.04
     assert points[-1].score < min(full.final) - 0.04

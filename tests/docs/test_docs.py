@@ -59,12 +59,8 @@ def test_every_bound_of_the_policy_is_on_the_page():
     on_bfloat16 = f"{100 * policy.bfloat16_update_bound:g} % on a bfloat16 base"
     assert f"| `optimizer_updates` | {row}{on_bfloat16} |" in METRICS_PAGE
     assert 2 < policy.accuracy_items < 3
-    page = " ".join(METRICS_PAGE.split())
-    referee = f"may differ by {policy.referee_bound:g} of it, or by {policy.referee_factor:g} times"
-    assert referee in page
-    assert f"Where that would be more than {policy.referee_useful:g}, it judges no" in page
     assert policy.referee_widens == 10
-    assert "the later three at ten times their bounds" in page
+    assert "the later three at ten times their bounds" in METRICS_PAGE
     assert "The drift budget is once the metric's own bound" in METRICS_PAGE
     rows = {
         "other methods": policy.fingerprint_bound,

@@ -16,6 +16,7 @@ from peft_regress.catalogue.methods.adapters import _MOST_INPUTS
 from peft_regress.gate import inputs
 from peft_regress.gate.policy import DEFAULT_POLICY
 from peft_regress.measure.costs import CostSettings
+from peft_regress.measure.referee import SHARE
 from peft_regress.measure.scripts.script_case import NUDGE
 from peft_regress.project.devices import OPERATOR_SHARE, RESERVE_BYTES, RUNTIME_BYTES
 from peft_regress.upgrades.compat.judging import TOLERANCE
@@ -43,6 +44,9 @@ CLAIMS = {
         f"A difference of losses of at most {POLICY.loss_rounding:g} is none.",
         f"weights moved by {NUDGE:.0e} of them".replace("e-0", "e-"),
         f"the bound is at least {POLICY.nearby_least:.0e}, and never wider",
+        f"may differ by {POLICY.referee_bound:g} of it, or by {POLICY.referee_factor:g} times",
+        f"weights that are moved by {SHARE:g} of them change",
+        f"Where that would be more than {POLICY.referee_useful:g}, it judges no further",
     ],
     "devices.md": [
         f"by default {RESERVE_BYTES // 2**20} MiB",

@@ -26,7 +26,7 @@ from peft_regress.project.budgets import Bound, Budget, parse_amount
 from peft_regress.project.devices import room, runtime_of
 from peft_regress.report import verdict_text
 from peft_regress.report.page.content import Content
-from peft_regress.report.page.plots import COSTS
+from peft_regress.report.page.data import COSTS
 from peft_regress.runs.schema import Failure, Selection
 
 pytestmark = pytest.mark.browser

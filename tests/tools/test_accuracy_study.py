@@ -154,7 +154,7 @@ def test_a_folder_of_ones_own_is_a_task(tmp_path):
     assert labels.tolist() == [0, 0, 0, 1, 1, 1]
     assert tests[test_labels == 1][0, :, 3, 3].tolist() == pytest.approx([200 / 255, 0, 0])
     model = task.model("efficientnet_lite0").eval()
-    assert model(task.load()[1][0]).shape == (4, 2)
+    assert model(accuracy_tasks.loaded(task)[1][0]).shape == (4, 2)
 
 
 def test_cifar_10_c_trains_at_severity_3_and_tests_the_last_images_of_each(tmp_path):

@@ -45,7 +45,6 @@ def made(old, new, *, changed=None, **fields):
         "requirements": ("peft==0.20.0",),
         "compared_with": "0001_peft-0.18.1",
         "comparison": compare(old, candidate),
-        "candidate": candidate,
         "changed": moved,
         "installed": (),
         "responsible": (),

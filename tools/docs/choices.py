@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable
 from typing import Final
 
-from page_tables import ROOT, finish, option_parser, table
+from page_tables import ROOT, main_of_tables, table
 
 from peft_regress.catalogue.evidence import read_evidence
 from peft_regress.choosing.candidates import Answer, Limits, of_architecture, relimited, try_all
@@ -101,5 +101,4 @@ TABLES: Final[dict[str, Callable[[], str]]] = {
 }
 
 if __name__ == "__main__":
-    chosen = option_parser(__doc__, TABLES).parse_args()
-    sys.exit(finish(PAGE, "choices", TABLES, chosen))
+    sys.exit(main_of_tables(PAGE, "choices", TABLES))

@@ -7,13 +7,12 @@
 A table is between the comments `<!-- edge:NAME -->` and `<!-- /edge:NAME -->`. Nothing is measured.
 """
 
-import json
 import sys
-from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import cache
 from typing import Final
 
-from page_tables import ROOT, finish, option_parser, recorded, require, state_table, table
+from page_tables import ROOT, main_of_tables, recorded, require, state_table, table
+from paper_rows import PRINTED_MIB, Row
 
 from peft_regress.cases import Case
 from peft_regress.catalogue.matrix import matrix_cases
@@ -22,28 +21,33 @@ from peft_regress.metrics import format_value
 from peft_regress.project.devices import RUNTIME_BYTES, DeviceClass, load_devices, room
 from peft_regress.runs.schema import Record
 
-Records = Mapping[str, Record]
-
 PAGE: Final = ROOT / "docs" / "devices.md"
-PRINTED: Final = ROOT / "benchmarks" / "paper_tables.json"
 MIB: Final = 2**20
 SAVING: Final = ("head", "bitfit", "lora", "dora")
 """Whose savings are shown; the others keep as much as one of these."""
 
 
+@cache
+def records() -> dict[str, Record]:
+    """Return the newest accepted records, among them all of the edge matrix."""
+    found = recorded()
+    require(matrix_cases("edge"), found, matrix="edge")
+    return found
+
+
 # --- The states -----------------------------------------------------------------------------------
 
 
-def states(records: Records) -> str:
+def states() -> str:
     """Return the state of each method on each architecture, and what ExecuTorch says."""
     cases = matrix_cases("edge", task="edge")
-    return state_table(cases, records, lambda case: case.adapter_name)
+    return state_table(cases, records(), lambda case: case.adapter_name)
 
 
 # --- What is left of the savings ------------------------------------------------------------------
 
 
-def savings(records: Records) -> str:
+def savings() -> str:
     """Return by how much each method needs less memory than full fine-tuning.
 
     The paper's total and the peak are in eager PyTorch, the others as ExecuTorch plans them. Cases
@@ -51,7 +55,7 @@ def savings(records: Records) -> str:
     """
     rows = []
     for case in matrix_cases("edge", task="edge"):
-        record, whole = records[case.id], records[f"edge/full/{case.architecture}"]
+        record, whole = records()[case.id], records()[f"edge/full/{case.architecture}"]
         if case.method in SAVING and {record.status, whole.status} == {"ok"}:
             sizes = zip(_sizes(record), _sizes(whole), strict=True)
             shares = (_printed(case), *(1 - part / all_of_it for part, all_of_it in sizes))
@@ -61,7 +65,7 @@ def savings(records: Records) -> str:
     wholes = ", ".join(
         f"{name} {_mib(whole.metrics['edge_train_bytes'].value)} MiB"
         for name in _architectures()
-        if (whole := records[f"edge/full/{name}"]).status == "ok"
+        if (whole := records()[f"edge/full/{name}"]).status == "ok"
     )
     header = ["architecture", "method", "planned, MiB", "the paper", "eager, categories",
               "eager, peak", "planned", "planned, with the file"]  # fmt: skip
@@ -77,11 +81,9 @@ def _sizes(record: Record) -> tuple[float, float, float, float]:
 
 def _printed(case: Case) -> float | None:
     """Return the saving that the paper prints: rank 4, one image of 224x224."""
-    printed = json.loads(PRINTED.read_text())["memory_mib"].get(case.architecture, {})
-    part, whole = (printed.get(name, {}).get("total") for name in (case.method, "full"))
-    if part is None or whole is None or case.rank not in {None, 4}:
-        return None
-    return 1 - float(part) / float(whole)
+    rows = (Row(case.architecture, case.method, case.rank), Row(case.architecture, "full"))
+    part, whole = (PRINTED_MIB.get((row, "total")) for row in rows)
+    return None if part is None or whole is None else float(1 - part / whole)
 
 
 def _percent(share: float | None) -> str:
@@ -95,12 +97,12 @@ def _mib(size: float) -> str:
 # --- What fits ------------------------------------------------------------------------------------
 
 
-def devices(records: Records) -> str:
+def devices() -> str:
     """Return which methods train on which device class: by memory, and by storage for the file."""
     rows: list[list[str]] = []
     rest: list[str] = []
     for device in load_devices():
-        cells = [_fitting(records, architecture, device) for architecture in _architectures()]
+        cells = [_fitting(architecture, device) for architecture in _architectures()]
         if set(cells) == {"all"}:
             rest.append(f"`{device.name}`")
         else:
@@ -110,18 +112,18 @@ def devices(records: Records) -> str:
     return table(header, rows, names=len(header)) + more
 
 
-def _fitting(records: Records, architecture: str, device: DeviceClass) -> str:
+def _fitting(architecture: str, device: DeviceClass) -> str:
     fitting: list[str] = []
     others: list[str] = []
     for case in matrix_cases("edge", task="edge"):
-        record = records[case.id]
+        record = records()[case.id]
         if case.architecture != architecture or record.status != "ok":
             continue
         (fitting if fits(record, device) else others).append(f"`{case.adapter_name}`")
     return "all" if not others else ", ".join(fitting) or "none"
 
 
-def rooms(_: Records) -> str:
+def rooms() -> str:
     """Return what each device class leaves for the tensors of a step, by runtime."""
 
     def shown(size: int) -> str:
@@ -145,14 +147,5 @@ def _architectures() -> list[str]:
     return list(dict.fromkeys(case.architecture for case in matrix_cases("edge", task="edge")))
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Print, write or check the tables; return the exit code."""
-    chosen = option_parser(__doc__, TABLES).parse_args(arguments)
-    records = recorded()
-    require(matrix_cases("edge"), records, matrix="edge")
-    tables = {name: partial(make, records) for name, make in TABLES.items()}
-    return finish(PAGE, "edge", tables, chosen)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main_of_tables(PAGE, "edge", TABLES))

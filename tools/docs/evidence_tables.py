@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from page_tables import ROOT, finish, option_parser, table
+from page_tables import ROOT, main_of_tables, table
 
 from peft_regress.catalogue.evidence import FULL, Study, read_evidence
 from peft_regress.choosing.ranking import difference
@@ -95,13 +95,11 @@ def learning() -> str:
 TABLES: Final[dict[str, Callable[[], str]]] = {
     "learning": learning,
     **{
-        f"{task}-{horizon}": functools.partial(accuracy, task, horizon)
-        for task in ("unseen", "shift")
-        for horizon in ("final", "early")
+        f"unseen-{horizon}": functools.partial(accuracy, "unseen", horizon)
+        for horizon in ("final", "early", "longer")
     },
-    "unseen-longer": functools.partial(accuracy, "unseen", "longer"),
+    "shift-final": functools.partial(accuracy, "shift", "final"),
 }
 
 if __name__ == "__main__":
-    chosen = option_parser(__doc__, TABLES).parse_args()
-    sys.exit(finish(PAGE, "evidence", TABLES, chosen))
+    sys.exit(main_of_tables(PAGE, "evidence", TABLES))

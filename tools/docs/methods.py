@@ -8,10 +8,10 @@ The rest of the page is written by hand.
 """
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Final
 
-from page_tables import ROOT, finish, option_parser, recorded, require, state_table
+from page_tables import ROOT, main_of_tables, recorded, require, state_table
 
 from peft_regress import registry
 from peft_regress.catalogue.matrix import matrix_cases
@@ -38,12 +38,5 @@ def states(records: Mapping[str, Record]) -> str:
     return state_table(wanted, records, lambda case: case.method)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Print, write or check the chosen tables; return the exit code."""
-    return finish(PAGE, "methods", TABLES, option_parser(__doc__, TABLES).parse_args(arguments))
-
-
-TABLES: Final[dict[str, Callable[[], str]]] = {"states": lambda: states(recorded())}
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main_of_tables(PAGE, "methods", {"states": lambda: states(recorded())}))

@@ -5,14 +5,11 @@ with `--check` it exits with 1 if something is out of date; one of tables alone 
 """
 
 import argparse
-import ast
 import difflib
-import inspect
 import re
 import sys
-import textwrap
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -23,19 +20,17 @@ from peft_regress.runs.schema import Record
 ROOT: Final = Path(__file__).resolve().parents[2]
 
 
-def option_parser(description: str | None, names: Iterable[str] = ()) -> argparse.ArgumentParser:
-    """Return the options that every such tool has; `names` are those of its tables."""
-    parser = argparse.ArgumentParser(description=(description or "").partition("\n")[0])
+def _option_parser(path: Path) -> argparse.ArgumentParser:
+    """Return the options that every such tool has."""
+    parser = argparse.ArgumentParser(description=f"Write {path.name}, or check it")
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--write", action="store_true", help="renew docs/")
     mode.add_argument("--check", action="store_true", help="exit 1 if docs/ is out of date")
-    if names:
-        parser.add_argument("--only", nargs="+", choices=list(names), metavar="TABLE", help="which")
     return parser
 
 
-def check_or_write(path: Path, new: str, *, writes: bool) -> int:
-    """Write the new page, or print how it differs from the old one; return the exit code."""
+def _renew_or_compare(path: Path, new: str, *, writes: bool) -> int:
+    """Write the new text, or print how it differs from the old one; return the exit code."""
     if writes:
         path.write_text(new, encoding="utf-8")
         return 0
@@ -44,16 +39,15 @@ def check_or_write(path: Path, new: str, *, writes: bool) -> int:
         old.splitlines(), new.splitlines(), str(path), "made now", lineterm=""
     )
     print("\n".join(difference) or f"{path} is up to date")
+    if old != new:
+        print(f"{path.name} is out of date: run `python {sys.argv[0]} --write`", file=sys.stderr)
     return int(old != new)
 
 
 def write_or_check(path: Path, text: str, arguments: Sequence[str] | None = None) -> int:
     """Write a whole file, or check it; return the exit code."""
-    chosen = option_parser(f"Write {path.name}, or check it").parse_args(arguments)
-    code = check_or_write(path, text, writes=chosen.write)
-    if code:
-        print(f"{path.name} is out of date: run `python {sys.argv[0]} --write`", file=sys.stderr)
-    return code
+    chosen = _option_parser(path).parse_args(arguments)
+    return _renew_or_compare(path, text, writes=chosen.write)
 
 
 # --- Tables ---------------------------------------------------------------------------------------
@@ -77,10 +71,16 @@ def put(page: str, tool: str, name: str, content: str) -> str:
     return place.sub(lambda _: f"{start}\n\n{content}\n\n{end}", page)
 
 
-def finish(
-    path: Path, tool: str, tables: Mapping[str, Callable[[], str]], chosen: argparse.Namespace
+def main_of_tables(
+    path: Path,
+    tool: str,
+    tables: Mapping[str, Callable[[], str]],
+    arguments: Sequence[str] | None = None,
 ) -> int:
-    """Make the chosen tables, and print, write or check them; return the exit code."""
+    """Print, write or check the chosen tables of a page; return the exit code."""
+    parser = _option_parser(path)
+    parser.add_argument("--only", nargs="+", choices=list(tables), metavar="TABLE", help="which")
+    chosen = parser.parse_args(arguments)
     made = {name: make() for name, make in tables.items() if name in (chosen.only or tables)}
     if not (chosen.write or chosen.check):
         for name, content in made.items():
@@ -89,7 +89,7 @@ def finish(
     page = path.read_text(encoding="utf-8")
     for name, content in made.items():
         page = put(page, tool, name, content)
-    return check_or_write(path, page, writes=chosen.write)
+    return _renew_or_compare(path, page, writes=chosen.write)
 
 
 # --- States of cases ------------------------------------------------------------------------------
@@ -137,25 +137,3 @@ def _state(record: Record, messages: dict[str, int]) -> str:
         return f"{record.status} ({number})"
     false = [f"`{name}`" for name, value in record.invariants.items() if value is False]
     return f"false: {', '.join(false)}" if false else "ok"
-
-
-# --- Documentation of fields ---------------------------------------------------------------------
-
-
-def documented_fields(kind: type) -> Iterator[tuple[ast.AnnAssign, str]]:
-    """Yield each field's statement and its text on one line, empty if there is none."""
-    (body,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
-    assert isinstance(body, ast.ClassDef)  # noqa: S101  (the source of a class)
-    following: list[ast.stmt | None] = [*body.body[1:], None]
-    for statement, below in zip(body.body, following, strict=True):
-        if not isinstance(statement, ast.AnnAssign):
-            continue
-        text = ""
-        if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
-            text = one_line(str(below.value.value))
-        yield statement, text
-
-
-def one_line(text: str) -> str:
-    """Return a text without line breaks."""
-    return " ".join(text.split())

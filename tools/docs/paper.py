@@ -16,12 +16,13 @@ import sys
 from statistics import fmean
 from typing import TYPE_CHECKING, Final
 
-from page_tables import ROOT, finish, option_parser, table
+from page_tables import ROOT, main_of_tables, table
 from paper_rows import (
     CATEGORIES,
     FLOP_FIGURES,
     MEMORY_FIGURES,
     MIB,
+    PRINTED_MIB,
     counted,
     measured,
     memory_bytes,
@@ -31,7 +32,7 @@ from paper_rows import (
 from peft_regress.catalogue.evidence import read_evidence
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from peft_regress.cost import StepCost
 
@@ -48,20 +49,11 @@ DEFAULT_ARCHITECTURES: Final = (
     "mobilenet_v3_small",
     "shufflenet_v2_x0_5",
 )
-# --- How a number is shown ------------------------------------------------------------------------
-
-
-def percent(share: float) -> str:
-    """Show a share in percent; zero has no sign."""
-    return f"{100 * share:.1f}".replace("-0.0", "0.0")
 
 
 def saving(part: float, whole: float) -> str:
-    """Show how much less the part is, in percent; negative if it is more."""
-    return percent(1 - part / whole)
-
-
-# --- The tables -----------------------------------------------------------------------------------
+    """Show how much less the part is, in percent; negative if it is more, but zero has no sign."""
+    return f"{100 * (1 - part / whole):.1f}".replace("-0.0", "0.0")
 
 
 def step_flops(step: StepCost) -> int:
@@ -71,13 +63,12 @@ def step_flops(step: StepCost) -> int:
 
 def memory() -> str:
     """Return every printed memory figure with the difference to the measured value."""
-    printed = {(figure.row, figure.name): figure.printed for figure in MEMORY_FIGURES}
     rows = []
     for case in dict.fromkeys(figure.row for figure in MEMORY_FIGURES):
         cells = [case.architecture, case.method]
         for category in CATEGORIES:
             size = memory_bytes(measured(case), category) / MIB
-            figure = printed.get((case, category))
+            figure = PRINTED_MIB.get((case, category))
             cells.append(
                 f"{size:.2f}" if figure is None else f"{figure} ({size - float(figure):+.3f})"
             )
@@ -150,11 +141,5 @@ TABLES: Final[dict[str, Callable[[], str]]] = {
     "accuracy": accuracy,
 }
 
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Print, write or check the chosen tables; return the exit code."""
-    return finish(PAGE, "paper", TABLES, option_parser(__doc__, TABLES).parse_args(arguments))
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main_of_tables(PAGE, "paper", TABLES))

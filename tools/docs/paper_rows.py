@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -17,21 +17,19 @@ from peft_regress import registry
 from peft_regress.catalogue.methods.targets import ALL_BUT_GROUPED, Targets
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from paper_counter import PaperCount
     from torch import nn
     from torch.optim import Optimizer
 
+    from peft_regress.catalogue.architectures import Architecture
     from peft_regress.catalogue.methods import Method, PeftAdapter
-    from peft_regress.measure.costs import CostReport
+    from peft_regress.measure.costs import CostReport, CostSettings
 
 MIB: Final = 2**20
 GIGA: Final = 10**9
 PAPER_RANK: Final = 4
 CATEGORIES: Final = ("param", "buffer", "grad", "activation", "temp", "optimizer", "total")
 _TABLES: Final = Path(__file__).resolve().parents[2] / "benchmarks" / "paper_tables.json"
-_RESOLUTION: Final = 224
 _CLASSES: Final = 2
 
 
@@ -87,21 +85,19 @@ def row(architecture: str, method: str, rank: int = PAPER_RANK) -> Row:
 
 
 @cache
-def measured(case: Row, batch: int = 1) -> CostReport:
+def measured(case: Row) -> CostReport:
     """Profile a row's step in the paper's setting, once."""
-    from peft_regress.measure.costs import CostSettings, profile_method
+    from peft_regress.measure.costs import profile_method
+
+    return profile_method(*_setting(case))
+
+
+def _setting(case: Row) -> tuple[Method, Architecture, CostSettings]:
+    from peft_regress.measure.costs import CostSettings
 
     architecture = registry.get("architecture", case.architecture)
-    method = _method_of(case)
-    settings = CostSettings(
-        batch=batch,
-        resolution=_RESOLUTION,
-        classes=_CLASSES,
-        loss="sum",
-        bn="train",
-        freeze_head=case.freezes_head,
-    )
-    return profile_method(method, architecture, settings)
+    settings = CostSettings(classes=_CLASSES, loss="sum", bn="train", freeze_head=case.freezes_head)
+    return _method_of(case), architecture, settings
 
 
 class Convolutions(Targets):
@@ -127,44 +123,32 @@ def _method_of(case: Row) -> Method:
 
 
 @cache
-def counted(case: Row, batch: int = 1) -> PaperCount:
+def counted(case: Row) -> PaperCount:
     """Count a row's step with the paper's counter, once."""
     from paper_counter import count_step
 
-    return count_step(
-        adapted(case), paper_optimizer(case), input_shape=(batch, 3, _RESOLUTION, _RESOLUTION)
-    )
+    shape = _setting(case)[2].input_shape
+    return count_step(adapted(case), partial(_optimizer, case), input_shape=shape)
 
 
 def adapted(case: Row) -> nn.Module:
-    """Build the model of a row in the paper's setting, for counts that `adaptation_cost` lacks."""
-    architecture = registry.get("architecture", case.architecture)
-    model: nn.Module = architecture.build(num_classes=_CLASSES, seed=0)
-    method = replace(_method_of(case), trains_batch_norm_statistics=True)
-    model = method.adapt(model, seed=0)
-    if case.freezes_head:
-        for name, parameter in model.named_parameters():
-            if f".{architecture.head}." in f".{name}":
-                parameter.requires_grad = False
-    method.set_mode(model)
-    return model
+    """Build the model of a row in the paper's setting, for counts that `measured` lacks."""
+    from peft_regress.measure.costs import adapted_model
+
+    return adapted_model(*_setting(case))
 
 
-def paper_optimizer(case: Row) -> Callable[[nn.Module], Optimizer]:
-    """Return the factory of a row's optimizer: torch's AdamW with its default weight decay.
+def _optimizer(case: Row, model: nn.Module) -> Optimizer:
+    """Return a row's optimizer: torch's AdamW with its default weight decay.
 
     The registered methods have no weight decay, which saves one product per parameter.
     """
+    if case.method == "galore":
+        return _method_of(case).make_optimizer(model)
+    from torch.optim import AdamW
 
-    def make(model: nn.Module) -> Optimizer:
-        if case.method == "galore":
-            return _method_of(case).make_optimizer(model)
-        from torch.optim import AdamW
-
-        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        return AdamW(trained, foreach=False)
-
-    return make
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return AdamW(trained, foreach=False)
 
 
 def memory_bytes(report: CostReport, category: str) -> int:
@@ -186,6 +170,7 @@ def _figures(table: dict[str, Any]) -> tuple[Figure, ...]:
 # Decimals keep the printed digits: 11.70 is more precise than 11.7.
 _published = json.loads(_TABLES.read_text(), parse_float=Decimal)
 MEMORY_FIGURES: Final = _figures(_published["memory_mib"])
+PRINTED_MIB: Final = {(figure.row, figure.name): figure.printed for figure in MEMORY_FIGURES}
 FLOP_FIGURES: Final = _figures(_published["gflops_paper_counter"])
 PAPER_ARCHITECTURES: Final = frozenset(figure.row.architecture for figure in MEMORY_FIGURES)
 ROWS: Final = tuple(dict.fromkeys(figure.row for figure in (*MEMORY_FIGURES, *FLOP_FIGURES)))

@@ -4,13 +4,18 @@
 what a file may hold; what its reader checks beyond them, and a schema can say, is added here.
 """
 
+import ast
+import inspect
+import itertools
 import json
 import sys
+import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
-from page_tables import documented_fields, one_line, write_or_check
+from page_tables import write_or_check
 
 from peft_regress.metrics import Metric
 from peft_regress.runs import schema as runs_schema
@@ -62,16 +67,27 @@ def schema() -> dict[str, Any]:
 
 def _describe(definition: dict[str, Any], kind: type) -> None:
     """Add the documentation of the fields, also of those that a base class declares."""
-    definition["description"] = one_line(definition["description"].partition("\n\n")[0])
+    definition["description"] = _one_line(definition["description"].partition("\n\n")[0])
+    fields = definition["properties"]
     for owner in reversed(kind.__mro__):
-        if not issubclass(owner, msgspec.Struct) or owner is msgspec.Struct:
-            continue
-        for statement, text in documented_fields(owner):
-            name = getattr(statement.target, "id", "")
-            if text:
-                field = definition["properties"][name]
+        if issubclass(owner, msgspec.Struct) and owner is not msgspec.Struct:
+            for name, text in _documented_fields(owner):
                 # A description beside `$ref` is allowed since draft 2019-09.
-                definition["properties"][name] = {"description": text, **field}
+                fields[name] = {"description": text, **fields[name]}
+
+
+def _documented_fields(kind: type) -> Iterator[tuple[str, str]]:
+    """Yield the name of each field that a text stands below, and that text on one line."""
+    (body,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
+    assert isinstance(body, ast.ClassDef)  # noqa: S101  (the source of a class)
+    for field, below in itertools.pairwise(body.body):
+        match field, below:
+            case ast.AnnAssign(target=ast.Name(name)), ast.Expr(ast.Constant(str(text))):
+                yield name, _one_line(text)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def _tighten(definitions: dict[str, Any]) -> None:

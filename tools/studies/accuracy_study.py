@@ -26,7 +26,7 @@ import msgspec
 from accuracy_tasks import BATCH, SOURCES, TASKS, Task, of_cifar10_c, of_folder
 
 from peft_regress.catalogue.evidence import EVIDENCE_FILE, FULL, Evidence, Study
-from peft_regress.choosing.study import Plan, Trainer, add_method, begin
+from peft_regress.choosing.study import Plan, add_method, begin
 from peft_regress.files import write_atomic
 from peft_regress.locks import opened_lock
 
@@ -82,7 +82,7 @@ def wanted(tasks: Sequence[Task], pattern: str) -> Iterator[tuple[Task, str, lis
 
 def train(task: Task, network: str, names: list[str], plan: Plan) -> None:
     """Train the methods that evidence.json lacks, and store each."""
-    trainer = Trainer(case=lambda name, steps: task.fine_tune(network, name, steps), storage=Path())
+    trainer = task.trainer(network)
     began = time.process_time()
     study = stored(task.name, network)
     if study is None:
@@ -105,7 +105,7 @@ def counted(study: Study, began: float) -> Study:
 
 def train_longer(task: Task, network: str, names: list[str], plan: Plan) -> None:
     """Train stored methods for three times the steps, at their rates and seeds, and store that."""
-    trainer = Trainer(case=lambda name, steps: task.fine_tune(network, name, steps), storage=Path())
+    trainer = task.trainer(network)
     study = stored(task.name, network)
     for name in names:
         if study is None or name not in study.methods or time.monotonic() > plan.ends:

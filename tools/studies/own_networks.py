@@ -14,7 +14,7 @@ large.
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -152,18 +152,6 @@ NETWORKS: Final = (
 # --- What a process of its own computes -----------------------------------------------------------
 
 
-def curves() -> dict[str, list[float]]:
-    """Return the losses of the first seed of each case."""
-    found = {}
-    for case in NETWORKS:
-        recipe = Recipe.of(case, Path("absent"))
-        model = recipe.adapted_model(0)
-        batches = recipe.batches(recipe.load_data(), seed=0)
-        optimizer = recipe.make_optimizer(model)
-        found[case.id] = list(recipe.train(model, optimizer, batches, seed=0).losses)
-    return found
-
-
 def records() -> dict[str, Record]:
     """Return the record of each case, computed by the threads of this process."""
     torch.set_num_threads(THREADS)
@@ -176,16 +164,21 @@ def records() -> dict[str, Record]:
     }
 
 
-def elsewhere(what: str, environment: dict[str, str]) -> Any:
-    """Return what one of the functions above returns in a process of its own."""
+def elsewhere(environment: Mapping[str, str]) -> dict[str, Record]:
+    """Return the records that a process of its own computes."""
     done = subprocess.run(
-        [sys.executable, __file__, what],
+        [sys.executable, __file__, "--records"],
         env={**os.environ, **environment},
         check=True,
         stdout=subprocess.PIPE,
     )
-    kind: Any = dict[str, list[float]] if what == "curves" else dict[str, Record]
-    return msgspec.json.decode(done.stdout, type=kind)
+    return msgspec.json.decode(done.stdout, type=dict[str, Record])
+
+
+def curves(environment: Mapping[str, str]) -> dict[str, list[float]]:
+    """Return the losses of each case's first seed."""
+    found = elsewhere(environment)
+    return {name: one.curve.losses for name, one in found.items() if one.curve}
 
 
 # --- What is printed ------------------------------------------------------------------------------
@@ -193,10 +186,10 @@ def elsewhere(what: str, environment: dict[str, str]) -> Any:
 
 def print_departures() -> None:
     """Print by which loss each curve departs under other instructions."""
-    here = elsewhere("curves", {})
-    print("equal in another process:", here == elsewhere("curves", {}))
+    here = curves({})
+    print("equal in another process:", here == curves({}))
     for name, environment in INSTRUCTIONS.items():
-        for case, losses in elsewhere("curves", environment).items():
+        for case, losses in curves(environment).items():
             pairs = enumerate(zip(here[case], losses, strict=True))
             first = next((step for step, (a, b) in pairs if a != b), None)
             if first is None:
@@ -208,7 +201,7 @@ def print_departures() -> None:
 
 def print_bounds() -> None:
     """Print what the gate says of each network: under rounding nothing, of the fault something."""
-    here = elsewhere("records", {})
+    here = elsewhere({})
     for name, record in here.items():
         bounds = bounds_on("first_losses", record.metrics["first_losses"], record)
         print(f"{name:30} bounds " + " ".join(f"{bound:.1e}" for bound in bounds))
@@ -220,7 +213,7 @@ def print_bounds() -> None:
         "0.9 sse": fault | INSTRUCTIONS["sse"],
     }
     for run, environment in runs.items():
-        there = elsewhere("records", environment)
+        there = elsewhere(environment)
         found = {name: judged(here[name], record) for name, record in there.items()}
         for name, metrics in found.items():
             print(f"{run:12} {name:30} {' '.join(metrics) or 'unchanged'}")
@@ -244,10 +237,9 @@ def judged(old: Record, new: Record) -> list[str]:
 
 
 if __name__ == "__main__":
-    asked = sys.argv[1] if len(sys.argv) > 1 else ""
-    if asked in {"curves", "records"}:
-        sys.stdout.buffer.write(msgspec.json.encode(curves() if asked == "curves" else records()))
-    elif asked == "--bounds":
+    if "--records" in sys.argv:
+        sys.stdout.buffer.write(msgspec.json.encode(records()))
+    elif "--bounds" in sys.argv:
         print_bounds()
     else:
         print_departures()

@@ -16,7 +16,6 @@ import dataclasses
 import math
 import statistics
 from collections.abc import Collection, Mapping
-from pathlib import Path
 
 import msgspec
 from accuracy_study import plan_of
@@ -24,23 +23,18 @@ from accuracy_tasks import ANIMALS_WHEEL, BATCH, ROOT, held_out
 
 from peft_regress.catalogue.evidence import Study, read_evidence, why_not_learned
 from peft_regress.choosing.candidates import Answer, Limits, of_architecture, try_all
-from peft_regress.choosing.study import Trainer, add_method, begin, study_of
-
-
-def trainer_of(network: str, remainder: int) -> Trainer:
-    """Return what trains on the animals, with one of the two test sets."""
-    task = held_out(remainder)
-    return Trainer(case=lambda name, steps: task.fine_tune(network, name, steps), storage=Path())
+from peft_regress.choosing.study import add_method, begin, study_of
 
 
 def truth(network: str, names: Collection[str]) -> Study:
     """Return the methods' scores on the first test set."""
-    trainer, plan = trainer_of(network, 0), plan_of(math.inf)
+    task, plan = held_out(0), plan_of(math.inf)
+    trainer = task.trainer(network)
     kept = ROOT / "runs" / f"regret-{network}.json"
     if kept.exists():
         study = msgspec.json.decode(kept.read_bytes(), type=Study)
     else:
-        study = begin(trainer, plan, images=held_out(0).images, batch=BATCH)
+        study = begin(trainer, plan, images=task.images, batch=BATCH)
         kept.write_bytes(msgspec.json.encode(study))
     for name in names:
         if name not in study.methods:
@@ -73,7 +67,8 @@ def main() -> None:
     scores = {name: 100 * statistics.fmean(known.methods[name].final) for name in names}
     priced = try_all(of_architecture(network, batch=8, resolution=224), Limits())
     plan = dataclasses.replace(plan_of(math.inf), names=names, stops_behind=True)
-    trained, _, _ = study_of(trainer_of(network, 5), plan, images=held_out(5).images, batch=BATCH)
+    task = held_out(5)
+    trained, _, _ = study_of(task.trainer(network), plan, images=task.images, batch=BATCH)
     assert trained is not None  # noqa: S101  (full fine-tuning was trained)
     print(", ".join(f"{name} {score:.1f}" for name, score in scores.items()))
     for how, study in (("stored evidence", stored), ("--train", trained)):

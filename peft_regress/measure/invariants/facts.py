@@ -1,7 +1,5 @@
 """Whether a fact holds, and where it does not; the tensors of a model, of which facts are."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import math

@@ -41,31 +41,26 @@ def unmerge_restores_base(filled: Filled) -> None:
     with unmerging. A second adapter that was there, and not active, must have had no part in it.
     """
     tuner.require_layers(filled.model)
-    with tuner.quiet(), facts.refused("peft does not merge and unmerge it", NotImplementedError):
-        _merge_and_unmerge(filled)
-
-
-def _merge_and_unmerge(filled: Filled) -> None:
     model: Any = filled.model
-    before = facts.copies_of(model)
-    model.base_model.merge_adapter()
-    largest = {name: largest_of(tensor) for name, tensor in facts.named_tensors(model).items()}
-    model.base_model.merge_adapter()
-    once = filled.loss()
-    model.base_model.unmerge_adapter()
-    _check_restored(before, facts.named_tensors(model), largest)
-    model.base_model.merge_adapter()
-    again = filled.loss()
-    beside = filled.loss_merged_beside
-    for how, loss in (
-        ("unmerged and merged again", again),
-        ("merged beside a second adapter that is not active", once if beside is None else beside),
-    ):
-        note = f"the loss of the probe is {once:.7g} when merged twice, and {loss:.7g} when {how}"
-        outputs.check_loss(loss, once, note, tolerance=outputs.MERGE_TOLERANCE)
-    model.base_model.unmerge_adapter()
-    model.base_model.unmerge_adapter()
-    _check_restored(before, facts.named_tensors(model), largest, said="merged and unmerged again, ")
+    before, beside = facts.copies_of(model), filled.loss_merged_beside
+    with tuner.quiet(), facts.refused("peft does not merge and unmerge it", NotImplementedError):
+        model.base_model.merge_adapter()
+        largest = {name: largest_of(tensor) for name, tensor in facts.named_tensors(model).items()}
+        model.base_model.merge_adapter()
+        once = filled.loss()
+        model.base_model.unmerge_adapter()
+        _check_restored(before, facts.named_tensors(model), largest)
+        model.base_model.merge_adapter()
+        merged = {"unmerged and merged again": filled.loss()}
+        if beside is not None:
+            merged["merged beside a second adapter that is not active"] = beside
+        for how, loss in merged.items():
+            note = f"the loss of the probe is {once:.7g} when merged twice, and {loss:.7g} when"
+            outputs.check_loss(loss, once, f"{note} {how}", tolerance=outputs.MERGE_TOLERANCE)
+        model.base_model.unmerge_adapter()
+        model.base_model.unmerge_adapter()
+        again = "merged and unmerged again, "
+        _check_restored(before, facts.named_tensors(model), largest, said=again)
 
 
 def _check_restored(

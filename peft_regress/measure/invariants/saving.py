@@ -38,15 +38,6 @@ class SavingFacts:
 
     def of(self, adapted: nn.Module, expected: Shapes) -> dict[str, Fact]:
         """Check what loads from the saved files, to use or to train. expected: what must train."""
-        with tempfile.TemporaryDirectory() as folder:
-            return {
-                **self._after_reloading(adapted, Path(folder), expected),
-                "stored_adapter_loads": self._stored_adapter_loads(),
-            }
-
-    def _after_reloading(
-        self, adapted: nn.Module, folder: Path, expected: Shapes
-    ) -> dict[str, Fact]:
         loaded: list[nn.Module] = []
 
         @facts.judged
@@ -57,32 +48,34 @@ class SavingFacts:
                 self._adapter.save(adapted, folder)
                 used = self._load(folder, trainable=False)
                 loaded.append(used)
-                self._check_same(adapted, used)
+                self._probe.check_same(
+                    self._probe.outputs(used),
+                    self._probe.outputs(adapted),
+                    tolerance=outputs.RELOAD_TOLERANCE,
+                    layers=lambda: (self._probe.layers(used), self._probe.layers(adapted)),
+                )
+                # Of a prompt peft ships what its encoder computes, and not the encoder.
+                if not self._adapter.loads_for_use_only:
+                    self._check_numbers(facts.trainable(adapted), adapted, used)
 
-        same = reloads()
-        resumed = same
-        if loaded:
-            resumed = self._resumes(loaded[0], folder, expected)
-            if same.holds:
-                same = self._notices(adapted, loaded[0], folder)
-        return {"saved_adapter_reloads": same, "reload_keeps_trainable": resumed}
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            same = resumed = reloads()
+            for used in loaded:
+                resumed = self._resumes(used, folder, expected)
+                if same.holds:
+                    same = self._notices(adapted, used, folder)
+        return {
+            "saved_adapter_reloads": same,
+            "reload_keeps_trainable": resumed,
+            "stored_adapter_loads": self._stored_adapter_loads(),
+        }
 
     @facts.judged
     def _notices(self, adapted: nn.Module, used: nn.Module, folder: Path) -> None:
         unnoticed = loads_unnoticed(used, folder, self._adapter.adapter_parameters(adapted))
         if unnoticed:
             raise facts.false(f"it loads {unnoticed}, without a word", tensors=[unnoticed])
-
-    def _check_same(self, adapted: nn.Module, used: nn.Module) -> None:
-        self._probe.check_same(
-            self._probe.outputs(used),
-            self._probe.outputs(adapted),
-            tolerance=outputs.RELOAD_TOLERANCE,
-            layers=lambda: (self._probe.layers(used), self._probe.layers(adapted)),
-        )
-        # Of a prompt peft ships what its encoder computes, and not the encoder.
-        if not self._adapter.loads_for_use_only:
-            self._check_numbers(facts.trainable(adapted), adapted, used)
 
     def _check_numbers(self, names: Iterable[str], adapted: nn.Module, loaded: nn.Module) -> None:
         """Check that the very numbers were loaded: the probe may not show each of them."""

@@ -25,13 +25,10 @@ class TrainingFacts:
         """Whether a rule says what must train."""
         self.expected: dict[str, tuple[int, ...]] = dict(by_rule or {})
         """Name and shape of what must train; without a rule, of what trains after wrapping."""
-        self._before: dict[str, Tensor] = {}
+        self.before: dict[str, Tensor] = {}
+        """Copies of the adapted model's tensors, before its training."""
         self._after_first_step: dict[str, Fact] = {}
         self._projections: dict[str, Tensor] = {}
-
-    def take(self, adapted: nn.Module) -> None:
-        """Copy the tensors of the adapted model, before its training."""
-        self._before = facts.copies_of(adapted)
 
     def watch_first_step(self, adapted: nn.Module, optimizer: Optimizer) -> None:
         """Check again right after the first update."""
@@ -49,8 +46,7 @@ class TrainingFacts:
     @facts.judged
     def trainable_as_expected(self, model: nn.Module) -> None:
         """Check that what must train does, at this moment."""
-        wrong = sorted(set(facts.trainable(model).items()) ^ set(self.expected.items()))
-        facts.check_none(list(dict.fromkeys(name for name, _ in wrong)))
+        facts.check_none(sorted(dict(facts.trainable(model).items() ^ self.expected.items())))
         if not self.has_rule:
             raise facts.null("no rule says what must train; the reference's set judges it")
 
@@ -72,7 +68,7 @@ class TrainingFacts:
 
     @facts.judged
     def _trainable_changed(self, adapted: nn.Module) -> None:
-        before = {name: one for name, one in self._before.items() if name in self.expected}
+        before = {name: one for name, one in self.before.items() if name in self.expected}
         after = facts.named_tensors(adapted)
         changed = {name for name in facts.moved(before, after) if name in after}
         prunes = self._adapter.prunes
@@ -86,12 +82,12 @@ class TrainingFacts:
         prefix = base_prefix(adapted, self._base)
         frozen = {
             name: tensor
-            for name, tensor in self._before.items()
+            for name, tensor in self.before.items()
             if name not in self.expected
             and not name.endswith(may_move)
             and base_name(name, prefix) not in self._adapter.moving
         }
-        facts.check_none([*facts.moved(frozen, after), *sorted(after.keys() - self._before.keys())])
+        facts.check_none([*facts.moved(frozen, after), *sorted(after.keys() - self.before.keys())])
 
     @facts.judged
     def _projections_renewed(self, optimizer: Optimizer) -> None:

@@ -90,7 +90,7 @@ class InvariantWatch:
             ),
             "channels_last_kept": self._probe.channels_last_kept(adapted),
         }
-        self.training.take(adapted)
+        self.training.before = facts.copies_of(adapted)
 
     @paused_gc()
     def after_training(self, adapted: nn.Module, optimizer: Optimizer) -> dict[str, Fact]:
@@ -131,11 +131,14 @@ class InvariantWatch:
         if adapter.disabled(adapted) is None:
             of_none = facts.null("there is no adapter that can be switched off").fact
             return dict.fromkeys(_OF_A_FILLED, of_none)
+        # Without a rule, what trains of the base is expected too.
+        of_base_too = {} if self.training.has_rule else dict(self._base.named_parameters())
+        prefix = base_prefix(adapted, self._base)
         # Parameters that are missing are a matter of `expected_trainable`.
         parameters = [
             name
             for name in adapter.adapter_parameters(adapted)
-            if name in self.training.expected and not self._is_of_base(adapted, name)
+            if name in self.training.expected and base_name(name, prefix) not in of_base_too
         ]
         filled = Filled(
             adapted,
@@ -156,12 +159,6 @@ class InvariantWatch:
             "refused_merge_keeps_base": merging.refused_merge_keeps_base(filled.model, parameters),
             "unmerge_restores_base": merging.unmerge_restores_base(filled),
         }
-
-    def _is_of_base(self, adapted: nn.Module, name: str) -> bool:
-        if self.training.has_rule:
-            return False
-        plain = base_name(name, base_prefix(adapted, self._base))
-        return plain in dict(self._base.named_parameters())
 
     @facts.judged
     def _doubled_rank_not_smaller(self, adapted: nn.Module) -> None:

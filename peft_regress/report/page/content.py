@@ -1,7 +1,5 @@
 """What a page shows: entries, their cases over the entries, verdicts; and how it says that."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import statistics

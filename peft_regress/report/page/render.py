@@ -1,7 +1,5 @@
 """Put the page together: template, style, scripts and data, in one file that loads nothing else."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import html

@@ -1,7 +1,5 @@
 """The sheet of one case: its state, its numbers, and where they come from."""
 
-from __future__ import annotations
-
 from collections.abc import Hashable, Iterator
 from typing import Final
 

@@ -1,7 +1,5 @@
 """The parts of the page that Python writes: its tables and sentences, and the rows of plots."""
 
-from __future__ import annotations
-
 import dataclasses
 import html
 from collections import Counter, defaultdict
@@ -19,8 +17,13 @@ from peft_regress.report.html import HtmlWriter
 from peft_regress.report.layout import Row, Table
 from peft_regress.report.markdown import MOST_CASES
 from peft_regress.report.page.content import ABSENT, Content, Mark, number
-from peft_regress.report.page.data import encode_case, shared_data
-from peft_regress.report.page.plots import COSTS, batches_of, tradeoffs
+from peft_regress.report.page.data import (
+    COSTS,
+    batches_of,
+    encode_case,
+    shared_data,
+    tradeoffs,
+)
 from peft_regress.report.page.sheets import key_of_modules, sheet_body, sheet_head, sheet_modules
 from peft_regress.report.results import results
 from peft_regress.report.sentences import REPEATED, narrowing_words

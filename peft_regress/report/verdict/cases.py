@@ -1,7 +1,5 @@
 """What reports say of cases: why each has its verdict, its budgets, and what stands beside."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 
 from peft_regress.gate import verdicts

@@ -1,7 +1,5 @@
 """The sentences on one finding that all reports share."""
 
-from __future__ import annotations
-
 from typing import Final
 
 from peft_regress.gate.comparison import Comparison

@@ -1,7 +1,5 @@
 """The commands after a verdict: measure again, see more, find the release, accept."""
 
-from __future__ import annotations
-
 import os
 import shlex
 from collections.abc import Collection, Iterator, Mapping, Sequence

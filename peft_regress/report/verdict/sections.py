@@ -1,7 +1,5 @@
 """A comparison as a document, made once: the terminal, GitHub and the page show the same."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Verdicts and explanations as the JSON that `compare` and `explain --format json` print."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

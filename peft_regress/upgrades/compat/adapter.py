@@ -1,7 +1,5 @@
 """Read a saved adapter, a folder as peft writes it, as far as that needs no torch."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Make the base model that adapters are loaded on, the same one in every environment."""
 
-from __future__ import annotations
-
 import copy
 import hashlib
 from collections.abc import Callable, Iterable, Iterator

@@ -1,7 +1,5 @@
 """Load a saved adapter in a range of releases, and judge each by the release that saved it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack

@@ -1,7 +1,5 @@
 """Judge how a release loads an adapter, against the release that saved it."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

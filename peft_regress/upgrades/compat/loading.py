@@ -1,7 +1,5 @@
 """Load a saved adapter with the installed library, and look at what it became."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import shutil
@@ -64,8 +62,15 @@ def load_adapter(base: Base, folder: Path, *, leave_out: Sequence[str] = ()) -> 
     if the base model is not the same each time.
     """
     written: dict[str, Any] = json.loads((folder / CONFIGURATION).read_bytes())
+    found: dict[str, Any] = {}
     with _without(folder, written, leave_out) as chosen:
-        return _Loading(base, chosen, written).run()
+        with _told_of(found, "refusal"):
+            _use(base, chosen, written, found)
+        if "refusal" not in found:
+            with _told_of(found, "training_problem"):
+                model = _from_pretrained(base, chosen, is_trainable=True)
+                found["trainable"] = _trainable(model)
+    return Loaded(**found)
 
 
 @contextlib.contextmanager
@@ -81,102 +86,86 @@ def _without(folder: Path, written: Mapping[str, Any], leave_out: Sequence[str])
         yield Path(scratch)
 
 
-class _Loading:
-    def __init__(self, base: Base, folder: Path, written: dict[str, Any]) -> None:
-        self._base = base
-        self._folder = folder
-        self._written = written
-        self._found: dict[str, Any] = {}
+@contextlib.contextmanager
+def _told_of(found: dict[str, Any], problem: str) -> Iterator[None]:
+    """Note as a problem whatever the library raises; that the base changes is none of its own."""
+    try:
+        yield
+    except PeftRegressError:
+        raise
+    except Exception as error:  # noqa: BLE001
+        found[problem] = told(error)
 
-    def run(self) -> Loaded:
-        """Return what is known when the library refuses, or in the end."""
-        # What a library raises of any kind is its refusal; a base that changes is not.
-        try:
-            self._load()
-        except PeftRegressError:
-            raise
-        except Exception as error:  # noqa: BLE001
-            self._found["refusal"] = told(error)
-            return Loaded(**self._found)
-        try:
-            model = self._from_pretrained(is_trainable=True)
-            self._found["trainable"] = _trainable(model)
-        except PeftRegressError:
-            raise
-        except Exception as error:  # noqa: BLE001
-            self._found["training_problem"] = told(error)
-        return Loaded(**self._found)
 
-    def _load(self) -> None:
-        from peft import __version__
-        from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+def _use(base: Base, folder: Path, written: Mapping[str, Any], found: dict[str, Any]) -> None:
+    """Load the adapter for inference and merge it; what is found stays if the library refuses."""
+    from peft import __version__
+    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
-        kind = self._written["peft_type"]
-        if kind not in PEFT_TYPE_TO_CONFIG_MAPPING:
-            self._found["refusal"] = f"peft {__version__} has no method {kind}"
-            return
-        self._look_at_fields(PEFT_TYPE_TO_CONFIG_MAPPING[kind])
-        with _kept_results() as results:
-            model: Any = self._from_pretrained(is_trainable=False)
-        (configuration,) = model.peft_config.values()
-        self._look_at_changes(configuration)
-        self._look_at_keys(model, results)
-        self._found["trainable_for_inference"] = _trainable(model)
-        outputs = self._base.outputs(model)
-        self._found |= {
-            "outputs": numbers_of(outputs),
-            "is_finite": is_finite(outputs),
-            "is_steady": self._base.is_steady(model, outputs),
-        }
-        try:
-            merged = self._base.outputs(model.merge_and_unload())
-            self._found["merged"] = numbers_of(merged) if is_finite(merged) else []
-        except Exception as error:  # noqa: BLE001  (not every method can merge)
-            self._found["merge_problem"] = told(error)
+    kind = written["peft_type"]
+    if kind not in PEFT_TYPE_TO_CONFIG_MAPPING:
+        found["refusal"] = f"peft {__version__} has no method {kind}"
+        return
+    found |= _fields(config_defaults(PEFT_TYPE_TO_CONFIG_MAPPING[kind]), written)
+    with _kept_results() as results:
+        model: Any = _from_pretrained(base, folder, is_trainable=False)
+    (configuration,) = model.peft_config.values()
+    found["changed_fields"] = dict(_changes(configuration, written))
+    found |= _keys(model, folder, results)
+    found["trainable_for_inference"] = _trainable(model)
+    outputs = base.outputs(model)
+    found |= {
+        "outputs": numbers_of(outputs),
+        "is_finite": is_finite(outputs),
+        "is_steady": base.is_steady(model, outputs),
+    }
+    with _told_of(found, "merge_problem"):  # not every method can merge
+        merged = base.outputs(model.merge_and_unload())
+        found["merged"] = numbers_of(merged) if is_finite(merged) else []
 
-    def _from_pretrained(self, *, is_trainable: bool) -> nn.Module:
-        from peft import PeftModel
 
-        base = self._base.model()
-        # What the file lacks is drawn.
-        seed_all(_SEED)
-        model = PeftModel.from_pretrained(base, str(self._folder), is_trainable=is_trainable)
-        return model.float()
+def _from_pretrained(base: Base, folder: Path, *, is_trainable: bool) -> nn.Module:
+    from peft import PeftModel
 
-    def _look_at_fields(self, configuration: type) -> None:
-        defaults = config_defaults(configuration)
+    model = base.model()
+    # What the file lacks is drawn.
+    seed_all(_SEED)
+    return PeftModel.from_pretrained(model, str(folder), is_trainable=is_trainable).float()
+
+
+def _fields(defaults: Mapping[str, Any], written: Mapping[str, Any]) -> dict[str, list[str]]:
+    known = (written.keys() & defaults.keys()) - _OF_LOADING
+    return {
         # A release that does not know the field `peft_version` may refuse that as well.
-        self._found["unknown_fields"] = sorted(self._written.keys() - defaults.keys())
-        self._found["default_fields"] = sorted(
-            name
-            for name in (self._written.keys() & defaults.keys()) - _OF_LOADING
-            if plain_setting(defaults[name]) == plain_setting(self._written[name])
-        )
+        "unknown_fields": sorted(written.keys() - defaults.keys()),
+        "default_fields": sorted(
+            name for name in known if plain_setting(defaults[name]) == plain_setting(written[name])
+        ),
+    }
 
-    def _look_at_changes(self, configuration: Any) -> None:
-        changed = {}
-        for name, value in self._written.items():
-            if name in _OF_LOADING or not hasattr(configuration, name):
-                continue
+
+def _changes(
+    configuration: Any, written: Mapping[str, Any]
+) -> Iterator[tuple[str, tuple[str, str]]]:
+    for name, value in written.items():
+        if name not in _OF_LOADING and hasattr(configuration, name):
             now = getattr(configuration, name)
             if plain_setting(now) != plain_setting(value):
-                changed[name] = (_shown(value), _shown(now))
-        self._found["changed_fields"] = changed
+                yield name, (_shown(value), _shown(now))
 
-    def _look_at_keys(self, model: nn.Module, results: Sequence[Any]) -> None:
-        from peft import get_peft_model_state_dict
 
-        unexpected = [key for result in results for key in result.unexpected_keys]
-        stored = load_file(self._folder / WEIGHTS)
-        now = get_peft_model_state_dict(model, save_embedding_layers=False)
-        self._found |= {
-            "unexpected_keys": sorted(unexpected),
-            "missing_keys": sorted(now.keys() - stored.keys()),
-            "foreign_keys": sorted(stored.keys() - now.keys()),
-            "altered_keys": sorted(
-                name for name in now.keys() & stored.keys() if not _equal(now[name], stored[name])
-            ),
-        }
+def _keys(model: nn.Module, folder: Path, results: Sequence[Any]) -> dict[str, list[str]]:
+    from peft import get_peft_model_state_dict
+
+    stored = load_file(folder / WEIGHTS)
+    now = get_peft_model_state_dict(model, save_embedding_layers=False)
+    both = now.keys() & stored.keys()
+    return {
+        "unexpected_keys": sorted(key for result in results for key in result.unexpected_keys),
+        "missing_keys": sorted(now.keys() - stored.keys()),
+        "foreign_keys": sorted(stored.keys() - now.keys()),
+        "altered_keys": sorted(name for name in both if not _equal(now[name], stored[name])),
+    }
 
 
 @contextlib.contextmanager

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from peft.configs import LoraConfig, PeftConfig, load_config
-from peft.tuners.methods import is_up, layer_class
+from peft.configs import PeftConfig, load_config
+from peft.tuners.methods import layer_class
 from peft.tuners.tuners_utils import BaseTunerLayer, ModulesToSave
 
 PREFIX = "base_model.model."
@@ -123,26 +123,9 @@ class PeftModel(nn.Module):
         """Return the network, with its adapted layers."""
         return self.base_model.model
 
-    def forward(self, *args: Any, adapter_names: list[str] | None = None, **keywords: Any) -> Any:
-        """Return the output; of each item with its own adapter, if they are named."""
-        if adapter_names is None:
-            return self.base_model(*args, **keywords)
-        unknown = sorted({*adapter_names} - {*self.peft_config, "__base__"})
-        if unknown:
-            raise ValueError(f"there is no adapter {unknown[0]!r}")
-        if self.training or any(layer.merged for layer in self.base_model.layers()):
-            raise ValueError("adapter_names is for inference with adapters that are not merged")
-        before = {id(holder): holder.active for _, holder in self.base_model.holders()}
-        outputs: dict[str, Tensor] = {}
-        try:
-            for name in dict.fromkeys(adapter_names):
-                for _, holder in self.base_model.holders():
-                    holder.active = [name]
-                outputs[name] = self.base_model(*args, **keywords)
-        finally:
-            for _, holder in self.base_model.holders():
-                holder.active = before[id(holder)]
-        return torch.stack([outputs[name][item] for item, name in enumerate(adapter_names)])
+    def forward(self, *args: Any, **keywords: Any) -> Any:
+        """Return the output."""
+        return self.base_model(*args, **keywords)
 
     def add_adapter(self, adapter_name: str, config: PeftConfig, **_options: Any) -> None:
         """Add an adapter, which is not active; raise ValueError if that is impossible."""
@@ -301,43 +284,6 @@ class PeftModel(nn.Module):
                 saved = state[f"{PREFIX}{path}.{key}"]
                 tensor.zero_()
                 tensor[tuple(slice(size) for size in saved.shape)] = saved.to(tensor.dtype)
-
-    def add_weighted_adapter(
-        self, adapters: list[str], weights: list[float], adapter_name: str, **_: Any
-    ) -> None:
-        """Add an adapter whose update is the weighted sum of others' updates."""
-        configs: list[Any] = [self.peft_config[name] for name in adapters]
-        if not all(isinstance(one, LoraConfig) and not one.use_dora for one in configs):
-            raise NotImplementedError("only LoRA adapters can be combined")
-        parts: dict[str, dict[str, Tensor]] = {}
-        for layer in self.base_model.layers():
-            of_layer: dict[str, list[Tensor]] = {}
-            for name, weight in zip(adapters, weights, strict=True):
-                for key, tensor in layer.tensors(name).items():
-                    factor = weight * layer.scaling[name] if is_up(key) else 1.0
-                    of_layer.setdefault(key, []).append(tensor.detach() * factor)
-            parts[layer.path] = {
-                key: torch.cat(ones, dim=int(is_up(key))) for key, ones in of_layer.items()
-            }
-        ranks = {
-            path: next(len(one) for key, one in found.items() if not is_up(key))
-            for path, found in parts.items()
-            if found
-        }
-        config = LoraConfig(
-            target_modules="|".join(path.replace(".", r"\.") for path in ranks),
-            rank_pattern={f"^{path}": rank for path, rank in ranks.items()},
-            alpha_pattern={f"^{path}": float(rank) for path, rank in ranks.items()},
-        )
-        self.add_adapter(adapter_name, config)
-        self.put(
-            adapter_name,
-            {
-                f"{PREFIX}{path}.{key}": one
-                for path, found in parts.items()
-                for key, one in found.items()
-            },
-        )
 
 
 def get_peft_model(
