@@ -101,7 +101,7 @@ class Policy:
 
     referee_widens: float = 10
     """Where the referees agree, the first losses after the first one may be so many times as far
-    apart as their bounds allow: what is left is rounding. Seen on ARM 1.6."""
+    apart as their bounds allow: what is left is rounding. Seen on ARM 3.3."""
 
     bfloat16_curve_rounding: float = 0.02
     """The same in bfloat16, whose numbers have 8 bits: five of their last bits."""
