@@ -67,9 +67,12 @@ def agree(known: Referee | None, new: Referee | None) -> bool:
 
 
 def _bounds(known: Referee) -> list[float]:
-    """Return the bound on each step, and on the scores, that is small enough to judge by."""
-    policy = DEFAULT_POLICY
-    bounds = (max(policy.referee_bound, policy.referee_factor * one) for one in known.moved)
+    """Return the bound on each step, and on the scores, that is small enough to judge by.
+
+    By what moves up to the next step: elsewhere rounding may amplify a step earlier.
+    """
+    policy, moved = DEFAULT_POLICY, [*known.moved[1:], *known.moved[-1:]]
+    bounds = (max(policy.referee_bound, policy.referee_factor * one) for one in moved)
     return list(takewhile(lambda bound: bound <= policy.referee_useful, bounds))
 
 

@@ -77,7 +77,7 @@ def test_the_message_names_the_first_step_that_differs_and_what_differs_in_it(wh
         ([1e-13] * 5 + [1e-9] * 8, referee(3, by=5e-8), CURVE),
         # ... and where it has grown too large, nothing is judged, so nothing is a repeat.
         ([1e-13] * 5 + [1e-3] * 8, referee(8, by=1e-2), BOUNDS),
-        ([1e-13] * 5 + [1e-3] * 8, referee(4, by=1e-2), CURVE),
+        ([1e-13] * 5 + [1e-3] * 8, referee(3, by=1e-2), CURVE),
         ([1e-13] * 12 + [1e-3], referee(loss=0.31), BOUNDS),
     ],
 )
