@@ -209,3 +209,24 @@ def test_singular_vectors_have_one_sign(full):
     assert (left.gather(0, left.abs().argmax(0, keepdim=True)) > 0).all()
     assert torch.allclose(left, again[0])
     assert torch.allclose(right[:4], -again[2][:4])
+
+
+@pytest.mark.parametrize("place", range(2))
+def test_every_second_image_is_enough_to_see_each_place(
+    clean_registry, tiny_sources, monkeypatch, place
+):
+    from tiny_architecture import TinyArchitecture
+
+    registry.add("architecture", TinyArchitecture())
+    known = referee(tiny("full", None), root=tiny_sources)
+    batches = Recipe.batches
+
+    def spoiled_late(self, *args, **how):
+        for step, batch in enumerate(batches(self, *args, **how)):
+            if step >= 5:
+                batch[0][place] *= 1.01
+            yield batch
+
+    monkeypatch.setattr(Recipe, "batches", spoiled_late)
+    found = departure(known, referee(tiny("full", None), root=tiny_sources))
+    assert (found.step, found.what) == (6 + (place + 1) % 2, "loss")
