@@ -130,6 +130,10 @@ class World:
         finally:
             self.open_overlays -= 1
 
+    @staticmethod
+    def from_one_start(cases, *_):
+        return [f"{case.id} computes the same" for case in cases]
+
     def measure_cases(
         self,
         cases,
@@ -218,7 +222,13 @@ def set_world(monkeypatch, world):
     """Let upgrades and bisections work in this world."""
     monkeypatch.setattr("peft_regress.cli.bisect.opened_overlay", world.opened_overlay)
     for module in (bisect, responsible, upgrading):
-        for name in ("released_versions", "opened_overlay", "opened_part", "measure_cases"):
+        for name in (
+            "released_versions",
+            "opened_overlay",
+            "opened_part",
+            "measure_cases",
+            "from_one_start",
+        ):
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, getattr(world, name))
     monkeypatch.setattr(upgrading, "installed_packages", lambda: world.installed)

@@ -7,8 +7,11 @@ training agrees to some 1e-14 on all of them, so what differs there was computed
 from __future__ import annotations
 
 import dataclasses
+import functools
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
@@ -18,7 +21,7 @@ from torch import Tensor, nn
 from peft_regress.gate.referees import agree, changes
 from peft_regress.measure.float64 import LessPrecisionError, float64
 from peft_regress.measure.recipe import Recipe
-from peft_regress.measure.training import device_of, move_nearby
+from peft_regress.measure.training import begin_alike, device_of, move_nearby
 from peft_regress.runs.schema import Referee
 from peft_regress.text import clean
 
@@ -26,16 +29,19 @@ SHARE: Final = 1e-13
 """How far weights are moved to see what rounding does: a thousand times what float64 rounds to."""
 
 
-def refereed(recipe: Recipe, base: nn.Module, *, known: Referee | None) -> Referee | str:
+def refereed(
+    recipe: Recipe, base: nn.Module, *, known: Referee | None, start: Path | None = None
+) -> Referee | str:
     """Train the first seed in float64; return what it gave, or in words why there is no referee.
 
     base: the unadapted model in its own precision. known: the referee of a reference; a training
     that departs from it, or that has none, is trained once more from weights that differ by 1e-13
-    of them: so far rounding may move each step.
+    of them: so far rounding may move each step. start: the file of `begin_alike`.
     """
     try:
         _check(recipe, base)
-        return completed(_trained(recipe), known, lambda: _trained(recipe, share=SHARE))
+        trained = functools.partial(_trained, recipe, start)
+        return completed(trained(), known, lambda: trained(share=SHARE))
     except LessPrecisionError as error:
         return str(error)
     except Exception as error:  # noqa: BLE001  (whatever a library raises for float64)
@@ -66,7 +72,7 @@ def _check(recipe: Recipe, base: nn.Module) -> None:
         raise LessPrecisionError(f"its weights are {one}".replace("torch.", ""))
 
 
-def _trained(recipe: Recipe, *, share: float = 0.0) -> Referee:
+def _trained(recipe: Recipe, start: Path | None, *, share: float = 0.0) -> Referee:
     """Train in float64, from weights that are moved by a share of each."""
     adapter = dataclasses.replace(recipe.adapter, base_dtype="float64")
     recipe, seed = dataclasses.replace(recipe, adapter=adapter), recipe.seeds[0]
@@ -74,12 +80,16 @@ def _trained(recipe: Recipe, *, share: float = 0.0) -> Referee:
         data = recipe.load_data()
         test = list(data.test_batches(recipe.test_batch))
         model = recipe.adapted_model(seed)
+        batches = _images_of(recipe, recipe.batches(data, seed=seed))
+        if start is not None:
+            taken = list(itertools.islice(batches, recipe.fine_tune.steps))
+            batches = iter(begin_alike(start, model, taken))
         if share:
             move_nearby(model, share)
         norms = _Norms(model)
         optimizer = recipe.make_optimizer(model)
-        batches = mode.watching(_images_of(recipe, recipe.batches(data, seed=seed)))
-        training = recipe.train(model, optimizer, batches, seed=seed, on_step=norms.note)
+        watched = mode.watching(batches)
+        training = recipe.train(model, optimizer, watched, seed=seed, on_step=norms.note)
         scores = recipe.objective.scores(model, test)
     numbers = [*training.losses, *norms.gradients, *norms.updates, *scores.values()]
     if not all(map(math.isfinite, numbers)):

@@ -12,6 +12,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -21,7 +22,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from peft_regress.cost.batches import map_batch
-from peft_regress.errors import NonFiniteLossError
+from peft_regress.errors import InputError, NonFiniteLossError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,6 +155,26 @@ def on_device(batch: Any, device: torch.device) -> Any:
 _SHARE: Final = 1e-4
 """A thousand times what float32 rounds to: so a few steps meet the kinks (of a ReLU, a max-pool, or
 the sign of a tiny gradient) that rounding could meet on another machine."""
+
+
+@torch.no_grad()
+def begin_alike(start: Path, model: nn.Module, batches: list[Any]) -> list[Any]:
+    """Give a model the weights of a kept start; return its batches.
+
+    Where the file is not there yet, the model and the batches are the start. It keeps torch's
+    generator too. Raises `InputError` for a model with other tensors.
+    """
+    own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    if not start.exists():
+        torch.save((own, batches, torch.get_rng_state()), start)
+        return batches
+    weights, kept, generator = torch.load(start, weights_only=False)
+    for name in sorted(own.keys() | weights.keys()):
+        if name not in own or name not in weights or own[name].shape != weights[name].shape:
+            raise InputError(f"{name} is only in one, or has another shape")
+        own[name].copy_(weights[name])
+    torch.set_rng_state(generator)
+    return list(kept)
 
 
 @torch.no_grad()

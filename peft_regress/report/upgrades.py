@@ -102,6 +102,7 @@ def _heading(upgrade: Upgrade) -> Section:
         body=(
             f"compared with: {clean(upgrade.compared_with, longest=400)}",
             f"environment: {environment}",
+            *verdicts.trainings(upgrade.comparison),
             *(f"note: {clean(remark, longest=400)}" for remark in upgrade.remarks),
         ),
         level=2,

@@ -19,7 +19,7 @@ from peft_regress.interrupts import held_signals
 from peft_regress.project.own_cases import settings_in_use, use_settings
 from peft_regress.project.settings import Settings, read_settings
 from peft_regress.runs.journal import Header, KeptRecord
-from peft_regress.runs.schema import Failure, Record, error_record
+from peft_regress.runs.schema import Failure, Record, Referee, error_record
 
 if TYPE_CHECKING:
     from peft_regress.measure.costs import ProfileCache
@@ -51,6 +51,23 @@ class CaseRequest(msgspec.Struct, frozen=True, kw_only=True):
     """That of pyproject.toml, at the same path on every machine; None without settings."""
     scratch: str = ""
     """The folder to keep the adapter in, of the machine that measures."""
+
+
+class StartRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """A case to train in float64, from the same start as on the other side."""
+
+    case: CaseRequest
+    start: str
+    """The file of `begin_alike`, on this machine."""
+    known: Referee | None = None
+    """That of the other side."""
+
+
+class Refereed(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of it."""
+
+    referee: Referee | str
+    """Or in words why there is none."""
 
 
 class CaseAnswer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -121,6 +138,22 @@ class Measurer:
             kept = self._kept(error_record(self._recipe.case, self._definition, Failure.of(error)))
         loaded = sorted(self._recipe.loaded())
         return msgspec.structs.replace(kept, trains=request.trains, loaded=loaded)
+
+    def refereed(self, request: StartRequest) -> Refereed:
+        """Train a case in float64 from a start; where there is none yet, keep its own."""
+        from peft_regress.measure.recipe import Recipe
+        from peft_regress.measure.referee import refereed
+        from peft_regress.measure.training import single_thread, undisturbed
+
+        self.prepare(request.case)
+        recipe, start = self._recipe, Path(request.start)
+        with single_thread(), undisturbed():
+            if isinstance(recipe, Recipe):
+                base = recipe.base_model(recipe.seeds[0])
+                found = refereed(recipe, base, known=request.known, start=start)
+            else:
+                found = recipe.refereed(request.known, start=start)
+        return Refereed(referee=found)
 
     def measured(self, **options: Any) -> KeptRecord:
         """Measure the case that was looked up; options and errors are those of `measure`."""

@@ -53,7 +53,7 @@ from peft_regress.workers.worker import (
 CASE_SECONDS: Final = 600.0
 """How long one case may take: thirty times the slowest one on two idle cores."""
 
-_LIBRARIES: Final = ("torch", "torchvision", "peft", "galore_torch")
+LIBRARIES: Final = ("torch", "torchvision", "peft", "galore_torch")
 # Folders in a message: they differ between machines and between environments.
 _FOLDERS: Final = re.compile(r"(?<![\w.:/])/(?:[^\s'\":/]+/)+")
 
@@ -162,7 +162,7 @@ def measure_cases(  # noqa: PLR0913  (each is one setting)
         raise InputError("there is no case to measure")
     own = LocalPool(setup.jobs, setup.time_limit)
     work = _Work(
-        environment=Environment(python=python, planned=tuple(planned), libraries=_LIBRARIES),
+        environment=Environment(python=python, planned=tuple(planned), libraries=LIBRARIES),
         setup=setup,
         pool=setup.pool or own,
         budgets=stated_budgets(),

@@ -19,6 +19,7 @@ from peft_regress.files import cache_folder
 from peft_regress.gate.comparison import Comparison, Invocation
 from peft_regress.gate.findings import Finding
 from peft_regress.gate.judge import judge
+from peft_regress.gate.referees import referee_of
 from peft_regress.gate.repeats import KnownCurve, known_curves, whole
 from peft_regress.gate.verdicts import Observation, observations_of
 from peft_regress.overlay.commits import Commit, earlier_checkouts, is_commit
@@ -37,6 +38,7 @@ from peft_regress.runs.own_code import was_edited
 from peft_regress.runs.schema import Record, Run
 from peft_regress.text import count_of
 from peft_regress.upgrades.responsible import Observations, ResponsiblePackages, find_responsible
+from peft_regress.upgrades.same_start import drawn_otherwise, from_one_start
 
 RecordPrinter = Callable[[str, int], Callable[[Record], None]]
 
@@ -155,6 +157,13 @@ def upgrade(  # noqa: PLR0913  (what to measure, and whom to tell)
             saved=settings.save,
             by_baseline=_judged(passing, None, candidate, settings) if base else None,
         )
+        is_remote = settings.setup.pool is not None and settings.setup.pool.is_remote
+        moved = drawn_otherwise(sides.references, candidate.cases)
+        if moved and settings.runs_base_here and not is_remote:
+            progress(f"training {count_of(len(moved), 'case')} in float64 from the base's weights")
+            python = base.overlay.python if base else Path(sys.executable)
+            found = from_one_start(moved, python, overlay.python, settings.setup)
+            result = replace(result, remarks=(*result.remarks, *found))
         on_comparison(result)
         try:
             responsible = find_responsible(
@@ -258,7 +267,8 @@ class _Measurer:
         """Measure a commit, then a candidate unless it installs the same files.
 
         Of a commit the first seed of each case trains alone in full: a candidate that repeats its
-        curve needs no more, and what departs from it is measured there again.
+        curve needs no more. What departs from it is measured there again, with a referee by which
+        the candidate is measured again too.
         """
         commit, before, setup = base
         self.progress(f"measuring the base: {commit.title}")
@@ -278,7 +288,19 @@ class _Measurer:
             if left:
                 in_full = self.run("base", before, known={}, setup=setup, cases=left)
                 references |= observations_of(in_full, commit.name)
+                refereed = [case for case in left if referee_of(in_full.cases[case.id].referee)]
+                if refereed:
+                    candidate = self._again(candidate, overlay, references, refereed)
         return _Sides(references, candidate, is_measured=True)
+
+    def _again(
+        self, candidate: Run, overlay: Overlay, references: Observations, cases: Sequence[Case]
+    ) -> Run:
+        """Return a candidate some of whose cases are measured anew, with what is known by now."""
+        setup = replace(self.settings.setup, keeper=Keeper())
+        known = known_curves(references)
+        run = self.run("candidate", overlay, known=known, setup=setup, cases=cases)
+        return msgspec.structs.replace(candidate, cases={**candidate.cases, **run.cases})
 
     def run(
         self,

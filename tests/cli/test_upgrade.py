@@ -22,7 +22,7 @@ from peft_regress.overlay.pip import PipError
 from peft_regress.project.budgets import Budget
 from peft_regress.runs import own_code
 from peft_regress.runs.run_file import read_run_file
-from peft_regress.runs.schema import Failure
+from peft_regress.runs.schema import Failure, Referee
 from peft_regress.upgrades import reproduction, responsible
 from peft_regress.upgrades import upgrade as upgrading
 
@@ -467,6 +467,21 @@ def test_a_case_that_repeats_the_base_trains_one_seed_in_full(
     assert f"candidate {IDS[1]} repeated" in err
     assert "no regression (2 unchanged; 1 repeats the baseline)" in out
     assert json.loads(upgrade("--format", "json").out)["repeats"] == 1
+
+
+def test_what_departs_from_a_commit_is_judged_by_its_referee(world, at_commit, monkeypatch):
+    world.computes = lambda packages, name: f"{name.startswith('shift') and packages['peft']}"
+    referee = Referee(losses=[1.0], gradients=[], updates=[], scores={}, moved=[0.0, 0.0])
+    record = world.record
+
+    def refereed(*args, **how):
+        return msgspec.structs.replace(record(*args, **how), referee=referee)
+
+    monkeypatch.setattr(world, "record", refereed)
+    code, out, _ = at_commit()
+    assert world.trained == [("0.20.0", IDS[0]), ("0.18.1", IDS[0]), ("0.20.0", IDS[0])]
+    assert code == 0
+    assert "training of 1 case: differs from commit 0123456789ab by rounding only" in out
 
 
 def test_a_base_that_repeats_an_older_entry_has_its_scores(world, store, upgrade, project):

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile, zip_longest
+from pathlib import Path
 from typing import Any, ClassVar, Final
 
 import msgspec
@@ -102,13 +103,21 @@ class ScriptRecipe:
         theirs = next((one.referee for one in known if one.definition == self.definition), None)
         if theirs is None and (known or not keeps):
             return UNSET
+        return self.refereed(theirs)
+
+    def refereed(self, known: Referee | None, *, start: Path | None = None) -> Referee | str:
+        """Run it in float64; return what it gave, or in words why there is no referee.
+
+        known, start: as for a training of `refereed`.
+        """
         try:
-            return completed(self._in_float64(0.0), theirs, lambda: self._in_float64(SHARE))
+            found = self._in_float64(0.0, start)
+            return completed(found, known, lambda: self._in_float64(SHARE, start))
         except (LessPrecisionError, ScriptError) as error:
             return str(error)
 
-    def _in_float64(self, nudge: float) -> Referee:
-        seen = _watch(self.script, nudge=nudge, float64=True)
+    def _in_float64(self, nudge: float, start: Path | None) -> Referee:
+        seen = _watch(self.script, nudge=nudge, float64=True, start=start and str(start))
         if seen.less_precision:
             raise LessPrecisionError(seen.less_precision)
         if seen.problem is not None:
@@ -193,13 +202,12 @@ def _defined(script: Script) -> dict[str, Json]:
     }
 
 
-def _watch(script: Script, *, nudge: float, float64: bool = False) -> WatchedScript:
+def _watch(script: Script, *, nudge: float, **how: Any) -> WatchedScript:
     try:
         names = ("args", "steps", "until", "env", "time_limit")
         options = {name: getattr(script, name) for name in names}
         folder = settings_in_use().folder
-        options |= {"nudge": nudge, "float64": float64, "folder": folder}
-        return watch_script(str(script.script), **options)
+        return watch_script(str(script.script), nudge=nudge, folder=folder, **options, **how)
     except ScriptError as error:
         raise ScriptError(f"Script {script.id!r}: {error}") from error
 

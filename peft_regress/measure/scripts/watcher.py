@@ -34,6 +34,7 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 from peft_regress.cost.batches import named_tensors
 from peft_regress.cost.module_trail import module_names
 from peft_regress.cost.step_cost import Mark, Phase, StepLog, StepMarks, sites_after
+from peft_regress.errors import InputError
 from peft_regress.imports import told
 from peft_regress.measure.float64 import Raising
 from peft_regress.measure.inputs import BatchSums, numbers_of, summaries_of
@@ -41,6 +42,7 @@ from peft_regress.measure.scripts import observation as seen
 from peft_regress.measure.scripts.horizon import STEPS_BESIDE, Horizon
 from peft_regress.measure.scripts.losses import Losses
 from peft_regress.measure.scripts.script_recorder import ScriptRecorder, has_one_storage, unrecorded
+from peft_regress.measure.training import begin_alike
 from peft_regress.runs.environment import imported_packages, loaded_packages
 from peft_regress.runs.schema import Failure
 
@@ -180,11 +182,25 @@ class Watcher:
                 self._lazy = module
             else:
                 self._follow(module)
+                self._begin_alike(module, dict(tensors))
         if self._recorder is not None:
             self._recorder.hold_batch(tensor for _, tensor in tensors)
         for name, tensor in tensors:
             if has_one_storage(tensor):
                 self._keep_input(name, tensor)
+
+    def _begin_alike(self, module: nn.Module, batch: dict[str, Tensor]) -> None:
+        """Begin with the weights of another run of the script; only its batch must be the same."""
+        start, mode = self._request.start, self._float64
+        if start is None or mode is None or len(self._modules) > 1:
+            return
+        try:
+            (kept,) = begin_alike(Path(start), module, [batch])
+        except InputError as error:
+            mode.left = str(error)
+            return
+        if kept.keys() != batch.keys() or not all(map(torch.equal, kept.values(), batch.values())):
+            mode.left = "it has another first batch"
 
     def _keep_input(self, name: str, tensor: Tensor) -> None:
         while name in self._inputs:

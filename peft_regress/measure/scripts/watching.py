@@ -57,6 +57,7 @@ def watch_script(  # noqa: PLR0913  (all but the script have defaults)
     until: Event | None = None,
     nudge: float = 0.0,
     float64: bool = False,
+    start: str | None = None,
     env: Mapping[str, str] | None = None,
     folder: Path | None = None,
     time_limit: float = 600,
@@ -92,6 +93,7 @@ def watch_script(  # noqa: PLR0913  (all but the script have defaults)
             until=until,
             nudge=nudge,
             float64=float64,
+            start=start,
             answer=str(answer),
         )
         request.write_bytes(encoded(asked))

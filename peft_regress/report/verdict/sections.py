@@ -302,13 +302,13 @@ def _setting(comparison: Comparison) -> Iterator[doc.Section]:
     lines = [
         *_counted("baseline", Counter(clean(one, longest=_LONGEST_LINE) for one in names)),
         *_counted("environment", Counter(environments)),
-        *map(doc.Line, _trainings(comparison)),
+        *map(doc.Line, trainings(comparison)),
     ]
     if lines:
         yield doc.Section(title="", body=tuple(lines))
 
 
-def _trainings(comparison: Comparison) -> Iterator[str]:
+def trainings(comparison: Comparison) -> Iterator[str]:
     """Yield what judged the trainings: curves, which are exact, or bounds."""
     about = [remark for case in comparison.cases for remark in case.remarks]
     words = {

@@ -25,7 +25,7 @@ def measured(watch, monkeypatch):
     def measure(text, known=None, machine=THERE):
         asked = []
 
-        def watched(_, *, nudge, float64, steps, until, **__):
+        def watched(_, *, nudge, steps, until, float64=False, **__):
             asked.append(float64)
             return watch(text, nudge=nudge, float64=float64, steps=steps, until=until)
 
