@@ -136,6 +136,18 @@ def test_whole_runs_belong_to_one_operator_in_one_phase():
         assert layer.base_runs is None
 
 
+def test_the_shorter_breakdown_of_the_optimizer_is_the_one_to_read():
+    """An operator more is one row by operator; a layer more is one row by module."""
+    trained = ["conv1", "conv2", "fc"]
+    step = {(m, op): 5 for m in trained for op in ("aten.mul", "aten.add")}
+    more_work = {**step, **{(m, "aten.lerp"): 5 for m in trained}}
+    more_layers = {**step, ("conv3", "aten.mul"): 5, ("conv3", "aten.add"): 5}
+    for new, row in ((more_work, ("", "aten.lerp", 15)), (more_layers, ("conv3", "step", 10))):
+        pair = (record_of({"optimizer_flops": one}) for one in (step, new))
+        change = explain_metric("optimizer_flops", *pair)
+        assert [(one.module, one.what, one.change) for one in change.shortest] == [row]
+
+
 def test_every_cost_that_differs_or_that_one_side_has_is_found_in_the_order_of_the_table():
     same = {"backward_flops": {("fc", "aten.mm"): 5}}
     old, new = record_of({**same, **flops(conv1=1)}), record_of({**flops(conv1=2), **same})
@@ -146,4 +158,6 @@ def test_every_cost_that_differs_or_that_one_side_has_is_found_in_the_order_of_t
         ("forward_flops", 1, 2),
         ("aten_ops", 5, None),
     ]
-    assert changed_costs(old, old) == ()
+    failed = make_record(LORA, status="error")
+    for pair in ((old, old), (old, failed), (failed, old)):
+        assert changed_costs(*pair) == (), "a record that failed has no costs"
