@@ -357,10 +357,14 @@ def test_another_set_of_trained_parameters_is_a_regression_that_names_them(new, 
 def test_a_renamed_layer_with_equal_losses_is_no_regression(losses, shape, verdict):
     old = trained(trained={"neck.lora_B": [8, 4]}, inputs=INPUTS, curve=CURVE)
     renamed = changed(weights={"throat.bias": summary(8), "throat.weight": summary(8, 16)})
-    case = judged(old, trained(trained={"throat.lora_B": shape}, inputs=renamed, curve=losses))
-    found = {one.kind: (one.verdict, one.note) for one in case.reasons}
-    assert found["trained"][0] == verdict
-    assert found["inputs"] == ("incomparable", "weights neck.bias")
+    new = trained(trained={"throat.lora_B": shape}, inputs=renamed, curve=losses)
+    comparison = compare([old], [new])
+    found = {one.kind: one.verdict for one in comparison.cases[0].reasons}
+    assert (found["trained"], found["inputs"]) == (verdict, "incomparable")
+    text = " ".join(verdict_text(comparison).split())
+    assert "cannot be compared: weights neck.bias: 8 -> absent" in text
+    # Also below what trains otherwise.
+    assert text.count("the model changed: no longer has") == 1 + (verdict == "regressed")
 
 
 def test_a_set_that_is_recorded_no_longer_is_a_regression_and_a_new_one_is_none():
