@@ -26,6 +26,7 @@ from peft_regress.gate.comparison import Comparison, Invocation
 from peft_regress.gate.judge import judge, judge_case
 from peft_regress.gate.policy import DEFAULT_POLICY
 from peft_regress.gate.verdicts import FAILING, INCOMPLETE, UNACCEPTED, VERDICTS, CaseVerdict
+from peft_regress.report import verdict_text
 from peft_regress.runs.schema import Defect, Failure
 
 
@@ -346,6 +347,12 @@ def broken(note="", **defect):
 )
 def test_a_false_invariant_is_known_by_its_error_its_tensors_and_its_size(old, new, verdict):
     assert judged(broken(**old), broken(**new)).verdict == verdict
+
+
+def test_another_defect_of_an_invariant_shows_both_notes():
+    old, new = (broken(f"off by {size}", size=size) for size in (4e-5, 3.0))
+    shown = " ".join(verdict_text(compare_runs([old], [new])).split())
+    assert "invariant merge: false: off by 4e-05 -> false: off by 3.0" in shown
 
 
 def test_what_an_old_record_did_not_say_of_a_defect_is_no_difference():
