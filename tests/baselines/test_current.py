@@ -187,37 +187,6 @@ def test_those_of_this_repository_are_current(storage):
     assert len(lines_of(REPOSITORY / storage)) > 10 * len(contents.judges)
 
 
-def test_a_diff_shows_all_that_an_accepted_run_changed_and_no_entry(tmp_path):
-    root = tmp_path / "baselines"
-
-    def record_with(updates, shape, **invariants):
-        metrics = {"peak_bytes": 9, "aten_ops": 900, "optimizer_updates": updates}
-        return make_record(LORA, metrics, invariants=invariants, trained={"fc.weight": shape})
-
-    store(root, record_with([2.0, 2.0], [10, 512], a=True, b=True), make_record(FULL))
-    shutil.copy(REPOSITORY / ".gitattributes", tmp_path)
-    run_in(tmp_path, "git init -q; git add .; git commit -qm first")
-    new = record_with([0.7, 0.7], [10, 256], a=True, b=False)
-    store(root, new, history=True)
-    assert run_in(tmp_path, "git diff baselines/*/current.txt") == "", "history judges nothing"
-    store(root, new)
-    run_in(tmp_path, "git add .")
-    diff = "git diff --cached --word-diff -U0"
-    shown = run_in(tmp_path, f"{diff} -- 'baselines/*/current.txt'")
-    shown = re.sub(r"\b[0-9a-f]{12}\b", "DIGEST", shown)
-    assert re.findall(r"^[^#@\n]+(?:-\]|\+\}).*$", shown, re.MULTILINE) == [
-        f"{LORA} judged_by {{+0003_peft-0.18.1+}}",
-        f"{{+{LORA} drift_since+}} 0001_peft-0.18.1 {{+peak_bytes+}}",
-        f"{LORA} optimizer_updates [-2.0-]{{+0.7+}} ratio [-DIGEST-]{{+DIGEST+}}",
-        f"[-b-]{{+{LORA} fails b=DIGEST+}}",
-        f"{LORA} trained 1 tensor [-DIGEST-]{{+DIGEST+}}",
-    ]
-    shown = run_in(tmp_path, diff)
-    assert re.search(r"\nBinary files /dev/null and .*/0003_.*\.json differ\n", shown)
-    store(root, make_record(LORA), retire=[FULL])
-    assert not [line for line in lines_of(root) if line.startswith(FULL)]
-
-
 def commands_of_the_docs():
     page = (REPOSITORY / "docs" / "usage.md").read_text()
     section = page.split("\n## Two branches accepted\n")[1].split("\n## ")[0]

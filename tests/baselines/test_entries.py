@@ -1,7 +1,5 @@
 """The baseline storage: entries, accepted one by one, which pytest-benchmark reads too."""
 
-from pathlib import Path
-
 import msgspec
 import pytest
 from builders import (
@@ -23,16 +21,13 @@ from builders import (
 
 from peft_regress.baselines.accept import accept_run
 from peft_regress.baselines.current import read_contents
-from peft_regress.baselines.references import read_references
-from peft_regress.baselines.storage import acceptance_of, baseline_files
+from peft_regress.baselines.storage import baseline_files
 from peft_regress.cases import matching_ids
-from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.errors import InputError, RunFileError, UnknownNameError
 from peft_regress.runs.ledger_files import ledger_file
 from peft_regress.runs.run_file import read_run_file, write_run_file
 from peft_regress.runs.schema import Acceptance, Failure, Ledger
 
-ROOT = Path(__file__).parents[2]
 LINUX = "Linux-CPython-3.11-64bit"
 HEAD = "shift/head/resnet18"
 
@@ -61,17 +56,6 @@ def test_accept_stores_the_run_under_machine_number_and_peft_and_adds_nothing_el
     files = {path for path in root.rglob("*") if path.is_file()}
     derived = {stored.with_name("current.txt"), root / "newest"}
     assert files - derived - {root / ".lock"} == {stored, *ledgers}
-
-
-def test_accepting_an_entry_again_makes_a_new_entry(tmp_path):
-    """As when an entry of role history shall gate after all."""
-    source = write_entry(tmp_path, 1, role="history")
-    before = source.read_bytes()
-    stored = accept(source, root=tmp_path, reason="now it gates", history=False)
-    accepted = acceptance_of(read_run_file(stored))
-    assert stored.name == "0002_peft-0.18.1.json"
-    assert (accepted.role, accepted.reason) == ("baseline", "now it gates")
-    assert source.read_bytes() == before
 
 
 FAILED = make_record(FULL, status="error", error=Failure(type="E", message="m"))
@@ -117,14 +101,6 @@ def test_numbers_go_on_from_the_highest_of_any_machine(tmp_path):
     assert numbers == ["0007_", "12345", "12346"]
 
 
-def test_accept_of_shards_keeps_every_timed_entry(tmp_path):
-    write_run(tmp_path / "s" / "1.json", shard(1, make_record(LORA)))
-    write_run(tmp_path / "s" / "2.json", shard(2, make_record(FULL)))
-    stored = read_run_file(accept(tmp_path / "s", root=tmp_path / "b"))
-    assert stored.run.cases.keys() == BOTH
-    assert [entry["param"] for entry in stored.document["benchmarks"]] == [LORA, FULL]
-
-
 @pytest.mark.parametrize(
     ("run", "how", "message"),
     [
@@ -154,52 +130,48 @@ def test_what_cannot_be_read_or_written_is_refused(tmp_path):
     assert not (tmp_path / "b").exists()
 
 
-def test_accept_without_pytest_benchmarks_part_stores_a_file_that_reads(tmp_path):
-    source = tmp_path / "s" / "run.json"
-    write_run_file(source, make_run(), {})
-    for path in (source, source.parent):
-        assert read_run_file(accept(path, root=tmp_path / "b")).run.cases
+def test_accept_of_shards_keeps_every_timed_entry_and_needs_none(tmp_path):
+    write_run(tmp_path / "s" / "1.json", shard(1, make_record(LORA)))
+    write_run_file(tmp_path / "s" / "2.json", shard(2, make_record(FULL)), {})
+    stored = read_run_file(accept(tmp_path / "s", root=tmp_path / "b"))
+    assert stored.run.cases.keys() == BOTH
+    assert [entry["param"] for entry in stored.document["benchmarks"]] == [LORA]
+    assert read_run_file(accept(tmp_path / "s" / "2.json", root=tmp_path / "b")).run.cases
 
 
 @pytest.mark.parametrize(
-    ("info", "folder"),
+    ("info", "version", "entry"),
     [
-        ({"system": "../..", "python_version": "3.12.1"}, "Unknown-CPython-3.12-64bit"),
-        ({"system": "a b/c", "machine": "armv7l"}, "Unknown-CPython-0.0-32bit"),
-        ({"system": "Linux", "python_implementation": "x" * 300}, "Linux-Unknown-0.0-64bit"),
-        ({"system": ".git", "python_version": "3.1\n"}, "Unknown-CPython-Unknown-64bit"),
-        ({"node": "workstation-7"}, "Unknown-CPython-0.0-64bit"),
+        ({"system": "../..", "python_version": "3.12.1"}, "1", "Unknown-CPython-3.12-64bit/peft-1"),
+        ({"system": "a b/c", "machine": "armv7l"}, "1", "Unknown-CPython-0.0-32bit/peft-1"),
+        (
+            {"system": "Linux", "python_implementation": "x" * 300}, "main",
+            "Linux-Unknown-0.0-64bit/peft-main",
+        ),
+        (
+            {"system": ".git", "python_version": "3.1\n"}, "1!2.0+cpu",
+            "Unknown-CPython-Unknown-64bit/peft-1-2.0+cpu",
+        ),
+        ({"node": "workstation-7"}, "1", "Unknown-CPython-0.0-64bit/peft-1"),
     ],
-)
-def test_a_strange_machine_stays_inside_the_storage_and_unnamed(tmp_path, info, folder):
+)  # fmt: skip
+def test_a_strange_machine_or_version_stays_inside_the_storage_and_unnamed(
+    tmp_path, info, version, entry
+):
     source, root = tmp_path / "run.json", tmp_path / "b"
-    write_run_file(source, make_run(), {**make_document(make_run()), "machine_info": info})
+    run = make_run(environment={"peft": version})
+    write_run_file(source, run, {**make_document(run), "machine_info": info})
     stored = accept(source, root=root)
-    assert stored.parent == root / folder
+    assert stored == root / f"{entry.replace('/', '/0001_')}.json"
     assert baseline_files(root) == [stored]
     assert "workstation-7" not in stored.read_text()
 
 
-@pytest.mark.parametrize(
-    ("version", "title"), [("main", "peft-main"), ("1!2.0+cpu", "peft-1-2.0+cpu")]
-)
-def test_a_strange_version_stays_inside_the_storage(tmp_path, version, title):
-    stored = store(tmp_path / "b", make_run(environment={"peft": version}))
-    assert stored.name == f"0001_{title}.json"
-
-
 def test_only_entries_are_taken_for_entries(tmp_path):
     entry = write_entry(tmp_path, 1)
-    for other in (
-        "sources/manifest",
-        "adapters/lora.safetensors",
-        "Linux/.0002_x.json.abc",
-        "Linux/0002_x.json~",
-        "Linux/deep/0002_x.json",
-        ".ipynb_checkpoints/0001_x.json",
-        "0001_top.json",
-        ".lock",
-    ):
+    others = ("sources/manifest", "adapters/lora.safetensors", "Linux/.0002_x.json.abc", ".lock")
+    others += ("Linux/0002_x.json~", "Linux/deep/0002_x.json", ".ipynb_checkpoints/0001_x.json")
+    for other in (*others, "0001_top.json"):
         path = tmp_path / other
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("no run")
@@ -224,14 +196,3 @@ def test_globs_match_the_expected_cases(tmp_path):
     for pattern in ("", "full", "SHIFT/*", GALORE, "a/b/c"):
         with pytest.raises(UnknownNameError, match=f"unknown case pattern .*Known: .*{FULL}"):
             matching_ids(judges, pattern)
-
-
-def test_times_of_all_default_cases_are_stored_with_the_packages_that_judge_them(own_storage):
-    references = read_references(ROOT / "baselines")
-    timed = [
-        (file.run.environment, entry["extra_info"]["peft_regress"]["case_id"])
-        for file in own_storage
-        for entry in file.document["benchmarks"]
-    ]
-    for case in matrix_cases("default"):
-        assert (references[case.id].environment, case.id) in timed

@@ -48,15 +48,6 @@ def test_each_case_is_judged_by_the_newest_entry_that_holds_it(tmp_path, entries
     assert values(load_references(tmp_path, None)) == judges
 
 
-def test_a_reference_has_the_environment_and_the_name_of_its_entry(tmp_path):
-    write_entry(tmp_path, 1, flops(1), flops(1, FULL))
-    write_entry(tmp_path, 2, flops(2), environment={"peft": "0.19.0"})
-    references = load_references(tmp_path, None)
-    assert references[LORA].environment == {"peft": "0.19.0"}
-    names = {name: one.run_name for name, one in references.items()}
-    assert names == {LORA: "0002_peft-0.18.1", FULL: "0001_peft-0.18.1"}
-
-
 def test_a_damaged_entry_or_one_copied_in_without_accept_is_refused(tmp_path):
     path = write_entry(tmp_path, 1)
     path.write_text(path.read_text()[:-100])

@@ -119,17 +119,7 @@ def test_what_a_head_shares_trains_in_full_under_its_first_name(tmp_path):
     assert torch.equal(changed, base.tokens.weight)
 
 
-# What a method says of itself
-
-
 @each(*ALL)
 def test_the_numerics_of_a_method_are_those_that_the_policy_has_bounds_for(method):
-    policy = Policy()
-    bounds = {
-        "usual": policy.fingerprint_bound,
-        "bfloat16": policy.bfloat16_fingerprint_bound,
-        **policy.fingerprint_bounds,
-    }[numerics_of_method(method.name)]
-    steps = range(len(bounds))
-    found = tuple(policy.fingerprint("first_losses", method.numerics, step=step) for step in steps)
-    assert found == bounds
+    assert method.numerics == numerics_of_method(method.name)
+    assert method.numerics in {"usual", "bfloat16", *Policy.fingerprint_bounds}

@@ -6,8 +6,7 @@ from dataclasses import replace
 import pytest
 from tiny_methods import ALL, each, method_named
 
-from peft_regress import registry
-from peft_regress.catalogue.methods import ADAPTERS, LORA
+from peft_regress.catalogue.methods import LORA
 
 
 @each(*ALL)
@@ -35,21 +34,6 @@ def test_whatever_is_set_by_hand_in_an_adapter_is_in_its_definition(field, value
 
 # On bfloat16 their costs are to be had, and no baseline.
 COSTS_ALONE = {"bitfit-bf16", "norm-bf16", "galore-bf16", "loha-tucker-bf16", "lokr-tucker-bf16"}
-
-
-def test_entry_points_name_every_method_and_no_other():
-    names = {method.name for method in ALL}
-    assert {method.name for method in ADAPTERS} <= names
-    for method in ADAPTERS:
-        assert registry.get("method", method.name) is method
-
-
-def test_all_but_six_methods_have_a_twin_on_bfloat16():
-    names = {method.name for method in ALL}
-    without = {name for name in names if name.removesuffix("-bf16") + "-bf16" not in names}
-    alone = {"lora-dropout", "lora-grouped", "dora-grouped"}
-    assert without == {"head", "bn_head", "galore-cloned", *alone}
-    assert names >= COSTS_ALONE
 
 
 def test_the_default_matrix_has_seven_methods_and_the_extended_one_the_others():

@@ -11,28 +11,12 @@ from peft_regress.cost.stand_ins import without_weights
 WITH_GROUPED = Targets(description="", grouped=True)
 CLASSES = 1237
 """A prime that no network has as a width."""
-ONE_OF_A_KIND = (
-    "alexnet",
-    "convnext_tiny",
-    "densenet121",
-    "efficientnet_b0",
-    "efficientnet_v2_s",
-    "googlenet",
-    "inception_v3",
-    "maxvit_t",
-    "mnasnet0_5",
-    "mobilenet_v2",
-    "mobilenet_v3_small",
-    "regnet_y_400mf",
-    "resnet18",
-    "resnet50",
-    "shufflenet_v2_x0_5",
-    "squeezenet1_1",
-    "swin_t",
-    "swin_v2_t",
-    "vgg11",
-    "vit_b_16",
-)
+ONE_OF_A_KIND = {
+    *("alexnet", "convnext_tiny", "densenet121", "efficientnet_b0", "efficientnet_v2_s"),
+    *("googlenet", "inception_v3", "maxvit_t", "mnasnet0_5", "mobilenet_v2", "mobilenet_v3_small"),
+    *("regnet_y_400mf", "resnet18", "resnet50", "shufflenet_v2_x0_5", "squeezenet1_1", "swin_t"),
+    *("swin_v2_t", "vgg11", "vit_b_16"),
+}
 """One of each class of model, or more if its blocks differ."""
 
 

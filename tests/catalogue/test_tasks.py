@@ -24,11 +24,7 @@ from peft_regress.catalogue.tasks.edge import EDGE_BATCH
 from peft_regress.errors import InputError
 
 SPLITS = {"mnist": ("source", "train", "test"), "sklearn": ("train", "test")}
-each_scanner = pytest.mark.parametrize("scanner", list(SPLITS))
 each_task = pytest.mark.parametrize("task", [SHIFT, UNSEEN], ids=lambda item: item.name)
-
-
-# Raw data
 
 
 @pytest.mark.parametrize(
@@ -57,37 +53,20 @@ def test_a_digit_file_with_other_bytes_is_refused(monkeypatch, tmp_path):
         read_digits.__wrapped__("sklearn")
 
 
-# Split
-
-
-@each_scanner
-def test_splits_share_no_image_and_leave_none_out(scanner):
-    parts = [split_indices(scanner, split, classes=10) for split in SPLITS[scanner]]
-    together = np.concatenate(parts)
-    assert sorted(together) == list(range(len(read_digits(scanner).labels)))
-    labels = read_digits(scanner).labels
+@pytest.mark.parametrize("scanner", list(SPLITS))
+def test_splits_share_no_image_leave_none_out_and_have_every_class_in_proportion(scanner):
+    digits = read_digits(scanner)
+    parts = {name: split_indices(scanner, name, classes=10) for name in SPLITS[scanner]}
+    assert sorted(np.concatenate([*parts.values()])) == list(range(len(digits.labels)))
     some = split_indices(scanner, "train", classes=SOURCE_CLASSES)
-    whole = split_indices(scanner, "train", classes=10)
-    assert list(some) == [i for i in whole if labels[i] < SOURCE_CLASSES]
-
-
-@each_scanner
-def test_no_test_image_is_a_copy_of_a_training_image(scanner):
-    pixels = read_digits(scanner).pixels
-    test = {pixels[i].tobytes() for i in split_indices(scanner, "test", classes=10)}
-    for split in SPLITS[scanner][:-1]:
-        seen = {pixels[i].tobytes() for i in split_indices(scanner, split, classes=10)}
-        assert not test & seen
-
-
-@each_scanner
-def test_every_split_has_every_class_in_proportion(scanner):
-    labels = read_digits(scanner).labels
-    whole = np.bincount(labels, minlength=10)
+    assert list(some) == [i for i in parts["train"] if digits.labels[i] < SOURCE_CLASSES]
+    seen = {name: {digits.pixels[i].tobytes() for i in indices} for name, indices in parts.items()}
+    assert not any(seen["test"] & seen[name] for name in parts if name != "test"), "no copies"
+    whole = np.bincount(digits.labels, minlength=10)
     turn = digit_images._RENDERINGS[scanner].turn
-    for split in SPLITS[scanner]:
-        part = np.bincount(labels[split_indices(scanner, split, classes=10)], minlength=10)
-        assert np.all(np.abs(part - whole * turn.count(split) / len(turn)) < len(turn))
+    for name, indices in parts.items():
+        part = np.bincount(digits.labels[indices], minlength=10)
+        assert np.all(np.abs(part - whole * turn.count(name) / len(turn)) < len(turn))
 
 
 def test_the_source_never_sees_a_target_image_or_an_unseen_class():
@@ -96,19 +75,19 @@ def test_the_source_never_sees_a_target_image_or_an_unseen_class():
     assert {SHIFT.scanner, UNSEEN.scanner} == {"sklearn"}
 
 
-# Rendering
-
-
 @each_task
 def test_task_data_is_ready_for_the_model(task):
+    assert registry.get("task", task.name) is task
     for images, labels in task.load():
-        assert registry.get("task", task.name) is task
         assert images.shape == (len(labels), 3, 32, 32)
-        assert images.dtype == torch.float32
-        assert labels.dtype == torch.int64
+        assert (images.dtype, labels.dtype) == (torch.float32, torch.int64)
         assert sorted(set(labels.tolist())) == list(range(task.classes))
         assert torch.equal(images[:, 0], images[:, 1])
         assert torch.equal(images[:, 0], images[:, 2])
+    definition = task.definition()
+    assert json.loads(json.dumps(definition)) == definition
+    assert definition["sha256"] == read_digits(task.scanner).sha256
+    assert definition["classes"] == task.classes == (SOURCE_CLASSES if task is SHIFT else 10)
 
 
 @each_task
@@ -138,9 +117,6 @@ def test_grain_is_bounded_noise_that_an_image_keeps_whatever_is_rendered_with_it
     assert not np.array_equal(difference[0], difference[1])
 
 
-# Head
-
-
 def _state(model):
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
@@ -163,18 +139,6 @@ def test_unseen_draws_a_new_head_under_its_seed_and_touches_nothing_else():
     assert torch.equal(heads[0], heads[1])
     assert not torch.equal(heads[0], heads[2])
     assert torch.equal(torch.get_rng_state(), state)
-
-
-# Definition
-
-
-@each_task
-def test_definition_is_json_and_names_what_counts(task):
-    definition = task.definition()
-    assert json.loads(json.dumps(definition)) == definition
-    assert definition["sha256"] == read_digits(task.scanner).sha256
-    assert definition["classes"] == task.classes == (SOURCE_CLASSES if task is SHIFT else 10)
-    assert NUM_CLASSES == 10
 
 
 def test_images_of_the_edge_matrix_are_drawn_and_always_the_same():

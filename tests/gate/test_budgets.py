@@ -53,6 +53,7 @@ def test_a_case_over_budget_fails_with_or_without_a_reference(fits, over, value,
 
 GENEROUS = {"peak_bytes": Bound(bound=9.0, reason="generous")}
 SCORE = {**COSTS, "score": [-2.0, -4.0]}
+BROKEN = record(Budget(peak=1), status="error", metrics={})
 
 
 @pytest.mark.parametrize(
@@ -60,7 +61,8 @@ SCORE = {**COSTS, "score": [-2.0, -4.0]}
     [
         # Graver than regressed, and less than newly failing.
         (record(Budget(peak=1), metrics={**COSTS, "peak_bytes": 5000}), record(), "over_budget"),
-        (record(Budget(peak=1), status="error", metrics={}), record(), "newly_failing"),
+        (BROKEN, record(), "newly_failing"),
+        (BROKEN, BROKEN, "known_defect"),
         # No reference, bound or definition excuses it.
         (record(Budget(peak=999)), record(Budget(peak=999)), "over_budget"),
         (record(Budget(peak=999), bounds=GENEROUS), record(bounds=GENEROUS), "over_budget"),
@@ -121,13 +123,6 @@ def test_a_budget_that_cannot_be_judged_is_told(limits, missing, others, text):
     assert {one["over"] for one in encoded["budgets"]} == {None}
 
 
-def test_a_budget_of_a_case_that_fails_is_not_judged():
-    broken = record(Budget(peak=1), status="error", metrics={})
-    case = judged(broken, broken)
-    assert case.verdict == "known_defect"
-    assert [remark.kind for remark in case.remarks] == ["not judged"]
-
-
 @pytest.mark.parametrize(
     ("old", "new", "looser"),
     [
@@ -142,7 +137,6 @@ def test_a_budget_of_a_case_that_fails_is_not_judged():
         (Budget(device="large"), Budget(device="board"), False),
         (Budget(of=FULL, peak_of=0.6), Budget(of=FULL, peak_of=0.7), True),
         (Budget(of=FULL, peak_of=0.7), Budget(of=FULL, peak_of=0.6), False),
-        (None, Budget(of=FULL, peak_of=0.6), False),
     ],
 )
 def test_a_looser_budget_is_named_and_fails_a_strict_run(old, new, *, looser):
@@ -151,9 +145,8 @@ def test_a_looser_budget_is_named_and_fails_a_strict_run(old, new, *, looser):
     for strict in (False, True):
         comparison = compare(*sides, devices=devices, invocation=Invocation(strict=strict))
         fails = looser and strict
-        assert bool(comparison.remarked) == looser
+        assert (bool(comparison.remarked), bool(comparison.red)) == (looser, fails)
         assert comparison.exit_code == int(fails)
-        assert bool(comparison.red) == fails
         text = verdict_text(comparison)
         assert ("is looser than the baseline's" in text) == looser
         for shown in (text, verdict_markdown(comparison)):
@@ -191,19 +184,20 @@ def test_a_budget_can_name_a_device_of_which_memory_and_storage_count():
 
 
 @pytest.mark.parametrize(
-    ("more", "trains", "expected"),
+    ("more", "trained", "expected"),
     [
-        ({}, {"trainable_params": 9, "total_params": 9}, "eager"),
-        ({"numerics": "head"}, {"trainable_params": 1, "total_params": 9}, "eager"),
-        ({}, {"trainable_params": 9, "total_params": 9, "projection_flops": 5}, "galore"),
-        ({}, {"trainable_params": 1, "total_params": 9}, "peft"),
+        ({}, {"trainable_params": 9}, "eager"),
+        ({"numerics": "head"}, {"trainable_params": 1}, "eager"),
+        ({}, {"trainable_params": 9, "projection_flops": 5}, "galore"),
+        ({}, {"trainable_params": 1}, "peft"),
     ],
 )
-@pytest.mark.parametrize("name", ["own/full/net", "own/lora-r4/net"])
 def test_what_takes_the_step_of_an_own_case_is_told_by_what_trains_not_by_its_name(
-    name, more, trains, expected
+    more, trained, expected
 ):
-    assert step_runtime(make_record(name, {**COSTS, **trains}, batch=8, **more)) == expected
+    for name in ("own/full/net", "own/lora-r4/net"):
+        one = make_record(name, {**COSTS, "total_params": 9, **trained}, batch=8, **more)
+        assert step_runtime(one) == expected
 
 
 @pytest.mark.parametrize(
@@ -245,15 +239,9 @@ def test_the_saving_may_fall_although_the_case_itself_costs_as_much_as_ever():
     """What full fine-tuning no longer needs, the adapter saves no longer."""
     new = record(Budget(of=FULL, peak_of=0.5))
     comparison = compare([full(), record()], [full(peak_bytes=1000), new])
-    case = comparison.verdict_of(LORA)
-    assert case.verdict == "over_budget"
-    (reason,) = case.reasons
-    assert reason.name == f"budget peak_of {FULL}"
-    assert (reason.old, reason.new, reason.relative_change) == (0.5, 1.0, 0.5)
-    assert f"budget peak_of {FULL}: 50.0 % -> 100.0 %  +50.0 points (budget 50.0 %" in (
-        case_text(case, comparison)
-    )
-    assert "also changed" not in case_text(case, comparison)
+    text = case_text(comparison.verdict_of(LORA), comparison)
+    assert f"budget peak_of {FULL}: 50.0 % -> 100.0 %  +50.0 points (budget 50.0 %" in text
+    assert "also changed" not in text
 
 
 def test_of_many_budgets_the_markdown_shows_those_of_which_most_is_used():
@@ -284,12 +272,6 @@ def test_every_report_names_budget_value_and_margin(has_reference, snapshot):
     assert case_text(comparison.verdict_of(LORA), comparison) == snapshot
     encoded = json.loads(json.dumps(encode_verdict(comparison), allow_nan=False))
     assert {case["id"]: case.get("budgets") for case in encoded["cases"]} == snapshot
-
-
-def test_a_run_without_budgets_says_nothing_of_them():
-    comparison = compare([record()], [record()])
-    assert "budget" not in verdict_text(comparison, verbose=True) + verdict_markdown(comparison)
-    assert "budgets" not in encode_verdict(comparison)["cases"][0]
 
 
 SIZES = {"peak_bytes": 1000, "peak_param_bytes": 80, "peak_buffer_bytes": 10}

@@ -20,10 +20,9 @@ from peft_regress.gate.comparison import Invocation
 from peft_regress.gate.policy import DEFAULT_POLICY
 from peft_regress.metrics import METRICS, Metric
 from peft_regress.report import case_text, encode_verdict, verdict_markdown
-from peft_regress.runs.run_file import RunFile, read_run_file
+from peft_regress.runs.run_file import RunFile
 from peft_regress.runs.schema import Acceptance, Failure
 
-STORAGE = Path(__file__).parents[2] / "baselines"
 quickly = settings(deadline=None, derandomize=True, max_examples=60)
 GRAVITY = {"improved": 0, "unchanged": 1, "regressed": 2}
 START = 100_000_000
@@ -96,23 +95,17 @@ def test_an_accepted_drift_never_alarms_again():
     assert judged(history, START + 180_000).verdict == "unchanged"
     assert judged(history, START + 250_000).verdict == "unchanged"
     (reason,) = judged([*history, START + 250_000], START + 300_000).reasons
-    assert reason.since == "0003_peft"
-
-
-def test_drift_counts_from_an_accepted_step():
-    history = [START, 2 * START, 2 * START + 180_000]
-    (reason,) = judged(history, 2 * START + 360_000).reasons
-    assert (reason.since, reason.old) == ("0002_peft", 2 * START)
+    assert (reason.since, reason.old) == ("0003_peft", START + 180_000)
 
 
 @pytest.mark.parametrize(
     ("name", "values"),
     [
-        *((name, [VALUES[name], VALUES[name] + 1, VALUES[name] + 1])
-          for name in ("forward_flops", "trainable_params", "adapter_bytes", "aten_ops")),
+        ("forward_flops", [100, 101, 101]),
+        ("aten_ops", [900, 901, 901]),
         ("step_seconds", [[0.05] * 3, [0.1] * 3, [0.2] * 3]),
     ],
-)  # fmt: skip
+)
 def test_exact_metrics_and_seconds_do_not_drift(name, values):
     *history, new = ({name: value} for value in values)
     assert judged(history, new).verdict == "unchanged"
@@ -163,21 +156,6 @@ def test_an_entry_of_role_history_or_without_the_case_is_no_origin(first, betwee
     assert [reason.since for reason in case.reasons] == since
 
 
-def test_the_stored_runs_of_two_processors_are_no_drift_of_each_other():
-    """For any roles of the two: the budget is wider than the difference between machines."""
-    first, second = map(read_run_file, sorted(STORAGE.glob("*/000[12]_*.json")))
-    assert first.run.machine.digest != second.run.machine.digest
-    for old, new in ((first, second), (second, first)):
-        history = [
-            entry(number, *file.run.cases.values(), machine=file.run.machine)
-            for number, file in enumerate((old, new), 1)
-        ]
-        references = references_with_drift(history)
-        assert sum(len(reference.drift_origins) for reference in references.values()) > 96
-        for run in (old.run, new.run):
-            assert compare(references, run).counts == {"unchanged": 96}
-
-
 KINDS = {
     "peak_bytes": st.integers(99_900_000, 100_200_000),
     "accuracy": st.lists(st.floats(0.5, 0.6), min_size=3, max_size=3),
@@ -209,35 +187,28 @@ def test_worse_never_passes_if_better_fails(name, data):
 @pytest.mark.parametrize("name", KINDS)
 @quickly
 @given(data=st.data())
-def test_a_longer_history_never_makes_the_verdict_milder(name, data):
-    history = [{name: value} for value in data.draw(st.lists(KINDS[name], min_size=2, max_size=5))]
+def test_a_longer_history_never_makes_the_verdict_milder_and_its_newest_entry_passes(name, data):
+    """Otherwise the gate would stay red, and nobody could change that."""
+    history = [{name: value} for value in data.draw(st.lists(KINDS[name], min_size=1, max_size=6))]
     new = {name: data.draw(KINDS[name])}
     newest, whole = judged(history[-1:], new).verdict, judged(history, new).verdict
     assert newest in (whole, "unchanged")
-
-
-@pytest.mark.parametrize("name", KINDS)
-@quickly
-@given(data=st.data())
-def test_the_newest_entry_passes_after_any_history(name, data):
-    """Otherwise the gate would stay red, and nobody could change that."""
-    history = [{name: value} for value in data.draw(st.lists(KINDS[name], min_size=1, max_size=6))]
     assert judged(history, history[-1]).verdict == "unchanged"
 
 
 def test_a_drift_is_shown_with_the_command_that_lists_its_steps(snapshot):
     stored = [entry(1, record_of(START)), entry(2, record_of(START + 90_000))]
-    references = references_with_drift(stored)
-    run = make_run(record_of(START + 180_000))
-    comparison = compare(references, run, invocation=Invocation(new="run.json"))
+    comparison = compare(
+        references_with_drift(stored),
+        make_run(record_of(START + 180_000)),
+        invocation=Invocation(new="run.json"),
+    )
     assert case_text(comparison.cases[0], comparison) == snapshot
     there = dataclasses.replace(comparison, invocation=Invocation(baselines="there"))
     elsewhere = case_text(there.cases[0], there)
     assert f"--case {LORA} --metric peak_bytes --baselines there" in " ".join(elsewhere.split())
     markdown = verdict_markdown(comparison)
     assert "| peak\\_bytes (drift since 0001\\_peft) of |" in markdown
-    assert f"| `{LORA}` | 95.37 MiB | 95.54 MiB | +0.18 % |" in markdown
     assert f"peft-regress history --case {LORA} --metric peak_bytes" in markdown
     ((reason,),) = (case["reasons"] for case in encode_verdict(comparison)["cases"])
-    assert reason.keys() == {"metric", "old", "new", "relative_change", "bound", "verdict"}
     assert reason["metric"] == "peak_bytes (drift since 0001_peft)"

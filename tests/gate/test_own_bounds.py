@@ -30,11 +30,14 @@ def scores(*values):
     return {"score": list(values)}
 
 
-def test_a_score_without_a_bound_is_shown_and_not_judged():
+def test_a_score_without_a_bound_is_shown_and_not_judged_unless_it_is_gone():
     case = verdict_on(scores(-3.0, -2.0), scores(-90.0, -80.0))
     assert (case.verdict, case.reasons) == ("unchanged", ())
     (remark,) = case.remarks
     assert (remark.kind, remark.subject, remark.new) == ("not judged", "score", -85.0)
+    new = {"loss": [1.0]}
+    for bounds in (None, {"score": bound(9.0)}):
+        assert verdict_on({**scores(0.5), **new}, new, bounds=bounds).verdict == "regressed"
 
 
 @pytest.mark.parametrize(
@@ -56,50 +59,34 @@ def test_a_score_with_a_bound_is_judged_by_the_difference_of_the_means(old, new,
         assert reason.bound == size
 
 
-def test_a_score_that_is_gone_is_a_regression_with_or_without_a_bound():
-    new = {"loss": [1.0]}
-    for bounds in (None, {"score": bound(9.0)}):
-        assert verdict_on({**scores(0.5), **new}, new, bounds=bounds).verdict == "regressed"
-
-
 @pytest.mark.parametrize(
-    ("metric", "old", "new", "size"),
+    ("metric", "old", "new", "size", "tight"),
     [
-        ("forward_flops", 1000, 1019, 0.02),
-        ("peak_bytes", 1000, 1019, 0.02),
-        ("accuracy", [0.90], [0.81], 0.1),
-        ("loss", [1.0], [1.19], 0.2),
-        ("first_losses", [[1.0, 1.0]], [[1.019, 1.0]], 0.02),
+        ("forward_flops", 1000, 1019, 0.02, 0.01),
+        ("peak_bytes", 1000, 1019, 0.02, 0.01),
+        ("accuracy", [0.90], [0.81], 0.1, 0.05),
+        ("loss", [1.0], [1.19], 0.2, 0.1),
+        ("first_losses", [[1.0, 1.0]], [[1.019, 1.0]], 0.02, 0.01),
+        # A bound of zero reports every change.
+        ("first_losses", [[1.0, 2.0]], [[1.0, 2.0 + 1e-12]], 0.02, 0.0),
     ],
 )
-def test_an_own_bound_replaces_the_usual_one(metric, old, new, size):
+def test_an_own_bound_replaces_the_usual_one_and_is_told(metric, old, new, size, tight):
     before, after = {metric: old}, {metric: new}
-    assert verdict_on(before, after).verdict == "regressed"
-    assert verdict_on(before, after, bounds={metric: bound(size)}).verdict == "unchanged"
-    tight = {metric: bound(size / 2)}
-    (reason,) = verdict_on(before, after, bounds=tight).reasons
-    assert (reason.verdict, reason.bound) == ("regressed", size / 2)
+    case = verdict_on(before, after, bounds={metric: bound(size)})
+    assert case.verdict == "unchanged"
+    told = [(one.subject, one.text) for one in case.remarks if one.kind == "within own bound"]
+    is_told = verdict_on(before, after).verdict == "regressed"
+    assert told == [(metric, "seed noise 0.6 %")] * is_told
+    (reason,) = verdict_on(before, after, bounds={metric: bound(tight)}).reasons
+    assert (reason.verdict, reason.bound) == ("regressed", tight)
     assert reason.bound_reason == "seed noise 0.6 %"
-
-
-def test_a_bound_of_zero_on_a_fingerprint_reports_every_change():
-    bounds = {"first_losses": bound(0.0)}
-    old, new = {"first_losses": [[1.0, 2.0]]}, {"first_losses": [[1.0, 2.0 + 1e-12]]}
-    assert verdict_on(old, new, bounds=bounds).verdict == "regressed"
-    assert verdict_on(old, old, bounds=bounds).verdict == "unchanged"
-
-
-def test_what_only_an_own_bound_allows_is_told():
-    old, new = {"peak_bytes": 1000}, {"peak_bytes": 1019}
-    (remark,) = verdict_on(old, new, bounds={"peak_bytes": bound(0.02)}).remarks
-    assert (remark.kind, remark.subject) == ("within own bound", "peak_bytes")
-    assert (remark.old, remark.new, remark.text) == (1000, 1019, "seed noise 0.6 %")
 
 
 def test_the_reason_for_a_bound_stands_beside_the_verdict_and_it_touches_no_other_metric():
     bounds = {"peak_bytes": bound(0.02)}
     old, new = (
-        make_record(LORA, {"forward_flops": value, "peak_bytes": value}, bounds=bounds)
+        make_record(LORA, dict.fromkeys(("forward_flops", "peak_bytes"), value), bounds=bounds)
         for value in (1000, 1100)
     )
     comparison = compare([old], [new])

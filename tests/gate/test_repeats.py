@@ -22,7 +22,7 @@ from builders import (
 from peft_regress.gate import judge_case
 from peft_regress.gate.repeats import known_curves
 from peft_regress.project.budgets import Bound, Budget
-from peft_regress.report import verdict_markdown, verdict_text
+from peft_regress.report import verdict_text
 from peft_regress.runs.schema import MIXED_MACHINES, Inputs, TensorSummary
 
 THERE = {"machine": OTHER_MACHINE}
@@ -120,25 +120,6 @@ def test_a_metric_of_one_s_own_is_of_all_seeds():
     iou = msgspec.structs.replace(make_metric("forward_flops", 3), direction="higher")
     old = trained(metrics={**VALUES, "mean_iou": iou})
     assert said(judged(old, repeating(old))) == SAME
-
-
-def test_findings_are_those_of_a_run_in_full():
-    rival = "shift/lora-r16/resnet18"
-    old = [trained(name, {**VALUES, "peak_bytes": 100}) for name in (LORA, rival)]
-    new = [trained(LORA, {**VALUES, "peak_bytes": 201}), old[1]]
-    full, repeats = (compare(old, records) for records in (new, map(repeating, new)))
-    assert len(full.findings) == 1
-    assert repeats.findings == full.findings
-    assert (full.repeating, repeats.repeating) == (frozenset(), {LORA, rival})
-
-
-def test_cases_that_compute_something_else_are_one_finding():
-    ids = (LORA, "unseen/lora-r4/resnet18")
-    comparison = compare(map(trained, ids), [trained(name, curve=curve(10)) for name in ids])
-    (finding,) = comparison.findings
-    assert (finding.cause.strand, len(finding.cases), comparison.exit_code) == ("function", 2, 1)
-    for text in (verdict_text(comparison), verdict_markdown(comparison)):
-        assert "computes something else from step 11 on: loss" in text
 
 
 def test_what_nothing_completes_comes_with_the_command_that_trains_all_seeds():

@@ -166,10 +166,6 @@ with opened_part(()) as overlay:
     assert len(found["path"]) == len(set(found["path"]))
 
 
-def read(*texts, tmp_path):
-    return overlays.read_requirements(texts, scratch=tmp_path)
-
-
 @pytest.fixture
 def planning(monkeypatch):
     """Let pip plan the first version that a requirement names, and keep what it was asked for."""
@@ -186,29 +182,25 @@ def planning(monkeypatch):
     return asked
 
 
-def test_a_yanked_release_is_a_remark(planning, tmp_path):
-    wanted = read("candy==1.2", tmp_path=tmp_path)
-    planned, remarks = overlays._resolved(wanted, pre=False)
-    assert [one.version for one in planned] == ["1.2"]
+def resolved(text, tmp_path):
+    return overlays._resolved(overlays.read_requirements([text], scratch=tmp_path), pre=False)
+
+
+def test_a_yanked_release_and_a_known_constraint_are_remarks(planning, monkeypatch, tmp_path):
+    _, remarks = resolved("candy==1.2", tmp_path)
     assert remarks == ["candy 1.2 was yanked"]
     assert planning == [["candy==1.2", *overlays.GATED_PACKAGES]]
-
-
-def test_a_known_constraint_is_added_and_is_a_remark(planning, monkeypatch, tmp_path):
     here = {"peft": "0.21.2", "transformers": "5.24.0"}
     monkeypatch.setattr(overlays, "installed_packages", lambda: here)
-    wanted = read("peft==0.16.0", tmp_path=tmp_path)
-    _, remarks = overlays._resolved(wanted, pre=False)
-    assert len(planning) == 2
-    assert planning[1] == [*planning[0], "transformers<5"]
-    assert len(remarks) == 1
-    assert remarks[0].startswith("transformers<5 was added: peft 0.16 and 0.17 import")
+    _, (remark,) = resolved("peft==0.16.0", tmp_path)
+    assert planning[2:] == [[*planning[1], "transformers<5"]]
+    assert remark.startswith("transformers<5 was added: peft 0.16 and 0.17 import")
 
 
 @pytest.mark.slow
 def test_a_wheel_with_the_installed_version_is_tried_nevertheless(index, tmp_path):
     wheel = write_wheel(tmp_path, "peft", version("peft"), source="x = 1")
-    planned, _ = overlays._resolved(read(str(wheel), tmp_path=tmp_path), pre=False)
+    planned, _ = resolved(str(wheel), tmp_path)
     assert [one.source for one in planned] == [f"peft @ {wheel.as_uri()}"]
 
 

@@ -61,9 +61,6 @@ def test_cut_anywhere_it_has_every_record_before_the_cut(tmp_path_factory, data)
     assert read_journal(path) == [*found, LINES[0]]
 
 
-ELSEWHERE = msgspec.structs.replace(make_record(), ledger=f"sha256:{'0' * 64}")
-
-
 @pytest.mark.parametrize(
     ("old", "new", "problem"),
     [
@@ -84,7 +81,8 @@ def test_a_line_that_does_not_fit_is_refused(path, old, new, problem):
 
 
 def test_a_record_without_its_ledger_is_refused(path):
-    write_journal(path, KeptRecord(record=ELSEWHERE), KEPT[1])
+    elsewhere = msgspec.structs.replace(make_record(), ledger=f"sha256:{'0' * 64}")
+    write_journal(path, KeptRecord(record=elsewhere), KEPT[1])
     with pytest.raises(RunFileError, match=f"line 1: {LORA}: its ledger stands elsewhere"):
         read_journal(path)
 

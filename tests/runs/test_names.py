@@ -5,7 +5,6 @@ import pytest
 from builders import LORA, make_record, make_run, write_run
 
 from peft_regress.cases import Case, is_name
-from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.errors import InputError, RunFileError
 from peft_regress.runs.run_file import read_run_file
 from peft_regress.runs.schema import canonical_digest
@@ -15,13 +14,6 @@ HOSTILE = [
     *("a'b", 'a"b', "a*", "a\nb", "a\n", "a b", "", "a\0b", "a\x1b[31m", "a^", "a:b", "a#b"),
     *("аb", "a\u202eb", "a" * 129),  # noqa: RUF001  (Cyrillic, another direction, too long)
 ]
-
-
-def test_every_case_of_the_matrices_has_such_names():
-    for matrix in ("default", "extended"):
-        for case in matrix_cases(matrix):
-            assert all(map(is_name, (case.task, case.method, case.architecture)))
-            assert msgspec.convert(msgspec.to_builtins(case), Case) == case == Case.parse(case.id)
 
 
 def _part(name):
@@ -65,7 +57,8 @@ def test_a_run_file_with_a_hostile_name_is_refused_in_a_line_that_says_where(tmp
         del ours["content_digest"]
         ours["content_digest"] = canonical_digest(ours)
         path.write_bytes(msgspec.json.encode(document))
-        with pytest.raises(RunFileError, match=r"Expected a .* - at `.*\$") as refused:
+        # In words, not by the pattern.
+        with pytest.raises(RunFileError, match=r"Expected a [^\\^]* - at `.*\$") as refused:
             read_run_file(path)
         assert str(refused.value).isprintable()
 
@@ -95,11 +88,3 @@ def test_a_method_that_only_looks_ranked_is_another_case(tmp_path):
 def test_versions_as_packages_write_them_are_read(tmp_path, version):
     path = write_run(tmp_path / "run.json", make_run(environment={"peft": version}))
     assert read_run_file(path).run.environment == {"peft": version}
-
-
-def test_a_wrong_name_is_explained_in_words(tmp_path):
-    path = write_run(tmp_path / "run.json")
-    path.write_text(path.read_text().replace('"ledger": {}', '"ledger": "sha256:12"'))
-    with pytest.raises(RunFileError, match="a SHA-256 digest: sha256: and 64 digits") as refused:
-        read_run_file(path)
-    assert "regex" not in str(refused.value)

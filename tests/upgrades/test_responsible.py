@@ -34,8 +34,8 @@ def responsible(
     cases = [parse_case_id(name) for name in IDS]
     new = {name: str(NEW[name]) for name in candidate}
     sides = []
-    for requirements in ([f"{n}=={v}" for n, v in base], [f"{n}=={v}" for n, v in new.items()]):
-        with world.opened_overlay(requirements) as overlay:
+    for versions in (dict(base), new):
+        with world.opened_overlay([f"{n}=={v}" for n, v in versions.items()]) as overlay:
             loaded = {}
             run = world.measure_cases(cases, python=overlay.python, setup=SETUP, loaded=loaded)
             sides.append(observations_of(run, "a side"))
@@ -43,16 +43,9 @@ def responsible(
     verdicts = [judge_case(name, old[name], observed[name]) for name in IDS]
     findings = find_causes(verdicts, old, observed)
     world.runs.clear()
-    return find_responsible(
-        findings,
-        planned(**dict(base)),
-        planned(**new),
-        old,
-        loaded=loaded,
-        setup=SETUP,
-        progress=progress,
-        **options,
-    )
+    before, after = (planned(**versions) for versions in (dict(base), new))
+    options |= {"loaded": loaded, "setup": SETUP, "progress": progress}
+    return find_responsible(findings, before, after, old, **options)
 
 
 def without_new_transformers(packages):
@@ -81,21 +74,55 @@ def either(packages, _):
     return {"forward_flops": 2000} if any(packages[n] >= v for n, v in NEW.items()) else {}
 
 
-@pytest.mark.parametrize(
-    ("moved", "sentence"),
-    [
-        (either, "peft and transformers alone do it"),
-        (
-            moves("peft", "transformers", forward_flops=2000),
-            "no package alone does it, only with others: peft, transformers",
-        ),
-        (moves("peft", status="error"), "peft alone does it"),
-    ],
+PEFT_MOVES = moves("peft", forward_flops=2000)
+BOTH_MOVE = moves("peft", "transformers", forward_flops=2000)
+
+
+NEWER_ALONE = "transformers alone does it"
+UNKNOWN = (
+    "unknown, since peft cannot be tried alone (ImportError: HybridCache); "
+    "transformers does not do it"
 )
-def test_the_sentence_says_who_does_it(world, moved, sentence):
-    world.moved = moved
-    (found,) = responsible(world)
+IMPORTS = {"broken": without_new_transformers}
+
+
+@pytest.mark.parametrize(
+    ("moved", "changes", "asked", "sentence"),
+    [
+        (either, {}, {}, "peft and transformers alone do it"),
+        (BOTH_MOVE, {}, {}, "no package alone does it, only with others: peft, transformers"),
+        (moves("peft", status="error"), {}, {}, "peft alone does it"),
+        (
+            PEFT_MOVES, IMPORTS, {}, UNKNOWN,
+        ),
+        # What pip takes with a package may do what is looked for, or hide it.
+        (
+            moves("transformers", forward_flops=2000),
+            {**IMPORTS, "extra": {"peft==0.20.0": ["transformers==6.0"]}}, {"asked": ["peft"]},
+            f"{NEWER_ALONE}; peft cannot be tried alone: pip changes transformers to 6.0 with it",
+        ),
+        # Or make it the candidate: measured again, it would only repeat itself.
+        (
+            PEFT_MOVES, {**IMPORTS, "extra": {"peft==0.20.0": ["transformers==5.0"]}}, {}, UNKNOWN,
+        ),
+
+    ],
+)  # fmt: skip
+def test_the_sentence_says_who_does_it(world, moved, changes, asked, sentence):
+    world.index["transformers"].append("6.0")
+    for name, value in {"moved": moved, **changes}.items():
+        setattr(world, name, value)
+    (found,) = responsible(world, **asked)
     assert found.sentence == sentence
+    assert "6.0" not in world.versions_tried("transformers")
+
+
+def test_a_package_that_goes_back_to_what_is_installed_is_tried_too(world):
+    """The good environment is an overlay: its transformers is not that of the running one."""
+    world.installed["transformers"] = "5.0"
+    world.moved = moves("transformers", forward_flops=2000)
+    (found,) = responsible(world, ("peft",), base=[("transformers", "4.0")])
+    assert (found.alone, found.without_effect) == (("transformers",), ("peft",))
 
 
 def test_each_finding_has_its_own_package(world):
@@ -105,17 +132,6 @@ def test_each_finding_has_its_own_package(world):
     sentences = {found.sentence for found in responsible(world)}
     assert sentences == {"peft alone does it", "transformers alone does it"}
     assert all(trains for _, _, trains in world.runs)
-
-
-def test_a_package_that_cannot_be_installed_or_imported_alone_says_why(world):
-    world.moved = moves("peft", forward_flops=2000)
-    world.broken = without_new_transformers
-    (found,) = responsible(world)
-    assert found.untried == (("peft", "ImportError: HybridCache"),)
-    assert found.sentence == (
-        "unknown, since peft cannot be tried alone (ImportError: HybridCache); "
-        "transformers does not do it"
-    )
 
 
 def test_a_package_that_needs_another_is_tried_with_it(world, monkeypatch):
@@ -135,37 +151,6 @@ def test_a_package_that_needs_another_is_tried_with_it(world, monkeypatch):
     assert (found.alone, found.without_effect) == ((), ("peft", "tokenizers"))
     assert found.together == ("transformers with tokenizers",)
     assert found.sentence == "transformers with tokenizers does it; peft alone: no"
-
-
-def test_another_release_than_the_candidates_is_no_evidence(world):
-    """What pip takes with a package may do what is looked for, or hide it."""
-    world.index["transformers"].append("6.0")
-    world.extra["peft==0.20.0"] = ["transformers==6.0"]
-    world.broken = without_new_transformers
-    world.moved = moves("transformers", forward_flops=2000)
-    (found,) = responsible(world, asked=["peft"])
-    assert found.sentence == (
-        "transformers alone does it; "
-        "peft cannot be tried alone: pip changes transformers to 6.0 with it"
-    )
-    assert "6.0" not in world.versions_tried("transformers")
-
-
-def test_the_whole_candidate_shows_nothing_about_one_package(world):
-    """What pip adds to it makes it the candidate: measured again, it would only repeat itself."""
-    world.extra["peft==0.20.0"] = ["transformers==5.0"]
-    world.broken = without_new_transformers
-    world.moved = moves("peft", forward_flops=2000)
-    (found,) = responsible(world)
-    assert (found.alone, found.without_effect) == ((), ("transformers",))
-
-
-def test_a_package_that_goes_back_to_what_is_installed_is_tried_too(world):
-    """The good environment is an overlay: its transformers is not that of the running one."""
-    world.installed["transformers"] = "5.0"
-    world.moved = moves("transformers", forward_flops=2000)
-    (found,) = responsible(world, ("peft",), base=[("transformers", "4.0")])
-    assert (found.alone, found.without_effect) == (("transformers",), ("peft",))
 
 
 @pytest.mark.parametrize("candidate", [("peft",), (), ("peft", "transformers")])

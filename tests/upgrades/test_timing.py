@@ -23,7 +23,6 @@ from tiny_architecture import TinyArchitecture
 
 from peft_regress import processes, registry
 from peft_regress.cases import Case
-from peft_regress.catalogue.built_in import STEPS
 from peft_regress.catalogue.matrix import parse_case_id
 from peft_regress.measure import Recipe, define
 from peft_regress.runner.measurer import CaseRequest, Measurer
@@ -55,10 +54,6 @@ def no_patience(monkeypatch, tmp_path):
 
     for module in (process_module, processes):
         monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=now))
-
-
-def test_a_block_is_half_of_the_brief_fine_tuning():
-    assert 2 * BLOCK_STEPS == STEPS
 
 
 def test_a_slower_interpreter_is_slower_and_a_faster_one_faster(tmp_path):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from builders import ENVIRONMENT, LEDGER, VALUES, compare, make_record, make_run
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from package_world import SETUP
@@ -55,21 +55,14 @@ def made(old, new, *, changed=None, **fields):
     return Upgrade(**{**usual, **fields})
 
 
-def bisection(upgrade, *, why=HOSTILE):
+def bisection(upgrade, *, why):
     """Return a bisection that found what an upgrade did, and skipped a release."""
     old, skipped, new = map(Version, ("0.18.1", "0.19.0", "0.20.0"))
-    transition = Transition(
-        old=old,
-        new=new,
-        between=(skipped,),
-        comparison=upgrade.comparison,
-        changed=upgrade.changed,
-        responsible=(),
-    )
+    found = {"comparison": upgrade.comparison, "changed": upgrade.changed, "responsible": ()}
     return Bisection(
         settings=BisectSettings(package="peft", good=str(old), bad=str(new), setup=SETUP),
         versions=(old, new),
-        transitions=(transition,),
+        transitions=(Transition(old=old, new=new, between=(skipped,), **found),),
         skipped={skipped: why},
         tried=(old, new),
         cases=tuple(sorted(upgrade.comparison.observed)),
@@ -77,14 +70,14 @@ def bisection(upgrade, *, why=HOSTILE):
     )
 
 
-def scripts(upgrade, text=HOSTILE):
+def scripts(upgrade, text):
     return tuple(
         Reproduction(finding=one, script=f"# {text}\nprint(1)", outputs={text: text})
         for one in upgrade.comparison.findings
     )
 
 
-def hostile(text=HOSTILE):
+def hostile(text):
     """Return an upgrade in which each string that others choose is hostile."""
     name = text.replace("/", " ").replace("\0", " ") or "x"
     ids = [f"{name}/lora-r4/{name}", f"{name}/dora-r4/other", f"shift/head/{name}"]
@@ -94,28 +87,23 @@ def hostile(text=HOSTILE):
         make_record(ids[2], invariants={text: False}),
     ]
     old = [make_record(ids[0]), make_record(ids[1]), make_record(ids[2], invariants={text: True})]
-    environment = {**ENVIRONMENT, "peft": text, text: text}
     upgrade = made(
         old,
         new,
-        changed=environment,
+        changed={**ENVIRONMENT, "peft": text, text: text},
         requirements=(text,),
         compared_with=text,
         remarks=(text,),
         saved=Path(text.replace("\0", "") or "x"),
     )
     packages = ResponsiblePackages(alone=(), without_effect=(text,), untried=((text, text),))
-    return Upgrade(**{**vars(upgrade), "responsible": (packages,) * len(upgrade.suspected)})
-
-
-def flat(document):
-    tokens = MARKDOWN.parse(document)
-    return [*tokens, *(inner for token in tokens for inner in token.children or ())]
+    return replace(upgrade, responsible=(packages,) * len(upgrade.suspected))
 
 
 def check_issue(document, *, headings, blocks):
     """Hold that a document has the parts that were meant, and nothing that was smuggled in."""
-    tokens = flat(document)
+    tokens = MARKDOWN.parse(document)
+    tokens += [inner for token in tokens for inner in token.children or ()]
     kinds = [token.type for token in tokens]
     assert not {"html_block", "html_inline", "link_open", "image", "code_block"} & set(kinds)
     assert not {"em_open", "strong_open", "s_open", "hr"} & set(kinds)
@@ -125,30 +113,22 @@ def check_issue(document, *, headings, blocks):
     assert {token.info for token in fences} <= {"text", "python"}
 
 
-def count_blocks(upgrade):
-    strands = [finding.cause.strand for finding in upgrade.comparison.findings]
-    return len([one for one in strands if one not in {"invariant", "status", "coverage"}])
-
-
-def test_hostile_strings_stay_text_in_the_issue_of_an_upgrade_and_of_a_bisection():
-    upgrade = hostile()
-    found = len(upgrade.comparison.findings)
-    assert found == 4
-    blocks = count_blocks(upgrade) + 2 * found
-    document = as_markdown(upgrade_document(upgrade, scripts(upgrade)))
-    check_issue(document, headings=1 + found + 1, blocks=blocks)
-    document = as_markdown(bisection_document(bisection(upgrade), {0: scripts(upgrade)}))
-    check_issue(document, headings=1 + found, blocks=blocks)
-
-
 @settings(deadline=None, derandomize=True, max_examples=150)
+@example(HOSTILE)
 @given(st.text(st.sampled_from("`~#|<>*_[]()!&\\ \n\r\t-+=1.:/@ab"), max_size=12))
-def test_no_string_breaks_out_of_an_issue(text):
+def test_no_string_breaks_out_of_an_issue_or_commands_a_terminal(text):
     upgrade = hostile(text)
-    document = as_markdown(upgrade_document(upgrade, ()))
-    check_issue(
-        document, headings=2 + len(upgrade.comparison.findings), blocks=count_blocks(upgrade)
-    )
+    search = bisection(upgrade, why=text)
+    strands = [finding.cause.strand for finding in upgrade.comparison.findings]
+    found, shown = len(strands), scripts(upgrade, text)
+    blocks = 2 * found
+    blocks += sum(one not in {"invariant", "status", "coverage"} for one in strands)
+    issue = as_markdown(upgrade_document(upgrade, shown))
+    check_issue(issue, headings=1 + found + 1, blocks=blocks)
+    issue = as_markdown(bisection_document(search, {0: shown}))
+    check_issue(issue, headings=1 + found, blocks=blocks)
+    for document in (upgrade_document(upgrade), bisection_document(search)):
+        assert as_text(document).replace("\n", "").isprintable()
 
 
 @given(st.text(st.sampled_from("`~ a\n")))
@@ -162,13 +142,6 @@ def test_a_code_span_is_its_text(text):
     text = text.strip()
     inner = MARKDOWN.parse(f"- {code_span(text)}")[3].children
     assert [(token.type, token.content) for token in inner] == [("code_inline", text)]
-
-
-def test_no_control_character_reaches_a_terminal():
-    upgrade = hostile()
-    for document in (upgrade_document(upgrade), bisection_document(bisection(upgrade))):
-        shown = as_text(document)
-        assert all(character == "\n" or character.isprintable() for character in shown)
 
 
 def whole_matrix():
@@ -190,13 +163,11 @@ def whole_matrix():
     return made(old, new, remarks=("transformers<5 was added: peft imports HybridCache " * 3,))
 
 
-@pytest.mark.parametrize("width", [60, 80, 200])
+@pytest.mark.parametrize("width", [60, 200])
 def test_no_line_is_longer_than_the_terminal_is_wide(width):
     upgrade = whole_matrix()
-    for document in (
-        upgrade_document(upgrade),
-        bisection_document(bisection(upgrade, why="no wheel")),
-    ):
+    search = bisection_document(bisection(upgrade, why="no wheel"))
+    for document in (upgrade_document(upgrade), search):
         assert max(map(len, as_text(document, Layout(width=width)).splitlines())) <= width
 
 
@@ -283,9 +254,3 @@ def test_a_checkout_is_no_release_to_bisect(version):
         [make_record()], [make_record(metrics=WORSE)], changed={**ENVIRONMENT, "peft": version}
     )
     assert bisections(upgrade) == []
-
-
-def test_an_upgrade_tells_new_metrics():
-    upgrade = made([make_record()], [make_record(metrics={**VALUES, "inference_flops": 7})])
-    text = " ".join(as_text(upgrade_document(upgrade)).split())
-    assert "inference_flops is new: the baseline could not know it in 1 case" in text
