@@ -128,7 +128,6 @@ def make_metric(name, value):
 
 
 def make_device(name, tensors, storage=None, **more):
-    """Return a device that has room for tensors of so many bytes, beside PEFT and the system."""
     more = {"title": name, "compute": "", "source": "s", **more}
     memory = RESERVE_BYTES + process_bytes(tensors, "peft")
     return DeviceClass(name=name, memory_bytes=memory, storage_bytes=storage, **more)
@@ -190,7 +189,6 @@ def referee(departs=None, what="losses", *, by=1e-6, moved=1e-13, **scores):
 
 
 def trained(identifier=LORA, metrics=None, **more):
-    """Return a record of a training in full, with its curve."""
     return make_record(identifier, metrics, **{"curve": CURVE, **more})
 
 
@@ -263,15 +261,12 @@ def _timed_entry(record):
 
 
 def write_run(path, run=None):
-    """Write a run file as the tool does, and return its path."""
     run = make_run() if run is None else run
     write_run_file(path, run, make_document(run))
     return path
 
 
 def read_runs(root, *, ledgers=True):
-    """Read every entry of a storage, oldest first, and check their order."""
-
     def read(root, paths):
         entries = list(read_entries_of(paths, ledgers=ledgers))
         check_order(root, [Link.of(entry) for entry in entries])
@@ -289,7 +284,6 @@ def references_with_drift(stored):
 
 
 def run_document(run, document, *, ledgers=True):
-    """Return the JSON values of a run file."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "run.json"
         write_run_file(path, run, document, ledgers=ledgers)
@@ -362,7 +356,6 @@ def write_entry(
 def observe(
     record, *, environment=None, machine=MACHINE, run_name="0001_peft-0.18.1", known=KNOWN_BEFORE
 ):
-    """Return a record as the gate sees it."""
     return Observation(
         record=record,
         environment=ENVIRONMENT if environment is None else environment,
@@ -373,7 +366,6 @@ def observe(
 
 
 def observe_all(records, **where):
-    """Return several records as the gate sees them, by case id."""
     return {record.case.id: observe(record, **where) for record in records}
 
 
@@ -392,14 +384,12 @@ def judged(old, new, **how):
 
 
 def forward_ledger(rows):
-    """Return a ledger of forward FLOPs: module -> operator -> number."""
     return schema.Ledger(
         modules={name: schema.ModuleCosts(forward_flops=costs) for name, costs in rows.items()}
     )
 
 
 def find_origins(history):
-    """Return the origins of the metrics of one case, after its records as (entry, record)."""
     older, before = {}, None
     for here in history:
         older, before = next_origins(older, before, here), here
@@ -439,7 +429,6 @@ BOTH = {LORA, FULL}
 
 
 def shard(index, record, *, complete=False, **more):
-    """Return a shard that measured one of two cases."""
     selection = schema.Selection(
         complete=complete,
         narrowed_by=[f"--regress-shard {index}/2"],
@@ -475,5 +464,4 @@ def full_disk(*_, **__):
 
 
 def cases_in(journal):
-    """Return the ids of the cases in a journal."""
     return {line.case for line in read_journal(journal)}

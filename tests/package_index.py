@@ -19,7 +19,6 @@ _PIP_VARIABLES = ("PIP_FIND_LINKS", "PIP_EXTRA_INDEX_URL", "PIP_NO_INDEX", "PIP_
 
 
 def wheel_bytes(name, version, *, requires=(), requires_python=None, source=""):
-    """Make a wheel of one module, which has its version and a line of source."""
     module, info = name.replace("-", "_"), f"{name.replace('-', '_')}-{version}.dist-info"
     files = {
         f"{module}/__init__.py": f"__version__ = {version!r}\n{source}\n",
@@ -39,14 +38,12 @@ def wheel_bytes(name, version, *, requires=(), requires_python=None, source=""):
 
 
 def metadata(name, version, *, requires=(), requires_python=None):
-    """Return the core metadata of a package."""
     lines = ["Metadata-Version: 2.1", f"Name: {name}", f"Version: {version}"]
     lines += [f"Requires-Python: {requires_python}"] if requires_python else []
     return "\n".join([*lines, *(f"Requires-Dist: {one}" for one in requires), ""])
 
 
 def write_wheel(folder, name, version, *, source=""):
-    """Write a wheel into a folder, which is made."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{name.replace('-', '_')}-{version}-py3-none-any.whl"
     file.write_bytes(wheel_bytes(name, version, source=source))
@@ -124,7 +121,6 @@ class PackageIndex:
         self.files.setdefault(name, {})[file_name] = file
 
     def answer(self, path):
-        """Return the content of a path; None if there is none."""
         kind, _, rest = path.strip("/").partition("/")
         if kind == "simple" and rest in self.files:
             links = (_link(name, file) for name, file in self.files[rest].items())
@@ -150,8 +146,6 @@ def _link(name, file):
 
 @contextlib.contextmanager
 def served_index():
-    """Serve an empty index on a free port."""
-
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
             index.requests.append(self.path)
@@ -187,7 +181,6 @@ def served_index():
 
 
 def unused_url():
-    """Return the address of an index that refuses the connection."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return f"http://127.0.0.1:{free.getsockname()[1]}/simple"

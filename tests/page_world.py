@@ -81,7 +81,6 @@ def content_of(*entries, newest=True, pairs=True, evidence=NO_EVIDENCE, **judgin
 
 
 def compared(old, new, **judging):
-    """Return the verdict on an entry by another one."""
     judging = {"complete": new.run.selection.complete, **judging}
     return judge(
         observations_of(old.run, old.name),
@@ -92,7 +91,6 @@ def compared(old, new, **judging):
 
 
 def evidence_of(scores, *, curve=LEARNED, task="shift", architecture="resnet18"):
-    """Return the evidence of one study; `scores` are those of each method, by seed."""
     study = Study(
         images="digits", batch=32, steps=200, chance=0.1, untrained=0.1, curve=curve,
         methods={name: Trained(rate=1, early=(), final=final) for name, final in scores.items()},
@@ -101,7 +99,6 @@ def evidence_of(scores, *, curve=LEARNED, task="shift", architecture="resnet18")
 
 
 def written_page(content):
-    """Return the page as HTML."""
     return render_page(page_parts(content))
 
 
@@ -141,7 +138,6 @@ def world_entries(tasks=("shift", "unseen"), architectures=None):
 
 
 def one_case(case="shift/lora-r4/resnet18"):
-    """Return a page of one case over the entries of the world."""
     entries = []
     for number, entry in enumerate(world_entries(("shift",))):
         only = [entry.run.cases[case]]

@@ -97,7 +97,6 @@ class StepSandbox:
             program.chmod(0o755)
 
     def check_out(self, *names):
-        """Link parts of this repository into the workspace."""
         for name in names:
             (self.workspace / name).symlink_to(ROOT / name)
 

@@ -74,12 +74,10 @@ class Stranger:
         return done.stdout + done.stderr
 
     def git(self, *words):
-        """Call git, and return what it prints."""
         who = ("-c", "user.name=a", "-c", "user.email=a@b", "-c", "init.defaultBranch=main")
         return self.type("git", *who, *words).strip()
 
     def commit(self, message="a change"):
-        """Commit everything."""
         self.git("add", "--all")
         self.git("commit", "--quiet", "--message", message)
 
@@ -108,7 +106,6 @@ class Stranger:
         )
 
     def step(self, text, *, shell="bash", variables=None):
-        """Run the script of a step as GitHub does."""
         for left in ("output", "summary"):
             (self.temp / left).write_text("")
         script = self.temp / "script.sh"

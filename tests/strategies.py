@@ -69,7 +69,6 @@ _BY_KIND: dict[str, st.SearchStrategy[Any]] = {
 
 
 def metrics_of(name):
-    """Return a metric of the table with any value that it can have."""
     spec = METRICS[name]
     if spec.kind == "score":
         values = _seeds(_scores)
@@ -145,7 +144,6 @@ def _keys_of_schema_2(draw):
 
 @st.composite
 def records(draw, identifier=builders.LORA):
-    """Return a record of one case, in any state."""
     more = draw(_keys_of_schema_2())
     definition = draw(st.sampled_from(["sha256:a", "sha256:a", "sha256:a", "sha256:b"]))
     invariants = draw(

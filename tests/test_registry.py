@@ -35,8 +35,6 @@ class Distribution(NamedTuple):
 
 
 class Point:
-    """An entry point that loads an item, or raises it."""
-
     def __init__(self, name, item):
         self.name, self.value, self._item = name, f"package:{name}", item
         self.group, self.dist = "peft_regress.tasks", Distribution("zoo", "1.2")
@@ -56,8 +54,6 @@ def no_entry_points_yet(monkeypatch):
 
 
 class Recording:
-    """A family of some names that notes what it is asked."""
-
     def __init__(self, *known):
         self.known, self.asked = known, []
 

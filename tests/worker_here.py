@@ -39,8 +39,6 @@ class WorkerHere:
 
 
 def work_here(monkeypatch):
-    """Let every seat work in this process."""
-
     def worker(_, environment):
         python = str(environment.python)
         return WorkerHere(python, {"peft": python})

@@ -34,7 +34,6 @@ def test_nothing_but_executorch_fits_on_the_device_with_512_mb():
 
 
 def rows(table):
-    """Return the cells of a table that tools/docs/choices.py made."""
     text = PAGE.split(f"<!-- choices:{table} -->")[1].split("<!-- /")[0].strip()
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()[2:]]
 

@@ -32,7 +32,6 @@ BLOCKS = list(blocks())
 
 
 def rule_of(command):
-    """Return the rule of a command; fail without one."""
     rule = find_rule(command)
     if rule is None:
         msg = f"no rule for `{command}`: add one to RULES in tests/example_rules.py"
@@ -80,7 +79,6 @@ def console_blocks(*, slow):
 
 
 def command_line(typed):
-    """Run `peft-regress ...` in this process; return exit code and standard output."""
     stream = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", newline="")
     with contextlib.redirect_stdout(stream), pytest.raises(SystemExit) as ended:
         main(shlex.split(typed)[1:])
@@ -89,7 +87,6 @@ def command_line(typed):
 
 
 def shell(typed, folder):
-    """Run a line by bash; return exit code and standard output, or the errors if there is none."""
     done = subprocess.run(
         ["bash", "-c", typed],
         cwd=folder, env=environment(folder), capture_output=True, text=True, check=False,
@@ -149,7 +146,6 @@ def write_block(block, text):
 
 @pytest.fixture
 def writes(request):
-    """Whether the pages shall be renewed."""
     return request.config.getoption("--write-examples", default=False)
 
 
@@ -242,7 +238,6 @@ def test_a_block_of_yaml_is_a_workflow_whose_uses_fit(block):
 
 
 def runs_of(block):
-    """Return the commands that a block of YAML runs."""
     jobs = whole_workflow(yaml.safe_load(block.text))["jobs"].values()
     return [step["run"] for job in jobs for step in job.get("steps", ()) if "run" in step]
 
@@ -261,7 +256,6 @@ def uses_of(document):
 
 
 def inputs_of(path):
-    """Return the inputs of an action in a folder, or of a workflow that is called."""
     if (ROOT / path).is_dir():
         return set(yaml.safe_load((ROOT / path / "action.yml").read_text())["inputs"])
     return set(yaml.safe_load((ROOT / path).read_text())[True]["workflow_call"]["inputs"])

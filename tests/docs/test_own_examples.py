@@ -35,7 +35,6 @@ def lines_of_code(file):
 
 
 def run(folder, *arguments):
-    """Measure examples in a process of their own; return it and the run's records."""
     saved = folder / "run.json"
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", str(EXAMPLES),

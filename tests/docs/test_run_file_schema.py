@@ -46,7 +46,6 @@ def test_a_run_that_the_reader_takes_fits(run):
 
 @pytest.fixture(scope="module")
 def entry():
-    """An entry of one case."""
     (newest,) = (json.loads(path.read_text()) for path in ENTRIES if "0022_" in path.name)
     ours = newest["peft_regress"]
     ours["cases"] = {CASE: ours["cases"][CASE]}

@@ -169,7 +169,6 @@ def test_a_folder_that_is_not_utf_8_is_named(worker):
 
 
 def answered(record, *, definition="sha256:definition", loaded=()):
-    """Return what node 7 says of a case."""
     header = Header(environment={"peft": "0.18.1"}, machine=MACHINE, metrics_known=[])
     kept = None if record is None else KeptRecord(record=record, loaded=list(loaded))
     return CaseAnswer(where="node 7", header=header, definition=definition, kept=kept)

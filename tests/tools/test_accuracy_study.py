@@ -21,7 +21,6 @@ UNSEEN, SHIFT, PHOTOGRAPHS = TASKS
 
 
 def rows(images):
-    """Return each image as bytes."""
     return [image.numpy().tobytes() for image in images]
 
 
@@ -85,7 +84,6 @@ def test_photographs_are_there_and_each_has_enough_cells():
 
 @pytest.fixture
 def file(tmp_path, monkeypatch):
-    """An evidence.json without studies."""
     path = tmp_path / "evidence.json"
     path.write_text('{"packages": {}, "studies": {}}')
     monkeypatch.setattr(accuracy_study, "EVIDENCE_FILE", path)

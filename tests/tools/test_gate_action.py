@@ -33,8 +33,6 @@ PAGE = Answer(start="peft-regress report", files={"--html": "<html>"})
 
 
 class Gate:
-    """The action in a runner's folders."""
-
     def __init__(self, folder, **settings):
         self.sandbox = StepSandbox(folder, **settings)
         self.project = self.sandbox.workspace

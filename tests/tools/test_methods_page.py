@@ -18,7 +18,6 @@ METHODS = re.findall(r"^\| `([\w-]+)`", LISTED, re.MULTILINE)
 
 
 def _on_page(name):
-    """Return a table of the page."""
     start, end = f"<!-- methods:{name} -->", f"<!-- /methods:{name} -->"
     return PAGE.partition(start)[2].partition(end)[0].strip()
 

@@ -34,8 +34,6 @@ HEAD = {
 
 
 class Gh:
-    """The fake `gh`: its calls, its answers, and whether it fails."""
-
     def __init__(self, folder):
         self.folder = folder
         (folder / "gh").write_text(FAKE_GH.format(python=sys.executable))

@@ -16,7 +16,6 @@ def writes(job):
 
 
 def actions(job):
-    """Return the names of the actions that a job uses, in order."""
     return [step["uses"].partition("@")[0] for step in job["steps"] if "uses" in step]
 
 
@@ -25,7 +24,6 @@ def scripts_of(job):
 
 
 def artifact(job, kind):
-    """Return the settings of the one step that uploads or downloads an artifact."""
     (step,) = [step for step in job["steps"] if f"{kind}-artifact" in step.get("uses", "")]
     return step["with"]
 
