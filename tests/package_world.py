@@ -18,14 +18,7 @@ from peft_regress.overlay.overlay import Overlay, ReplacesTorchError
 from peft_regress.overlay.pip import PipError, Planned
 from peft_regress.runner.measuring import MeasuringSetup
 from peft_regress.runs.own_code import code_of
-from peft_regress.runs.schema import (
-    SCHEMA_VERSION,
-    Curve,
-    Inputs,
-    Run,
-    Selection,
-    TensorSummary,
-)
+from peft_regress.runs.schema import SCHEMA_VERSION, Curve, Inputs, Run, Selection, TensorSummary
 from peft_regress.upgrades import bisect, responsible
 from peft_regress.upgrades import upgrade as upgrading
 from peft_regress.workers.pool import UnusableEnvironmentError

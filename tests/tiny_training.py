@@ -18,10 +18,7 @@ def data_of(images):
 
 def finetune(model, optimizer, images, *, steps=22, batch_size=32, seed, set_mode=nn.Module.eval):
     loop = Loop(
-        steps=steps,
-        loss=Objective().loss,
-        set_mode=set_mode,
-        schedule=cosine_to_zero(steps),
+        steps=steps, loss=Objective().loss, set_mode=set_mode, schedule=cosine_to_zero(steps)
     )
     batches = data_of(images).training_batches(batch_size, seed=seed)
     return train_by_loop(model, optimizer, batches, loop, seed=seed)

@@ -10,12 +10,7 @@ from hypothesis import strategies as st
 from own_training import fine_tune as own_training
 
 from peft_regress.catalogue.evidence import Study, Trained, margin_of, why_not_learned
-from peft_regress.choosing.ranking import (
-    Candidate,
-    Costs,
-    Ranking,
-    difference,
-)
+from peft_regress.choosing.ranking import Candidate, Costs, Ranking, difference
 from peft_regress.choosing.study import as_code
 from peft_regress.project.budgets import Budget
 

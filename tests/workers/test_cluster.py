@@ -238,7 +238,7 @@ def taken(result):
 
 
 ODD_NAMES = [
-    *("../x.json", "/etc/x.json", "a/b.json", ".x.json", "x.py", "x.json\\n", "x\\u0000.json"),
+    *("../x.json", "/etc/x.json", "a/b.json", ".x.json", "x.py", "x.json\\n", "x\\u0000.json")
 ]
 
 
