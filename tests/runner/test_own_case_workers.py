@@ -30,7 +30,10 @@ def _measured(folder):
 
 
 @pytest.mark.slow
-def test_a_real_worker_measures_an_own_case(project, monkeypatch):
+def test_a_real_worker_measures_an_own_case_with_the_bounds_of_the_settings(project, monkeypatch):
+    table = project / "pyproject.toml"
+    rule = '{cases = "digits/*", metric = "peak_bytes", bound = 0.02, reason = "allocator"}'
+    table.write_text(f"{table.read_text()}bounds = [{rule}]\n")
     below = project / "below"
     below.mkdir()
     (project / ".git").mkdir()
@@ -41,6 +44,7 @@ def test_a_real_worker_measures_an_own_case(project, monkeypatch):
     assert record.metrics["trainable_params"].value == 490
     assert record.own_code == code_of(record.case)
     assert not was_edited(record)
+    assert record.bounds["peak_bytes"].reason == "allocator"
 
 
 @pytest.mark.nightly
@@ -64,12 +68,3 @@ def test_the_worker_that_times_takes_own_cases(project):
     assert stepper.prepare(request).startswith("sha256:")
     stepper.restart(0)
     assert len(stepper.time_steps(3)) == 3
-
-
-@pytest.mark.nightly
-def test_a_real_worker_takes_the_bounds_of_the_settings(project):
-    table = project / "pyproject.toml"
-    rule = '{cases = "digits/*", metric = "peak_bytes", bound = 0.02, reason = "allocator"}'
-    table.write_text(f"{table.read_text()}bounds = [{rule}]\n")
-    record = _measured(project).cases["digits/lora-r4/small"]
-    assert record.bounds["peak_bytes"].reason == "allocator"
