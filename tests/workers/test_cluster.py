@@ -2,10 +2,12 @@
 
 import asyncio
 import contextlib
+import random
 import re
 import socket
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
@@ -15,9 +17,10 @@ import dask
 import msgspec
 import pytest
 from builders import MACHINE, cases_in, make_record
-from dask_clusters import kill, local_cluster, processes
+from dask_clusters import StartedCluster, kill, local_cluster, processes
 from fake_interpreters import logged, wait_until, write_worker
 
+from peft_regress.baselines.run_adapters import adapters_of_run
 from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.cli import options
 from peft_regress.project.own_cases import use_settings
@@ -215,6 +218,87 @@ def test_a_case_that_no_worker_survives_is_incomplete_and_no_error(own_cluster, 
     run = read_run_file(tmp_path / "run.json").run
     assert [record.status for record in run] == ["ok"] * 3
     assert not run.selection.complete
+
+
+BRIEF = ("--time-limit", "60")
+
+
+@pytest.mark.nightly
+def test_killed_workers_change_nothing_in_the_run(tmp_path, measure, monkeypatch):
+    # These cases are not to blame.
+    monkeypatch.setenv("DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES", "1000")
+    python = write_worker(tmp_path / "python", pause=0.25)
+    here = tmp_path / "here.json"
+    assert measure("local", "--jobs", "2", *BRIEF, save=here, python=python, cases="*")[0] == 0
+    expected = read_run_file(here).run
+    draw, left = random.Random(4), [100]
+
+    def strike(cluster):
+        while left[0]:
+            time.sleep(draw.uniform(0.5, 2.0))
+            cluster.replace_worker(draw)
+            left[0] -= 1
+
+    with StartedCluster(tmp_path / "cluster", python, workers=4) as cluster:
+        thread = threading.Thread(target=strike, args=(cluster,), daemon=True)
+        thread.start()
+        number = 0
+        while left[0]:
+            number += 1
+            save = tmp_path / f"run{number}.json"
+            code, _, err = measure(cluster.address, *BRIEF, save=save, python=python, cases="*")
+            assert code == 0, err
+            assert read_run_file(save).run == expected
+        thread.join()
+
+
+@pytest.mark.slow
+def test_a_killed_scheduler_loses_nothing_and_nothing_is_measured_twice(tmp_path, measure):
+    python = write_worker(tmp_path / "python", pause=0.25)
+    glob = "shift/*/resnet18"
+    here = tmp_path / "here.json"
+    assert measure("local", "--jobs", "2", *BRIEF, save=here, python=python, cases=glob)[0] == 0
+    expected = read_run_file(here).run
+    begun = len(logged(python, "measure"))
+    save = tmp_path / "run.json"
+
+    def strike(cluster):
+        wait_until(lambda: journal_of(save).exists() and len(cases_in(journal_of(save))))
+        cluster.scheduler.kill()
+
+    with StartedCluster(tmp_path / "one", python, workers=2) as cluster:
+        thread = threading.Thread(target=strike, args=(cluster,))
+        thread.start()
+        code, _, err = measure(cluster.address, *BRIEF, save=save, python=python, cases=glob)
+        thread.join()
+    assert code == 3
+    assert f"{cluster.address}: the Dask scheduler has gone" in err
+    kept = cases_in(journal_of(save))
+    assert kept
+    before = [request["case"] for _, request in logged(python, "measure")[begun:]]
+    with StartedCluster(tmp_path / "two", python, workers=2) as cluster:
+        words = [*BRIEF, "--resume", str(save)]
+        code, _, err = measure(cluster.address, *words, save=save, python=python, cases=glob)
+    assert code == 0, err
+    assert read_run_file(save).run == expected
+    again = [request["case"] for _, request in logged(python, "measure")[begun:]][len(before) :]
+    assert set(again) == expected.cases.keys() - kept
+
+
+@pytest.mark.nightly
+def test_a_real_run_equals_one_of_this_machine_with_its_adapters(tmp_path, measure):
+    runs = []
+    with local_cluster(tmp_path, workers=1) as cluster:
+        for on in ("local", cluster.scheduler_address):
+            save = tmp_path / str(len(runs)) / "run.json"
+            code, _, err = measure(on, save=save, cases="shift/lora-r1/shufflenet_v2_x0_5")
+            assert code == 0, err
+            kept = adapters_of_run(save)
+            files = {path.relative_to(kept): path.read_bytes() for path in kept.rglob("*.*")}
+            runs.append((read_run_file(save).run, files))
+    here, there = runs
+    assert here == there
+    assert len(here[1]) >= 2
 
 
 # --- bad input -----------------------------------------------------------------------------------
