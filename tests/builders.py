@@ -213,15 +213,10 @@ def make_run(*records, environment=None, machine=MACHINE, selection=None, accept
 
 def make_document(run):
     """Return pytest-benchmark's part of a run file, with a timed entry for each case in order."""
+    python = {"python_implementation": "CPython", "python_version": "3.11.7"}
+    system = {"node": "", "system": "Linux", "machine": "x86_64"}
     return {
-        "machine_info": {
-            "node": "",
-            "system": "Linux",
-            "machine": "x86_64",
-            "python_implementation": "CPython",
-            "python_version": "3.11.7",
-            "cpu": {"brand_raw": "Example CPU"},
-        },
+        "machine_info": {**system, **python, "cpu": {"brand_raw": "Example CPU"}},
         "commit_info": {"id": "unversioned", "time": None, "dirty": False},
         "benchmarks": [_timed_entry(record) for record in run if record.status == "ok"],
         "datetime": "2026-01-02T03:04:05+00:00",
@@ -232,7 +227,18 @@ def make_document(run):
 def _timed_entry(record):
     case = record.case
     seconds = 0.05
-    stats = dict.fromkeys(("min", "max", "mean", "median", "q1", "q3", "hd15iqr"), seconds)
+    quantiles = ("q1", "q3", "hd15iqr", "ld15iqr")
+    stats = {
+        **dict.fromkeys(("min", "max", "mean", "median", *quantiles), seconds),
+        **dict.fromkeys(("stddev", "iqr"), 0.0),
+        **dict.fromkeys(("iqr_outliers", "stddev_outliers"), 0),
+        "rounds": 3,
+        "iterations": 1,
+        "ops": 1 / seconds,
+        "total": 3 * seconds,
+        "outliers": "0;0",
+        "data": [seconds] * 3,
+    }
     return {
         "group": f"{case.task}/{case.architecture}",
         "name": f"test_case[{case.id}]",
@@ -243,20 +249,7 @@ def _timed_entry(record):
             "peft_regress": {"schema_version": schema.SCHEMA_VERSION, "case_id": case.id}
         },
         "options": {"disable_gc": False, "timer": "perf_counter", "min_rounds": 5},
-        "stats": {
-            **stats,
-            "ld15iqr": seconds,
-            "stddev": 0.0,
-            "iqr": 0.0,
-            "rounds": 3,
-            "iterations": 1,
-            "ops": 1 / seconds,
-            "total": 3 * seconds,
-            "iqr_outliers": 0,
-            "stddev_outliers": 0,
-            "outliers": "0;0",
-            "data": [seconds] * 3,
-        },
+        "stats": stats,
     }
 
 

@@ -151,27 +151,15 @@ def records(draw, identifier=builders.LORA):
             st.sampled_from(["identity", "frozen", "merge"]), st.sampled_from([True, False, None])
         )
     )
+    more |= {"definition": definition, "invariants": invariants}
     status = draw(st.sampled_from(["ok", "ok", "ok", "unsupported", "error"]))
     if status != "ok":
         failure = schema.Failure(type=draw(_text), message=draw(_text))
-        return builders.make_record(
-            identifier,
-            status=status,
-            error=failure,
-            definition=definition,
-            invariants=invariants,
-            **more,
-        )
+        return builders.make_record(identifier, status=status, error=failure, **more)
     names = draw(st.lists(metric_names, min_size=1, max_size=5, unique=True))
     ledger = draw(st.sampled_from([schema.Ledger(), builders.LEDGER, builders.SMALL_LEDGER]))
-    return builders.make_record(
-        identifier,
-        builders.split_by(ledger, {name: draw(metrics_of(name)) for name in names}),
-        definition=definition,
-        invariants=invariants,
-        ledger=ledger,
-        **more,
-    )
+    metrics = builders.split_by(ledger, {name: draw(metrics_of(name)) for name in names})
+    return builders.make_record(identifier, metrics, ledger=ledger, **more)
 
 
 environments = st.dictionaries(

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from forked_scripts import ended
 from fuzz_examples import example, failure, finding, layer, script
 from msgspec.structs import replace
 
@@ -151,44 +150,14 @@ def test_the_factors_of_ia3_are_multiplied_where_each_adapter_names_them():
     assert f"scaled_by_hand(model, original, x, {names})" in text
 
 
-ALL_AT_ONCE = """
-import os, pathlib, runpy, sys, warnings
-warnings.simplefilter("ignore")
-import peft, torch, transformers.pytorch_utils
-torch.set_num_threads(1)
-for path in sorted(pathlib.Path(sys.argv[1]).iterdir()):
-    child = os.fork()
-    if not child:
-        os.dup2(2, 1)
-        code = 99
-        try:
-            runpy.run_path(str(path), run_name="__main__")
-            code = 0
-        except SystemExit as ended:
-            code = int(ended.code or 0)
-        finally:
-            os._exit(code)
-    print(path.stem, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-"""
-"""Runs the scripts of a folder, importing the libraries once."""
-
-
-def exit_codes(folder):
-    """Run scripts with nothing of this project, and return how each ended."""
-    done = subprocess.run(
-        [sys.executable, "-c", ALL_AT_ONCE, str(folder)], cwd=folder.parent,
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    return {name: int(code) for name, code in (line.split() for line in done.stdout.splitlines())}
+def exit_codes(folder, scripts):
+    return {name: code for name, (code, _) in ended(folder, scripts).items()}
 
 
 @pytest.mark.nightly
 def test_every_script_of_the_corpus_shows_its_failure(tmp_path):
-    (tmp_path / "scripts").mkdir()
-    corpus = read_corpus(Path(__file__).parents[1] / "corpus")
-    for one in corpus:
-        (tmp_path / "scripts" / f"{one.name}.py").write_text(script(one))
-    assert exit_codes(tmp_path / "scripts") == {one.name: 1 for one in corpus}
+    scripts = {one.name: script(one) for one in read_corpus(Path(__file__).parents[1] / "corpus")}
+    assert exit_codes(tmp_path / "scripts", scripts) == dict.fromkeys(scripts, 1)
 
 
 SIZES = {"conv2d": (5, 5), "embedding": (3,)}
@@ -214,8 +183,5 @@ def test_scripts_show_findings_and_say_that_what_holds_does(tmp_path):
         assert (failed is None) == (one in EVERY_ACT)
         failed = failed or failure("exception", len(one.acts) - 1)
         scripts[name] = script(finding(one, failed))
-    (tmp_path / "scripts").mkdir()
-    for name, text in scripts.items():
-        (tmp_path / "scripts" / f"{name}.py").write_text(text)
     expected = {name: int(name in FAILING) for name in scripts}
-    assert exit_codes(tmp_path / "scripts") == expected
+    assert exit_codes(tmp_path / "scripts", scripts) == expected

@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import io
-import itertools
 import json
 import re
 import shlex
@@ -17,7 +16,7 @@ import yaml
 from builders import run_document
 from check_jsonschema.builtin_schemas import get_builtin_schema
 from example_releases import use_recorded_releases
-from example_rules import ELSEWHERE, RULES, constant, find_rule
+from example_rules import ELSEWHERE, RULES, Rule, constant, find_rule
 from example_sandbox import FIRST, NEWEST, environment, setup_of
 from examples import ROOT, Command, blocks, differences, renewed
 from jsonschema import validators
@@ -29,6 +28,7 @@ from peft_regress.project.settings import read_settings
 from peft_regress.runs.run_file import dump_json, read_run_file
 
 BLOCKS = list(blocks())
+NO_RULE = Rule(pattern="", how="here")
 
 
 def rule_of(command):
@@ -37,11 +37,6 @@ def rule_of(command):
         msg = f"no rule for `{command}`: add one to RULES in tests/example_rules.py"
         pytest.fail(msg, pytrace=False)
     return rule
-
-
-def is_slow(command):
-    rule = find_rule(command)
-    return rule is not None and rule.is_slow
 
 
 @pytest.fixture
@@ -74,7 +69,7 @@ def console_blocks(*, slow):
     return [
         pytest.param(block, marks=marks_of(block, slow=slow))
         for block in of_language("console")
-        if any(is_slow(command) is slow for command in block.commands)
+        if any((find_rule(one) or NO_RULE).is_slow is slow for one in block.commands)
     ]
 
 
@@ -163,25 +158,16 @@ def test_the_commands_of_a_shell_print_what_the_block_shows(block, sandbox, writ
     check_block(block, sandbox, slow=True, writes=writes)
 
 
-def test_one_search_and_one_upgrade_use_the_package_index():
-    commands = itertools.chain.from_iterable(block.commands for block in of_language("console"))
-    live = {command.typed for command in commands if rule_of(command).how == "live"}
-    assert sorted(typed.split()[1] for typed in live) == ["bisect", "upgrade"]
-
-
-def test_what_runs_a_command_elsewhere_exists():
-    assert [name for name in ELSEWHERE if not (ROOT / name).is_file()] == []
-
-
-def test_no_rule_is_without_a_command():
-    typed = [command.typed for block in of_language("console") for command in block.commands]
+def test_each_rule_has_a_command_and_what_runs_it_elsewhere_exists():
+    commands = [command for block in of_language("console") for command in block.commands]
+    typed = [command.typed for command in commands]
     typed += [run for block in of_language("yaml") for run in runs_of(block)]
-    idle = [
-        rule.pattern
-        for rule in RULES
-        if not any(re.fullmatch(rule.pattern, text) for text in typed)
-    ]
-    assert idle == []
+    patterns = [rule.pattern for rule in RULES]
+    assert [one for one in patterns if not any(re.fullmatch(one, text) for text in typed)] == []
+    assert [name for name in ELSEWHERE if not (ROOT / name).is_file()] == []
+    # One search and one upgrade use the package index.
+    live = {command.typed for command in commands if rule_of(command).how == "live"}
+    assert sorted(text.split()[1] for text in live) == ["bisect", "upgrade"]
 
 
 TEXTS = {

@@ -53,29 +53,19 @@ class Cluster:
         return write_worker(self.python, **how)
 
 
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory):
-    """Two workers, for all tests that do not harm them."""
-    folder = tmp_path_factory.mktemp("cluster")
+@contextlib.contextmanager
+def started(folder):
+    """Start two workers."""
+    folder.mkdir(exist_ok=True)
     with local_cluster(folder, python=str(folder / "python")) as cluster:
         yield Cluster(folder, cluster)
 
 
-@pytest.fixture
-def own_cluster(tmp_path):
-    """Start workers for one test."""
-    folder = tmp_path / "cluster"
-    folder.mkdir()
-    started = []
-
-    def start(**how):
-        made = local_cluster(folder, python=str(folder / "python"), **how)
-        started.append(made)
-        return Cluster(folder, made.__enter__())
-
-    yield start
-    for made in reversed(started):
-        made.__exit__(None, None, None)
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    """Two workers, for all tests that do not harm them."""
+    with started(tmp_path_factory.mktemp("cluster")) as cluster:
+        yield cluster
 
 
 @pytest.fixture
@@ -93,9 +83,6 @@ def measure(command, tmp_path, monkeypatch):
         return code, out, err
 
     return call
-
-
-# --- the work ------------------------------------------------------------------------------------
 
 
 def test_a_run_equals_one_of_this_machine(shared, measure, tmp_path):
@@ -188,31 +175,33 @@ def kill_later(when):
 
 
 @pytest.mark.slow
-def test_a_task_whose_worker_dies_is_measured_on_another_one(own_cluster, measure, tmp_path):
-    cluster = own_cluster()
-    python = cluster.write(pause=0.5)
-    first = processes(cluster.dask)[0]
-    thread = kill_later(lambda: logged(python, "measure") and first)
-    code, _, err = measure(cluster.address)
-    thread.join()
+def test_a_task_whose_worker_dies_is_measured_on_another_one(measure, tmp_path):
+    with started(tmp_path / "cluster") as cluster:
+        python = cluster.write(pause=0.5)
+        first = processes(cluster.dask)[0]
+        thread = kill_later(lambda: logged(python, "measure") and first)
+        code, _, err = measure(cluster.address)
+        thread.join()
     assert code == 0, err
     assert len(read_run_file(tmp_path / "run.json").run.cases) == 6
 
 
 @pytest.mark.slow
-def test_a_case_that_no_worker_survives_is_incomplete_and_no_error(own_cluster, measure, tmp_path):
-    with dask.config.set({"distributed.scheduler.allowed-failures": 0}):
-        cluster = own_cluster()
-    python = cluster.write(how={FIRST: "hang"})
+def test_a_case_that_no_worker_survives_is_incomplete_and_no_error(measure, tmp_path):
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
+        started(tmp_path / "cluster") as cluster,
+    ):
+        python = cluster.write(how={FIRST: "hang"})
 
-    def parent_of_the_hanging():
-        """The one that hangs has a child; its parent is Dask's worker."""
-        hanging = [process for process, _ in logged(python, "child")]
-        return hanging and int(Path(f"/proc/{hanging[0]}/stat").read_text().split()[3])
+        def parent_of_the_hanging():
+            """The one that hangs has a child; its parent is Dask's worker."""
+            hanging = [process for process, _ in logged(python, "child")]
+            return hanging and int(Path(f"/proc/{hanging[0]}/stat").read_text().split()[3])
 
-    thread = kill_later(parent_of_the_hanging)
-    code, out, err = measure(cluster.address, cases="*/lora-r[14]/resnet18")
-    thread.join()
+        thread = kill_later(parent_of_the_hanging)
+        code, out, err = measure(cluster.address, cases="*/lora-r[14]/resnet18")
+        thread.join()
     assert (code, out) == (3, f"{tmp_path}/run.json: 3 cases\n")
     assert f"{FIRST}: given up after losing 1 node, tcp://127.0.0.1:" in err
     run = read_run_file(tmp_path / "run.json").run
@@ -299,9 +288,6 @@ def test_a_real_run_equals_one_of_this_machine_with_its_adapters(tmp_path, measu
     here, there = runs
     assert here == there
     assert len(here[1]) >= 2
-
-
-# --- bad input -----------------------------------------------------------------------------------
 
 
 ANSWER = CaseAnswer(
@@ -431,9 +417,6 @@ def test_a_node_that_lacks_something_is_refused_by_name(shared, measure, fact, v
     assert re.search(rf"error: node [01] \(tcp://127\.0\.0\.1:\d+\): {problem}", err), err
 
 
-# --- its parts -----------------------------------------------------------------------------------
-
-
 def test_a_run_is_of_the_machine_that_measured_most_and_records_name_others():
     other = msgspec.structs.replace(MACHINE, digest="sha256:01", cpu="Another CPU")
     lines = [
@@ -447,9 +430,6 @@ def test_a_run_is_of_the_machine_that_measured_most_and_records_name_others():
     assert run.machine == other
     assert run.cases["a/b/c"].machine == MACHINE
     assert run.cases["a/b/d"].machine is msgspec.UNSET
-
-
-# --- a project's own cases -----------------------------------------------------------------------
 
 
 @pytest.fixture
