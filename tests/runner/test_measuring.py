@@ -121,28 +121,6 @@ def test_workers_share_the_cases_and_each_adaptation_has_one(worker, monkeypatch
     assert not Path("litter").exists()
 
 
-@pytest.mark.parametrize(
-    ("how", "kind", "message"),
-    [
-        ("kill", "WorkerLost", "its worker was killed by SIGKILL: no error message"),
-        ("exit", "WorkerLost",
-         "its worker ended with exit code 3: File layer.py: ImportError: broken"),
-        ("hang", "TimeoutError", "no result within 120 s"),
-        ("babble", "WorkerLost", "its worker answered 'Epoch 1'"),
-        ("null", "WorkerLost", "its worker answered"),
-    ],
-)  # fmt: skip
-def test_a_lost_case_is_in_error_and_the_rest_goes_on(worker, how, kind, message):
-    python = worker(how={BAD: how})
-    run = measured(python)
-    lost = run.cases[BAD]
-    assert (lost.status, lost.error.type) == ("error", kind)
-    assert lost.error.message.startswith(message)
-    assert "/tmp" not in lost.error.message
-    assert (lost.definition, lost.metrics) == (run.cases[SECOND].definition, {})
-    assert [run.cases[name].status for name in (SECOND, OTHER)] == ["ok", "ok"]
-
-
 WRONG = [
     ({"case": msgspec.to_builtins(CASES[2])}, f"case '{BAD}' has the record of '{OTHER}'"),
     ({"definition": "another"}, f"{BAD}: definition 'another', expected "),
@@ -150,13 +128,30 @@ WRONG = [
     ({"metrics": {}}, f"{BAD}: status 'ok' with 0 metrics"),
     ({"ledger": f"sha256:{'0' * 64}"}, f"{BAD}: its ledger stands elsewhere"),
 ]
+"""Records that no run file could hold."""
 
 
-@pytest.mark.parametrize(("wrong", "problem"), WRONG)
-def test_a_record_that_no_run_file_could_hold_is_a_lost_case(worker, wrong, problem):
-    lost = measured(worker(wrong={BAD: wrong})).cases[BAD].error
-    assert lost.type == "WorkerLost"
-    assert lost.message.startswith(problem)
+@pytest.mark.parametrize(
+    ("how", "wrong", "kind", "message"),
+    [
+        ("kill", {}, "WorkerLost", "its worker was killed by SIGKILL: no error message"),
+        ("exit", {}, "WorkerLost",
+         "its worker ended with exit code 3: File layer.py: ImportError: broken"),
+        ("hang", {}, "TimeoutError", "no result within 120 s"),
+        ("babble", {}, "WorkerLost", "its worker answered 'Epoch 1'"),
+        ("null", {}, "WorkerLost", "its worker answered"),
+        *(("", wrong, "WorkerLost", problem) for wrong, problem in WRONG),
+    ],
+)  # fmt: skip
+def test_a_lost_case_is_in_error_and_the_rest_goes_on(worker, how, wrong, kind, message):
+    python = worker(how={BAD: how}, wrong={BAD: wrong})
+    run = measured(python)
+    lost = run.cases[BAD]
+    assert (lost.status, lost.error.type) == ("error", kind)
+    assert lost.error.message.startswith(message)
+    assert "/tmp" not in lost.error.message
+    assert (lost.definition, lost.metrics) == (run.cases[SECOND].definition, {})
+    assert [run.cases[name].status for name in (SECOND, OTHER)] == ["ok", "ok"]
 
 
 def test_a_folder_that_is_not_utf_8_is_named(worker):
