@@ -128,7 +128,6 @@ def make_metric(name, value):
 
 
 def make_device(name, tensors, storage=None, **more):
-    """Return a device that has room for tensors of so many bytes, beside PEFT and the system."""
     more = {"title": name, "compute": "", "source": "s", **more}
     memory = RESERVE_BYTES + process_bytes(tensors, "peft")
     return DeviceClass(name=name, memory_bytes=memory, storage_bytes=storage, **more)
@@ -190,7 +189,6 @@ def referee(departs=None, what="losses", *, by=1e-6, moved=1e-13, **scores):
 
 
 def trained(identifier=LORA, metrics=None, **more):
-    """Return a record of a training in full, with its curve."""
     return make_record(identifier, metrics, **{"curve": CURVE, **more})
 
 
@@ -215,15 +213,10 @@ def make_run(*records, environment=None, machine=MACHINE, selection=None, accept
 
 def make_document(run):
     """Return pytest-benchmark's part of a run file, with a timed entry for each case in order."""
+    python = {"python_implementation": "CPython", "python_version": "3.11.7"}
+    system = {"node": "", "system": "Linux", "machine": "x86_64"}
     return {
-        "machine_info": {
-            "node": "",
-            "system": "Linux",
-            "machine": "x86_64",
-            "python_implementation": "CPython",
-            "python_version": "3.11.7",
-            "cpu": {"brand_raw": "Example CPU"},
-        },
+        "machine_info": {**system, **python, "cpu": {"brand_raw": "Example CPU"}},
         "commit_info": {"id": "unversioned", "time": None, "dirty": False},
         "benchmarks": [_timed_entry(record) for record in run if record.status == "ok"],
         "datetime": "2026-01-02T03:04:05+00:00",
@@ -234,7 +227,18 @@ def make_document(run):
 def _timed_entry(record):
     case = record.case
     seconds = 0.05
-    stats = dict.fromkeys(("min", "max", "mean", "median", "q1", "q3", "hd15iqr"), seconds)
+    quantiles = ("q1", "q3", "hd15iqr", "ld15iqr")
+    stats = {
+        **dict.fromkeys(("min", "max", "mean", "median", *quantiles), seconds),
+        **dict.fromkeys(("stddev", "iqr"), 0.0),
+        **dict.fromkeys(("iqr_outliers", "stddev_outliers"), 0),
+        "rounds": 3,
+        "iterations": 1,
+        "ops": 1 / seconds,
+        "total": 3 * seconds,
+        "outliers": "0;0",
+        "data": [seconds] * 3,
+    }
     return {
         "group": f"{case.task}/{case.architecture}",
         "name": f"test_case[{case.id}]",
@@ -245,33 +249,17 @@ def _timed_entry(record):
             "peft_regress": {"schema_version": schema.SCHEMA_VERSION, "case_id": case.id}
         },
         "options": {"disable_gc": False, "timer": "perf_counter", "min_rounds": 5},
-        "stats": {
-            **stats,
-            "ld15iqr": seconds,
-            "stddev": 0.0,
-            "iqr": 0.0,
-            "rounds": 3,
-            "iterations": 1,
-            "ops": 1 / seconds,
-            "total": 3 * seconds,
-            "iqr_outliers": 0,
-            "stddev_outliers": 0,
-            "outliers": "0;0",
-            "data": [seconds] * 3,
-        },
+        "stats": stats,
     }
 
 
 def write_run(path, run=None):
-    """Write a run file as the tool does, and return its path."""
     run = make_run() if run is None else run
     write_run_file(path, run, make_document(run))
     return path
 
 
 def read_runs(root, *, ledgers=True):
-    """Read every entry of a storage, oldest first, and check their order."""
-
     def read(root, paths):
         entries = list(read_entries_of(paths, ledgers=ledgers))
         check_order(root, [Link.of(entry) for entry in entries])
@@ -289,7 +277,6 @@ def references_with_drift(stored):
 
 
 def run_document(run, document, *, ledgers=True):
-    """Return the JSON values of a run file."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "run.json"
         write_run_file(path, run, document, ledgers=ledgers)
@@ -362,7 +349,6 @@ def write_entry(
 def observe(
     record, *, environment=None, machine=MACHINE, run_name="0001_peft-0.18.1", known=KNOWN_BEFORE
 ):
-    """Return a record as the gate sees it."""
     return Observation(
         record=record,
         environment=ENVIRONMENT if environment is None else environment,
@@ -373,7 +359,6 @@ def observe(
 
 
 def observe_all(records, **where):
-    """Return several records as the gate sees them, by case id."""
     return {record.case.id: observe(record, **where) for record in records}
 
 
@@ -392,14 +377,12 @@ def judged(old, new, **how):
 
 
 def forward_ledger(rows):
-    """Return a ledger of forward FLOPs: module -> operator -> number."""
     return schema.Ledger(
         modules={name: schema.ModuleCosts(forward_flops=costs) for name, costs in rows.items()}
     )
 
 
 def find_origins(history):
-    """Return the origins of the metrics of one case, after its records as (entry, record)."""
     older, before = {}, None
     for here in history:
         older, before = next_origins(older, before, here), here
@@ -439,7 +422,6 @@ BOTH = {LORA, FULL}
 
 
 def shard(index, record, *, complete=False, **more):
-    """Return a shard that measured one of two cases."""
     selection = schema.Selection(
         complete=complete,
         narrowed_by=[f"--regress-shard {index}/2"],
@@ -475,5 +457,4 @@ def full_disk(*_, **__):
 
 
 def cases_in(journal):
-    """Return the ids of the cases in a journal."""
     return {line.case for line in read_journal(journal)}

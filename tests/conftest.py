@@ -18,14 +18,12 @@ def pytest_runtest_setup(item):
 def tiny_sources(tmp_path_factory):
     """Train and store a source for the tiny architectures, as `peft-regress sources` would."""
     from tiny_architecture import TinyArchitecture
-
-    from peft_regress.measure.sources import save_source, train_source
-
-    root = tmp_path_factory.mktemp("tiny_baselines")
     from tiny_network import tiny_network
 
     from peft_regress.catalogue.methods import LORA
+    from peft_regress.measure.sources import save_source, train_source
 
+    root = tmp_path_factory.mktemp("tiny_baselines")
     # As a side effect the libraries are imported, see the note in test_plugin.py.
     LORA.at(4, heads=("head",)).adapt(tiny_network(), seed=0)
     state = train_source(TinyArchitecture())

@@ -49,7 +49,6 @@ def preload_file(folder, python):
 
 
 def processes(cluster):
-    """Return the process of each worker that lives."""
     return [nanny.process.pid for nanny in cluster.workers.values() if nanny.process]
 
 
@@ -100,6 +99,5 @@ class StartedCluster:
 
 
 def kill(process):
-    """Kill a process, if it lives."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(process, signal.SIGKILL)

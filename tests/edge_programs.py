@@ -50,14 +50,12 @@ def without_executorch(monkeypatch):
 
 
 def batch(*, seed=0, count=2):
-    """Return images (count, 3, 12, 12) and labels (count,)."""
     generator = torch.Generator().manual_seed(seed)
     images = torch.randn(count, 3, 12, 12, generator=generator)
     return images, torch.randint(4, (count,), generator=generator)
 
 
 def lora_model():
-    """Return the tiny network with LoRA on two layers, and its head trained."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         config = peft.LoraConfig(
@@ -67,7 +65,6 @@ def lora_model():
 
 
 def subject(model, *, merged=None, steps=3):
-    """Return a model to measure, on images."""
     batches = [batch(seed=step) for step in range(steps)]
     return EdgeModel(model=model, batches=batches, loss=loss, merged=merged, inputs=batches[0][0])
 

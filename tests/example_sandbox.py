@@ -62,7 +62,6 @@ def prepare(folder):
 
 
 def write_shards(folder):
-    """Write the newest record of each case as two shards."""
     file = read_run_file(NEWEST)
     names = sorted(file.run.cases)
     for index in range(2):
@@ -78,7 +77,6 @@ def write_program(path, line):
 
 
 def environment(folder):
-    """Return the environment of a shell: the programs in front, no worker of pytest-xdist."""
     outside = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
     identity = {"GIT_AUTHOR_NAME": "A", "GIT_AUTHOR_EMAIL": "a@example.org"}
     identity |= {k.replace("AUTHOR", "COMMITTER"): v for k, v in identity.items()}

@@ -75,7 +75,6 @@ class Block:
 
 
 def blocks():
-    """Find every fenced block of every page."""
     for page in PAGES:
         for token in MarkdownIt().parse(page.read_text()):
             if token.type == "fence":

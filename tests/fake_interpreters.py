@@ -187,7 +187,6 @@ def all_gone(processes):
 
 
 def is_alive(pid):
-    """Return whether a process has not ended."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:

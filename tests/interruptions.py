@@ -25,7 +25,6 @@ class _Calls:
         self.count = 0
 
     def meet(self, name):
-        """Count a call, before it is made."""
         self.count += 1
         if self.how == KILLED and self.count == self.at:
             os._exit(_KILLED_CODE)
@@ -81,7 +80,6 @@ def _met(function, name, calls):
 
 
 def changing_calls(action):
-    """Return how many changing calls an action makes."""
     calls = _Calls("counted", 0)
     with pytest.MonkeyPatch.context() as patch:
         _install(patch, calls)

@@ -32,7 +32,6 @@ amounts = st.sampled_from([0, 1, 2, 32, 64]) | st.integers(0, 2**56)
 
 @st.composite
 def all_rows(draw):
-    """Draw rows of any of the metrics."""
     return {
         metric + suffix: draw(
             st.dictionaries(st.tuples(modules, st.sampled_from(names)), amounts, max_size=4)

@@ -74,7 +74,6 @@ def _at_one_speed(record, *, timed):
 
 
 def _machine():
-    """Describe the machine, which imports torch, once."""
     kept = Path(os.environ[FOLDER]) / "machine.json"
     if not kept.exists():
         kept.write_bytes(msgspec.json.encode(describe_machine()))
@@ -82,7 +81,6 @@ def _machine():
 
 
 def _files(baselines, method):
-    """Return the digests of the stored files that a measurement reads."""
     folders = [baselines / "sources"]
     for manifest in sorted(baselines.glob("adapters/*/stored.json")):
         stored = Case.parse(json.loads(manifest.read_text())["case"])

@@ -102,7 +102,6 @@ class Applying(nn.Module):
 
 
 def with_function(function, *, width=4):
-    """Put a function of (batch, width) between two layers, as module '1'."""
     return nn.Sequential(nn.Linear(width, width), Applying(function), nn.Linear(width, 2))
 
 
@@ -142,7 +141,6 @@ def momentum(model):
 
 
 def step(model, shape, *, classes=2, optimizer=sgd, **settings):
-    """Profile one training step on inputs of a shape, as `profile_step` does."""
     return profile_step(model, optimizer, input_shape=shape, num_classes=classes, **settings)
 
 
@@ -153,7 +151,6 @@ def step_between(layer, shape, *, input_grad=True, **settings):
 
 
 def by_module(cost):
-    """Return the FLOPs of each module, forward and backward."""
     found = {}
     for site in cost.flops_by_site:
         if site.phase in {"forward", "backward"}:
@@ -166,7 +163,6 @@ def by_module(cost):
 
 
 def adapted(name, method):
-    """Build a network in train mode and adapt it as the package does, at rank 4 if any."""
     network, chosen = NETWORKS[name], registry.get("method", method)
     model: nn.Module = chosen.at(RANK if chosen.ranks else None, heads=(network.head,)).adapt(
         network.build(), seed=0
@@ -175,7 +171,6 @@ def adapted(name, method):
 
 
 def profiled(model, name, method, *, fake=True):
-    """Profile with the optimizer that the package gives a method."""
     chosen = registry.get("method", method)
     rank = RANK if chosen.ranks else None
     return profile_step(
@@ -188,7 +183,6 @@ def profiled(model, name, method, *, fake=True):
 
 
 def real_cost(name, method, *, fake=False):
-    """Profile a pairing on real tensors."""
     return step(
         adapted(name, method), NETWORKS[name].shape, classes=CLASSES, optimizer=adamw, fake=fake
     )

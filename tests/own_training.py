@@ -22,13 +22,11 @@ def images(count=16):
 
 
 def image_data():
-    """Return 16 training and 6 test images."""
     inputs, labels = images(22)
     return (inputs[:16], labels[:16]), (inputs[16:], labels[16:])
 
 
 def convolutional():
-    """Return a convolution, BatchNorm, dropout and two linear layers."""
     return nn.Sequential(
         nn.Conv2d(3, 8, 3, padding=1),
         nn.BatchNorm2d(8),
@@ -43,7 +41,6 @@ def convolutional():
 
 
 def fine_tune(adapter, **settings):
-    """Return a fine-tuning of the convolutional network for 4 steps of 4 images, one seed."""
     usual: dict[str, Any] = {
         "model": convolutional, "data": image_data, "steps": 4, "batch": 4, "seeds": 1,
     }  # fmt: skip
@@ -51,12 +48,10 @@ def fine_tune(adapter, **settings):
 
 
 def measured(of, root=Path("absent"), **options):
-    """Return the record of a case."""
     return measure(Recipe.of(of, root), profiles=ProfileCache(), **options).record
 
 
 def false_facts(record):
-    """Return the notes of the invariants that do not hold."""
     return {
         name: record.invariant_notes[name]
         for name, holds in record.invariants.items()

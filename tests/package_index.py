@@ -18,14 +18,16 @@ __all__ = ["PackageIndex", "served_index", "unused_url", "use_index", "wheel_byt
 _PIP_VARIABLES = ("PIP_FIND_LINKS", "PIP_EXTRA_INDEX_URL", "PIP_NO_INDEX", "PIP_CONSTRAINT")
 
 
-def wheel_bytes(name, version, *, requires=(), requires_python=None, source=""):
+def wheel_name(name, version):
+    return f"{name.replace('-', '_')}-{version}-py3-none-any.whl"
+
+
+def wheel_bytes(name, version, *, source="", **said):
     """Make a wheel of one module, which has its version and a line of source."""
     module, info = name.replace("-", "_"), f"{name.replace('-', '_')}-{version}.dist-info"
     files = {
         f"{module}/__init__.py": f"__version__ = {version!r}\n{source}\n",
-        f"{info}/METADATA": metadata(
-            name, version, requires=requires, requires_python=requires_python
-        ),
+        f"{info}/METADATA": metadata(name, version, **said),
         f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\n"
         "Tag: py3-none-any\n",
     }
@@ -39,16 +41,14 @@ def wheel_bytes(name, version, *, requires=(), requires_python=None, source=""):
 
 
 def metadata(name, version, *, requires=(), requires_python=None):
-    """Return the core metadata of a package."""
     lines = ["Metadata-Version: 2.1", f"Name: {name}", f"Version: {version}"]
     lines += [f"Requires-Python: {requires_python}"] if requires_python else []
     return "\n".join([*lines, *(f"Requires-Dist: {one}" for one in requires), ""])
 
 
 def write_wheel(folder, name, version, *, source=""):
-    """Write a wheel into a folder, which is made."""
     folder.mkdir(parents=True, exist_ok=True)
-    file = folder / f"{name.replace('-', '_')}-{version}-py3-none-any.whl"
+    file = folder / wheel_name(name, version)
     file.write_bytes(wheel_bytes(name, version, source=source))
     return file
 
@@ -73,23 +73,20 @@ class PackageIndex:
     """Never answer requests of paths with this end."""
     is_over: threading.Event = field(default_factory=threading.Event)
 
-    def add(self, name, version, *, requires=(), yanked=None, requires_python=None, source=""):
+    def add(self, name, version, *, yanked=None, source="", content=None, **said):
         """Offer a wheel; `yanked` is the reason for which it was withdrawn."""
-        content = wheel_bytes(
-            name, version, requires=requires, requires_python=requires_python, source=source
-        )
-        said = metadata(name, version, requires=requires, requires_python=requires_python)
         file = _File(
-            content=content, metadata=said.encode(), yanked=yanked, requires_python=requires_python
+            content=content or wheel_bytes(name, version, source=source, **said),
+            metadata=metadata(name, version, **said).encode(),
+            yanked=yanked,
+            requires_python=said.get("requires_python"),
         )
-        self._offer(name, f"{name.replace('-', '_')}-{version}-py3-none-any.whl", file)
+        self._offer(name, wheel_name(name, version), file)
         return self
 
     def add_broken_wheel(self, name, version):
         """Offer a file that has a wheel's name and metadata, but is not a zip file."""
-        file = _File(content=b"this is no zip", metadata=metadata(name, version).encode())
-        self._offer(name, f"{name.replace('-', '_')}-{version}-py3-none-any.whl", file)
-        return self
+        return self.add(name, version, content=b"this is no zip")
 
     def add_failing_sdist(self, name, version):
         """Offer only a source archive, whose build fails for lack of a compiler."""
@@ -124,7 +121,6 @@ class PackageIndex:
         self.files.setdefault(name, {})[file_name] = file
 
     def answer(self, path):
-        """Return the content of a path; None if there is none."""
         kind, _, rest = path.strip("/").partition("/")
         if kind == "simple" and rest in self.files:
             links = (_link(name, file) for name, file in self.files[rest].items())
@@ -150,8 +146,6 @@ def _link(name, file):
 
 @contextlib.contextmanager
 def served_index():
-    """Serve an empty index on a free port."""
-
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
             index.requests.append(self.path)
@@ -187,7 +181,6 @@ def served_index():
 
 
 def unused_url():
-    """Return the address of an index that refuses the connection."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return f"http://127.0.0.1:{free.getsockname()[1]}/simple"

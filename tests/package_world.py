@@ -18,14 +18,7 @@ from peft_regress.overlay.overlay import Overlay, ReplacesTorchError
 from peft_regress.overlay.pip import PipError, Planned
 from peft_regress.runner.measuring import MeasuringSetup
 from peft_regress.runs.own_code import code_of
-from peft_regress.runs.schema import (
-    SCHEMA_VERSION,
-    Curve,
-    Inputs,
-    Run,
-    Selection,
-    TensorSummary,
-)
+from peft_regress.runs.schema import SCHEMA_VERSION, Curve, Inputs, Run, Selection, TensorSummary
 from peft_regress.upgrades import bisect, responsible
 from peft_regress.upgrades import upgrade as upgrading
 from peft_regress.workers.pool import UnusableEnvironmentError
@@ -71,7 +64,6 @@ class World:
     replaces_torch: bool = False
 
     def versions_tried(self, package="peft"):
-        """Return the version of a package in each run, in order."""
         return [packages[package] for packages, _, _ in self.runs]
 
     def released_versions(self, package, *, pre):
@@ -203,13 +195,11 @@ def _curve_of(computed):
 
 
 def since(version, **moved):
-    """Return what moves in each release of peft from one on."""
     first = Version(version)
     return lambda packages, _: moved if packages["peft"] >= first else {}
 
 
 def drawn(norm):
-    """Return what a case measures that draws weights of a norm."""
     head = TensorSummary(shape=[4], dtype="float32", mean=0.0, norm=norm)
     return {"inputs": Inputs(weights={"head": head})}
 
@@ -219,7 +209,6 @@ def versions_of(packages):
 
 
 def set_world(monkeypatch, world):
-    """Let upgrades and bisections work in this world."""
     monkeypatch.setattr("peft_regress.cli.bisect.opened_overlay", world.opened_overlay)
     for module in (bisect, responsible, upgrading):
         for name in (

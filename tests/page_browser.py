@@ -26,7 +26,6 @@ def browser_path():
 
 @pytest.fixture(scope="session")
 def browser():
-    """Start one browser for all tests."""
     with running_chromium(browser_path()) as running:
         yield running
 
@@ -69,7 +68,6 @@ class PageUnderTest:
         return self
 
     def load(self, route):
-        """Load the page anew at an address."""
         self.page.goto("about:blank")
         self.page.goto(f"{self.file.as_uri()}#/{route}")
         self.page.wait_for_function("globalThis.page !== undefined")
@@ -84,19 +82,15 @@ class PageUnderTest:
         self.page.wait_for_function(_DRAWN)
 
     def unfold(self):
-        """Open the first folded part, and wait for its table."""
         self.locator("summary").first.click()
         self.page.wait_for_selector("details[open] table")
 
     def locator(self, selector):
-        """Return the elements of the view that a selector finds."""
         main = self.page.locator("main")
         return main.locator(selector) if selector else main
 
     def texts(self, selector):
-        """Return the text of each element that a selector finds in the view."""
         return self.locator(selector).all_inner_texts()
 
     def width_of_content(self):
-        """Return the width of the page, including what only scrolling shows."""
         return self.page.evaluate("document.documentElement.scrollWidth")

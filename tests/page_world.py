@@ -1,6 +1,7 @@
 """What a page shows, built after page_world.csv: true costs of 48 pairings, a made-up history."""
 
 import csv
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -18,22 +19,12 @@ from peft_regress.report.page.views import page_parts
 from peft_regress.runs.schema import Acceptance, Failure
 
 CURRENT = {"peft": "0.21.2", "torch": "2.13.0", "galore-torch": "1.0"}
+SITE = "https://example.org"
+TINY = {"title": "A tiny board", "compute": "one core", "source": f"{SITE}/tiny"}
+BOARD = {"title": "A board", "compute": "two cores", "source": f"{SITE}/board"}
 DEVICES = (
-    make_device(
-        "tiny",
-        60 * 2**20,
-        6 * 2**20,
-        title="A tiny board",
-        compute="one core",
-        source="https://example.org/tiny",
-    ),
-    make_device(
-        "board",
-        70 * 2**20,
-        title="A board",
-        compute="two cores",
-        source="https://example.org/board",
-    ),
+    make_device("tiny", 60 * 2**20, 6 * 2**20, **TINY),
+    make_device("board", 70 * 2**20, **BOARD),
 )
 FAILING = "unseen/galore-r16/mobilenet_v3_small"
 FAILED = "error (RuntimeError: linalg.svd: did not converge)"
@@ -48,27 +39,19 @@ LEARNED = {100: 0.5, 200: 0.9, 400: 0.9}
 def make_entry(number, *records, role="baseline", **fields):
     """Return an entry; a run has no number in its name."""
     date = f"2026-01-{number + 1:02d}T00:00:00+00:00"
-    retired = fields.pop("retired", [])
-    accepted = None if role == "run" else Acceptance(
-        reason=fields.pop("reason", "why"), date=date, role=role, retired=retired, entry="x/0001_x"
-    )  # fmt: skip
+    stated = {"retired": fields.pop("retired", []), "reason": fields.pop("reason", "why")}
+    accepted = Acceptance(date=date, role=role, entry="x/0001_x", **stated)
     name = fields.pop("name", f"{number:04d}_peft")
-    return Entry(
-        name=name,
-        date=date,
-        role=role,
-        run=make_run(*records, accepted=accepted, **fields),
-        path=Path(f"{name}.json"),
-    )
+    run = make_run(*records, accepted=None if role == "run" else accepted, **fields)
+    return Entry(name=name, date=date, role=role, run=run, path=Path(f"{name}.json"))
 
 
 def content_of(*entries, newest=True, pairs=True, evidence=NO_EVIDENCE, **judging):
     """Return what the page of some entries shows: the newest is judged by the one before."""
     verdicts: dict[tuple[int, int], Comparison] = {}
-    for new in range(len(entries)):
-        for old in range(len(entries)):
-            if old != new and pairs:
-                verdicts[old, new] = compared(entries[old], entries[new])
+    for old, new in itertools.permutations(range(len(entries)), 2):
+        if pairs:
+            verdicts[old, new] = compared(entries[old], entries[new])
     last = len(entries) - 1
     judges = [entry for entry in entries[:last] if entry.role == "baseline"]
     return Content(
@@ -81,18 +64,12 @@ def content_of(*entries, newest=True, pairs=True, evidence=NO_EVIDENCE, **judgin
 
 
 def compared(old, new, **judging):
-    """Return the verdict on an entry by another one."""
-    judging = {"complete": new.run.selection.complete, **judging}
-    return judge(
-        observations_of(old.run, old.name),
-        observations_of(new.run, new.name),
-        devices=DEVICES,
-        **judging,
-    )
+    judging = {"complete": new.run.selection.complete, "devices": DEVICES, **judging}
+    sides = (observations_of(entry.run, entry.name) for entry in (old, new))
+    return judge(*sides, **judging)
 
 
 def evidence_of(scores, *, curve=LEARNED, task="shift", architecture="resnet18"):
-    """Return the evidence of one study; `scores` are those of each method, by seed."""
     study = Study(
         images="digits", batch=32, steps=200, chance=0.1, untrained=0.1, curve=curve,
         methods={name: Trained(rate=1, early=(), final=final) for name, final in scores.items()},
@@ -101,7 +78,6 @@ def evidence_of(scores, *, curve=LEARNED, task="shift", architecture="resnet18")
 
 
 def written_page(content):
-    """Return the page as HTML."""
     return render_page(page_parts(content))
 
 
@@ -132,7 +108,7 @@ def world_entries(tasks=("shift", "unseen"), architectures=None):
             role=role,
             name=name,
             environment=environment,
-            **({"reason": f"accepted as {name}"} if role != "run" else {}),
+            reason=f"accepted as {name}",
         )
         for number, (role, name, environment) in enumerate(
             zip(roles, [*names, "bench.json"], environments, strict=True)
@@ -141,7 +117,6 @@ def world_entries(tasks=("shift", "unseen"), architectures=None):
 
 
 def one_case(case="shift/lora-r4/resnet18"):
-    """Return a page of one case over the entries of the world."""
     entries = []
     for number, entry in enumerate(world_entries(("shift",))):
         only = [entry.run.cases[case]]
@@ -179,12 +154,8 @@ def _record(row, task, number):
     values["accuracy"] = [accuracy - 0.02, accuracy, accuracy + 0.02]
     values["loss"] = [float(row[f"loss_{task}"])] * 3
     work = values["forward_flops"]
-    ledger = forward_ledger(
-        {
-            "conv1.base_layer": {"aten.convolution": work * 3 // 5},
-            "conv1.lora_A.default": {"aten.convolution": work - work * 3 // 5},
-        }
-    )
+    shares = {"conv1.base_layer": work * 3 // 5, "conv1.lora_A.default": work - work * 3 // 5}
+    ledger = forward_ledger({name: {"aten.convolution": of} for name, of in shares.items()})
     invariants = {"identity_at_init": True, "channels_last_kept": method != "dora"}
     if method == "galore":
         invariants |= {"projections_renewed": True}

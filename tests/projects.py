@@ -12,15 +12,12 @@ from peft_regress.runs.schema import Run
 
 
 class Ended(NamedTuple):
-    """What came of a command."""
-
     code: int
     out: str
     err: str
 
     @property
     def flat(self):
-        """The output without its line breaks."""
         return " ".join(self.out.split())
 
 
@@ -48,7 +45,6 @@ class Folder:
         return write_entry(self.folder / "baselines", number, *records, **how)
 
     def saved(self, name="run.json"):
-        """Return the run of a file."""
         return read_run_file(self.folder / name).run
 
 
@@ -60,7 +56,6 @@ class Project(Folder):
         self._command = command
 
     def run(self, *words):
-        """Type a command of `peft-regress`."""
         return Ended(*self._command(*words))
 
 
@@ -82,7 +77,6 @@ class Suite(Folder):
         self.pytester = pytester
 
     def pytest(self, *arguments, **how):
-        """Run pytest as from a terminal."""
         with registry_restored():
             done = self.pytester.runpytest_inprocess("-p", "no:cacheprovider", *arguments, **how)
         return Ended(int(done.ret), done.stdout.str(), done.stderr.str())

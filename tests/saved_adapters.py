@@ -85,7 +85,6 @@ def scaled():
 
 
 def write_nets(folder):
-    """Write the module `small_nets` and return its folder."""
     (folder / f"{MODULE}.py").write_text(NETS)
     return folder
 
@@ -108,7 +107,6 @@ def save_adapter(folder, configuration):
 
 
 def save_lora(folder, **settings):
-    """Save a LoRA adapter."""
     from peft import LoraConfig
 
     return save_adapter(folder, LoraConfig(target_modules=["0", "2"], r=2, **settings))

@@ -47,5 +47,4 @@ class Terminal:
         return process.wait()
 
     def screen(self):
-        """Return the lines without their colours."""
         return _STYLE.sub("", self.output).splitlines()

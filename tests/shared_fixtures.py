@@ -59,7 +59,6 @@ def width_of_a_pipe(monkeypatch):
 
 @pytest.fixture
 def clean_registry():
-    """Leave no trace of what a test registers."""
     with registry_restored():
         yield
 

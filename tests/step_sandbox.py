@@ -10,7 +10,7 @@ import os
 import re
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from workflow_files import ROOT
 
@@ -76,6 +76,25 @@ class Ended:
         return [" ".join(call) for call in self.calls]
 
 
+def run_script(temp, text, shell, **how):
+    """Run a script in the temporary folder of a runner, as GitHub does."""
+    for left in ("output", "summary"):
+        (temp / left).write_text("")
+    script = temp / "script.sh"
+    script.write_text(text)
+    command = (*SHELLS[shell], str(script))
+    done = subprocess.run(command, capture_output=True, check=False, text=True, **how)
+    written = (temp / "output").read_text().splitlines()
+    return Ended(
+        code=done.returncode,
+        output=done.stdout,
+        errors=done.stderr,
+        calls=[],
+        outputs=dict(line.split("=", 1) for line in written),
+        summary=(temp / "summary").read_text(),
+    )
+
+
 class StepSandbox:
     """A runner's folders, in which one script is run."""
 
@@ -97,33 +116,18 @@ class StepSandbox:
             program.chmod(0o755)
 
     def check_out(self, *names):
-        """Link parts of this repository into the workspace."""
         for name in names:
             (self.workspace / name).symlink_to(ROOT / name)
 
     def run(self, script, *, context=None, answers=()):
         """Run a script; `context` has the values of its expressions, such as `matrix.shard`."""
         self.answers.write_text(json.dumps([vars(answer) for answer in answers]))
-        for left in (self.calls, self.temp / "output", self.temp / "summary"):
-            left.write_text("")
-        (self.temp / "script.sh").write_text(script.text)
-        ended = subprocess.run(
-            (*SHELLS[script.shell], str(self.temp / "script.sh")),
-            cwd=self.workspace,
-            env=self._environment(script, context or {}),
-            capture_output=True,
-            check=False,
-            text=True,
-        )
-        written = (self.temp / "output").read_text().splitlines()
-        return Ended(
-            code=ended.returncode,
-            output=ended.stdout,
-            errors=ended.stderr,
-            calls=[json.loads(line) for line in self.calls.read_text().splitlines()],
-            outputs=dict(line.split("=", 1) for line in written),
-            summary=(self.temp / "summary").read_text(),
-        )
+        self.calls.write_text("")
+        environment = self._environment(script, context or {})
+        how = {"cwd": self.workspace, "env": environment}
+        ended = run_script(self.temp, script.text, script.shell, **how)
+        calls = [json.loads(line) for line in self.calls.read_text().splitlines()]
+        return replace(ended, calls=calls)
 
     def _environment(self, script, context):
         own = {name: replaced(str(text), context) for name, text in script.variables.items()}

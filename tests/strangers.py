@@ -13,7 +13,8 @@ from importlib.metadata import distribution
 from pathlib import Path
 
 import yaml
-from step_sandbox import SHELLS, Ended, replaced
+from checkouts import write_backend
+from step_sandbox import replaced, run_script
 from workflow_files import ACTION, ROOT, read, scripts
 
 __all__ = ["AVX2", "Stranger", "make_environment", "make_wheel", "write_library"]
@@ -69,62 +70,39 @@ class Stranger:
 
     def type(self, *words, code=0):
         """Type a command of the environment, and return what it prints; it must end with `code`."""
-        done = self._ended(words)
+        how = {"cwd": self.repository, "env": self._environment()}
+        done = subprocess.run(words, capture_output=True, check=False, text=True, **how)
         assert done.returncode == code, f"{words}: {done.returncode}\n{done.stdout}{done.stderr}"
         return done.stdout + done.stderr
 
     def git(self, *words):
-        """Call git, and return what it prints."""
         who = ("-c", "user.name=a", "-c", "user.email=a@b", "-c", "init.defaultBranch=main")
         return self.type("git", *who, *words).strip()
 
     def commit(self, message="a change"):
-        """Commit everything."""
         self.git("add", "--all")
         self.git("commit", "--quiet", "--message", message)
 
-    def _ended(self, words):
+    def _environment(self):
         # As in a terminal of its own: nothing of the tests' pytest and coverage.
         own = ("HOME", "LANG", "TMPDIR", "PIP_INDEX_URL", "PIP_CONFIG_FILE")
         variables = {name: os.environ[name] for name in own if name in os.environ}
-        return subprocess.run(
-            words,
-            cwd=self.repository,
-            env={
-                **variables,
-                "PATH": f"{self.environment / 'bin'}:/usr/bin:/bin",
-                "PEFT_REGRESS_CACHE": str(self.folder / "cache"),
-                "OMP_NUM_THREADS": "1",
-                "GITHUB_OUTPUT": str(self.temp / "output"),
-                "GITHUB_STEP_SUMMARY": str(self.temp / "summary"),
-                "GITHUB_WORKSPACE": str(self.repository),
-                "GITHUB_BASE_REF": "",
-                "RUNNER_TEMP": str(self.temp),
-                **self.variables,
-            },
-            capture_output=True,
-            check=False,
-            text=True,
-        )
+        return {
+            **variables,
+            "PATH": f"{self.environment / 'bin'}:/usr/bin:/bin",
+            "PEFT_REGRESS_CACHE": str(self.folder / "cache"),
+            "OMP_NUM_THREADS": "1",
+            "GITHUB_OUTPUT": str(self.temp / "output"),
+            "GITHUB_STEP_SUMMARY": str(self.temp / "summary"),
+            "GITHUB_WORKSPACE": str(self.repository),
+            "GITHUB_BASE_REF": "",
+            "RUNNER_TEMP": str(self.temp),
+            **self.variables,
+        }
 
     def step(self, text, *, shell="bash", variables=None):
-        """Run the script of a step as GitHub does."""
-        for left in ("output", "summary"):
-            (self.temp / left).write_text("")
-        script = self.temp / "script.sh"
-        script.write_text(text)
-        kept, self.variables = self.variables, {**self.variables, **(variables or {})}
-        done = self._ended((*SHELLS[shell], str(script)))
-        self.variables = kept
-        written = (self.temp / "output").read_text().splitlines()
-        return Ended(
-            code=done.returncode,
-            output=done.stdout,
-            errors=done.stderr,
-            calls=[],
-            outputs=dict(line.split("=", 1) for line in written),
-            summary=(self.temp / "summary").read_text(),
-        )
+        environment = {**self._environment(), **(variables or {})}
+        return run_script(self.temp, text, shell, cwd=self.repository, env=environment)
 
     def action(self, *names, **inputs):
         """Run steps of the action by name, up to the first one that fails."""
@@ -156,36 +134,10 @@ class Stranger:
         return ended
 
 
-_PROJECT = """[build-system]
-requires = []
-build-backend = "backend"
-backend-path = ["."]
-"""
-_BACKEND = '''"""Builds the wheel of a folder without an index."""
-import zipfile
-from pathlib import Path
-
-
-def build_wheel(folder, config_settings=None, metadata_directory=None):
-    info = "NAME-VERSION.dist-info"
-    with zipfile.ZipFile(Path(folder) / "NAME-VERSION-py3-none-any.whl", "w") as archive:
-        for path in sorted(Path("NAME").rglob("*.py")):
-            archive.write(path)
-        archive.write("METADATA", f"{info}/METADATA")
-        text = "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n"
-        archive.writestr(f"{info}/WHEEL", text)
-        archive.writestr(f"{info}/RECORD", "")
-    return "NAME-VERSION-py3-none-any.whl"
-'''
-
-
 def write_library(folder, name):
     """Write the sources of an installed package, as its own repository has them."""
     found = distribution(name)
-    text = _BACKEND.replace("NAME", name).replace("VERSION", found.version)
-    (folder / "backend.py").write_text(text)
-    (folder / "pyproject.toml").write_text(_PROJECT)
-    (folder / "METADATA").write_text(found.read_text("METADATA"))
+    write_backend(folder, name, found.version, metadata=found.read_text("METADATA"))
     for file in found.files:
         if file.parts[0] == name and file.suffix == ".py":
             path = folder / file

@@ -69,7 +69,6 @@ _BY_KIND: dict[str, st.SearchStrategy[Any]] = {
 
 
 def metrics_of(name):
-    """Return a metric of the table with any value that it can have."""
     spec = METRICS[name]
     if spec.kind == "score":
         values = _seeds(_scores)
@@ -145,7 +144,6 @@ def _keys_of_schema_2(draw):
 
 @st.composite
 def records(draw, identifier=builders.LORA):
-    """Return a record of one case, in any state."""
     more = draw(_keys_of_schema_2())
     definition = draw(st.sampled_from(["sha256:a", "sha256:a", "sha256:a", "sha256:b"]))
     invariants = draw(
@@ -153,27 +151,15 @@ def records(draw, identifier=builders.LORA):
             st.sampled_from(["identity", "frozen", "merge"]), st.sampled_from([True, False, None])
         )
     )
+    more |= {"definition": definition, "invariants": invariants}
     status = draw(st.sampled_from(["ok", "ok", "ok", "unsupported", "error"]))
     if status != "ok":
         failure = schema.Failure(type=draw(_text), message=draw(_text))
-        return builders.make_record(
-            identifier,
-            status=status,
-            error=failure,
-            definition=definition,
-            invariants=invariants,
-            **more,
-        )
+        return builders.make_record(identifier, status=status, error=failure, **more)
     names = draw(st.lists(metric_names, min_size=1, max_size=5, unique=True))
     ledger = draw(st.sampled_from([schema.Ledger(), builders.LEDGER, builders.SMALL_LEDGER]))
-    return builders.make_record(
-        identifier,
-        builders.split_by(ledger, {name: draw(metrics_of(name)) for name in names}),
-        definition=definition,
-        invariants=invariants,
-        ledger=ledger,
-        **more,
-    )
+    metrics = builders.split_by(ledger, {name: draw(metrics_of(name)) for name in names})
+    return builders.make_record(identifier, metrics, ledger=ledger, **more)
 
 
 environments = st.dictionaries(

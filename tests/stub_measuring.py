@@ -83,7 +83,6 @@ class StubProject(Folder):
         self.write({"pytest.ini": "[pytest]\n", "conftest.py": CONFTEST, "test_suite.py": SUITE})
 
     def start(self, *arguments, seconds=0, deadly="no case", **streams):
-        """Start pytest in a session of its own."""
         environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
         environment |= {LOG: str(self.folder / "log"), SECONDS: str(seconds), DEADLY: deadly}
         command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments]
@@ -98,14 +97,12 @@ class StubProject(Folder):
         )
 
     def run(self, *arguments, seconds=0, deadly="no case"):
-        """Return the exit code and what pytest printed."""
         process = self.start(*arguments, seconds=seconds, deadly=deadly)
         out, _ = process.communicate(timeout=120)
         return process.returncode, out
 
     @property
     def log(self):
-        """The cases that were begun, in order."""
         path = self.folder / "log"
         return path.read_text().split() if path.exists() else []
 
@@ -124,7 +121,6 @@ class InnerProject(StubProject, Suite):
         self.pytester = pytester
 
     def inner(self, *arguments, **how):
-        """Return the exit code and what pytest printed."""
         code, out, err = self.pytest(*arguments, **how)
         return code, out + err
 

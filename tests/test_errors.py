@@ -18,12 +18,9 @@ def test_an_unknown_name_lists_the_known_ones_sorted_and_the_closest(name, known
     assert str(error) == f"unknown method {name!r}. {message}"
 
 
-def test_run_file_error_says_where_what_and_the_remedy():
+def test_errors_say_where_what_and_the_remedy():
     error = errors.RunFileError("a b.json", "is empty", "Mend it.")
     assert str(error) == "a b.json: is empty. Mend it."
     assert (error.path, error.problem, error.remedy) == ("a b.json", "is empty", "Mend it.")
-
-
-def test_non_finite_loss_names_step_and_seed():
     error = errors.NonFiniteLossError(step=3, loss=float("nan"), seed=2)
     assert str(error) == "loss became nan at step 3 of seed 2"

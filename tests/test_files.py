@@ -33,17 +33,14 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_full_disk_is_named_with_what_to_do(tmp_path, monkeypatch):
+def test_what_cannot_be_written_is_a_clear_error_with_what_to_do(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    for name in ("", "file/run.json"):
+        with pytest.raises(InputError, match="cannot be written"):
+            write_atomic(tmp_path / name, b"{}")
     monkeypatch.setattr("os.fsync", full_disk)
     with pytest.raises(InputError, match=r"run\.json: cannot be written \(No space left.*Free"):
         write_atomic(tmp_path / "run.json", b"{}")
-
-
-@pytest.mark.parametrize("name", ["", "file/run.json"])
-def test_what_cannot_be_written_is_a_clear_error(tmp_path, name):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="cannot be written"):
-        write_atomic(tmp_path / name, b"{}")
 
 
 WRITE = """

@@ -143,13 +143,11 @@ def test_no_secret_and_no_folder_is_in_a_run_an_adapter_or_a_storage(tmp_path):
     (project / "pyproject.toml").write_text(pyproject)
     env = {**os.environ, "HOME": str(home), "HF_TOKEN": TOKEN}
     run = partial(subprocess.run, cwd=project, env=env, check=False, capture_output=True, text=True)
-    for words in ("init -q", f"remote add origin {remote}"):
-        run(["git", *words.split()])
-    peft_regress = [sys.executable, "-m", "peft_regress"]
-    measured = run([*peft_regress, "measure", "--save", "run.json", "--jobs", "1"])
-    accepted = run(
-        [*peft_regress, "accept", "run.json", "--reason", "first", "--allow-errors", "*"]
-    )
+    program = [sys.executable, "-m", "peft_regress"]
+    run(["git", "init", "-q"])
+    run(["git", "remote", "add", "origin", remote])
+    measured = run([*program, "measure", "--save", "run.json", "--jobs", "1"])
+    accepted = run([*program, "accept", "run.json", "--reason", "first", "--allow-errors", "*"])
     assert accepted.returncode == 0, (measured.stderr, accepted.stderr)
     stored = {
         path.relative_to(project): path.read_text(errors="replace")

@@ -19,14 +19,12 @@ BUILT_IN = {
 }
 
 
+pytestmark = pytest.mark.usefixtures("clean_registry")
+
+
 @dataclass(frozen=True)
 class Thing:
     name: str
-
-
-@pytest.fixture(autouse=True)
-def _own_registry(clean_registry):
-    """Leave no trace in the registry of the other tests."""
 
 
 class Distribution(NamedTuple):
@@ -35,8 +33,6 @@ class Distribution(NamedTuple):
 
 
 class Point:
-    """An entry point that loads an item, or raises it."""
-
     def __init__(self, name, item):
         self.name, self.value, self._item = name, f"package:{name}", item
         self.group, self.dist = "peft_regress.tasks", Distribution("zoo", "1.2")
@@ -45,14 +41,6 @@ class Point:
         if isinstance(self._item, Exception):
             raise self._item
         return self._item
-
-
-@pytest.fixture
-def no_entry_points_yet(monkeypatch):
-    """Start from an empty registry; entry points of items come from the dict, by name."""
-    found: dict[str, Any] = {}
-    _replace_entry_points(monkeypatch, items=found, families={})
-    return found
 
 
 class Recording:
@@ -70,24 +58,23 @@ class Recording:
 
 
 @pytest.fixture
-def families(monkeypatch):
-    """Start from an empty registry; families of architectures come from the dict, by name."""
-    found: dict[str, Any] = {}
-    _replace_entry_points(monkeypatch, items={}, families=found)
-    return found
-
-
-def _replace_entry_points(monkeypatch, *, items, families):
-    def entry_points(group):
-        if not group.endswith("_families"):
-            return [Point(*pair) for pair in items.items()]
-        known = families if group == "peft_regress.architecture_families" else {}
-        return [Point(*pair) for pair in known.items()]
-
+def entry_points(monkeypatch):
+    """Start from an empty registry; entry points come from the dict, by group and name."""
+    found: dict[str, dict[str, Any]] = {}
     monkeypatch.setattr(registry, "_added", {kind: {} for kind in BUILT_IN})
     monkeypatch.setattr(registry, "_loaded", set())
     monkeypatch.setattr(registry, "_found", {})
-    monkeypatch.setattr(registry, "entry_points", entry_points)
+    monkeypatch.setattr(
+        registry,
+        "entry_points",
+        lambda group: [Point(*pair) for pair in found.get(group, {}).items()],
+    )
+    return found
+
+
+@pytest.fixture
+def families(entry_points):
+    return entry_points.setdefault("peft_regress.architecture_families", {})
 
 
 @pytest.mark.parametrize("kind", BUILT_IN)
@@ -135,26 +122,27 @@ def test_what_is_taken_or_would_spoil_an_id_is_refused(kind, name, message):
     ("name", "item", "message"),
     [
         ("a/b", Thing("a/b"), "could not be part of a case id"),
-        (
-            "broken",
-            ImportError("no such module"),
-            (
-                r"'broken' \(peft_regress.tasks: package:broken\) of zoo 1.2 does not load: "
-                r"ImportError: no such module \(.*test_registry.py, line \d+\). Repair that package"
-            ),
-        ),
+        ("broken", ImportError("no such module"), (
+            r"'broken' \(peft_regress.tasks: package:broken\) of zoo 1.2 does not load: "
+            r"ImportError: no such module \(.*test_registry.py, line \d+\). Repair that package"
+        )),
     ],
-)
+)  # fmt: skip
 def test_an_entry_point_that_registers_nothing_usable_is_named_each_time(
-    no_entry_points_yet, name, item, message
+    entry_points, name, item, message
 ):
-    no_entry_points_yet.update(good=Thing("good"), **{name: item})
+    for kind in ("tasks", "architecture_families"):
+        entry_points[f"peft_regress.{kind}"] = {"good": Thing("good"), name: item}
     for _ in range(2):
         with pytest.raises(InputError, match=message):
             registry.names("task")
+    if isinstance(item, ImportError):
+        for _ in range(2):
+            with pytest.raises(InputError, match=r"entry point 'broken' .* ImportError: no such"):
+                registry.get("architecture", "lion")
 
 
-def test_a_package_may_register_more_while_its_entry_point_loads(no_entry_points_yet, monkeypatch):
+def test_a_package_may_register_more_while_its_entry_point_loads(entry_points, monkeypatch):
     class Loading(EntryPoint):
         def load(self):
             registry.add("task", Thing("extra"))
@@ -177,22 +165,16 @@ def test_a_family_gives_what_is_not_registered_in_no_list_and_is_asked_once(fami
             act(kind, "lion")
 
 
-def test_registering_a_name_wins_over_a_family_that_gave_it_before(families):
+def test_registering_a_name_wins_over_the_first_family_that_gave_it_before(families):
     families["zoo"] = Recording("lion")
+    families["aviary"] = Recording("lion", "eagle")
     given = registry.get("architecture", "lion")
+    assert (families["aviary"].asked, families["zoo"].asked) == (["lion"], [])
     mine = Thing("lion")
     registry.add("architecture", mine)
     assert registry.get("architecture", "lion") is mine
     registry.remove("architecture", "lion")
     assert registry.get("architecture", "lion") is given
-
-
-def test_of_two_families_the_first_by_name_gives_it(families):
-    families["zoo"] = Recording("lion")
-    families["aviary"] = Recording("lion", "eagle")
-    registry.get("architecture", "lion")
-    assert families["aviary"].asked == ["lion"]
-    assert families["zoo"].asked == []
 
 
 def test_unknown_name_lists_the_registered_and_hints_at_a_family_too(families):
@@ -202,10 +184,3 @@ def test_unknown_name_lists_the_registered_and_hints_at_a_family_too(families):
         registry.get("architecture", "lyon")
     expected = "unknown architecture 'lyon'. Did you mean 'lion'? Known: mouse, 2 of zoo."
     assert str(raised.value) == expected
-
-
-def test_a_family_that_does_not_load_is_named_each_time(families):
-    families["zoo"] = ImportError("no module")
-    for _ in range(2):
-        with pytest.raises(InputError, match=r"entry point 'zoo' .* ImportError: no module"):
-            registry.get("architecture", "lion")

@@ -12,7 +12,6 @@ class TinyArchitecture:
     matrices: tuple[str, ...] = ()
 
     def build(self, *, num_classes, seed):
-        """Build under a seed."""
         from tiny_network import tiny_network
 
         return tiny_network(num_classes=num_classes, seed=seed)

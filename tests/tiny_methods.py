@@ -31,8 +31,6 @@ ALL: tuple[Method, ...] = tuple(
 
 
 class One(nn.Module):
-    """A layer to adapt and a head."""
-
     def __init__(self, layer):
         super().__init__()
         self.layer = layer
@@ -55,7 +53,6 @@ def method_named(name):
 
 
 def cast_base(model, dtype):
-    """Cast parameters and floating-point buffers in place, to a dtype by its name."""
     return model.to(getattr(torch, dtype))
 
 
@@ -86,7 +83,6 @@ def _trained(name, steps):
 
 
 def loaded(method, folder, *, train=False):
-    """Load what was saved in a folder into a fresh network."""
     base = cast_base(tiny_network(), method.base_dtype)
     return method.at(heads=("head",)).load(base, folder, trainable=train).eval()
 

@@ -27,7 +27,6 @@ class TinyNetwork(nn.Module):
 
 
 def tiny_network(*, num_classes=4, seed=0):
-    """Return a seeded network in eval mode."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return TinyNetwork(num_classes=num_classes).eval()

@@ -10,7 +10,6 @@ from peft_regress.measure.training import finetune as train_by_loop
 
 
 def data_of(images):
-    """Return the images of a task as the loop takes them."""
     return Data(
         train=tensor_items((images.train_images, images.train_labels)),
         test=tensor_items((images.test_images, images.test_labels)),
@@ -18,12 +17,8 @@ def data_of(images):
 
 
 def finetune(model, optimizer, images, *, steps=22, batch_size=32, seed, set_mode=nn.Module.eval):
-    """Train as a built-in case does."""
     loop = Loop(
-        steps=steps,
-        loss=Objective().loss,
-        set_mode=set_mode,
-        schedule=cosine_to_zero(steps),
+        steps=steps, loss=Objective().loss, set_mode=set_mode, schedule=cosine_to_zero(steps)
     )
     batches = data_of(images).training_batches(batch_size, seed=seed)
     return train_by_loop(model, optimizer, batches, loop, seed=seed)
@@ -31,7 +26,6 @@ def finetune(model, optimizer, images, *, steps=22, batch_size=32, seed, set_mod
 
 @single_thread()
 def evaluate(model, images, labels):
-    """Return accuracy and loss, as a built-in case does."""
     batches = list(zip(images.split(200), labels.split(200), strict=True))
     scores = Objective().scores(model, batches)
     return scores["accuracy"], scores["loss"]

@@ -31,16 +31,13 @@ class WorkerHere:
             raise RequestRefusedError(text) from error
         return msgspec.json.decode(msgspec.json.encode(found), type=answer)
 
-    def kill(self):
-        """Do nothing."""
-
     def close(self):
         """Do nothing."""
 
+    kill = close
+
 
 def work_here(monkeypatch):
-    """Let every seat work in this process."""
-
     def worker(_, environment):
         python = str(environment.python)
         return WorkerHere(python, {"peft": python})

@@ -22,7 +22,6 @@ def workflow(name):
 
 
 def jobs():
-    """Return {(workflow, job): job}."""
     return {
         (path.stem, name): job for path in WORKFLOWS for name, job in read(path)["jobs"].items()
     }

@@ -57,6 +57,7 @@ MERGED = (do.Fill(), do.Merge())
 PADDED = layer("conv2d", padding_mode="reflect")
 DORA = {"settings": {"use_dora": True}}
 HALF = {"network": {"dtype": "bfloat16"}}
+COPIES, BIASES = {"settings": {"modules_to_save": ["layer1"]}}, {"settings": {"bias": "all"}}
 FIRST = Adapter(name="default", settings={"target_modules": ["layer0"]})
 BACK = (do.Unmerge(), do.Disable(), do.Activate(adapters=("default",)))
 
@@ -139,14 +140,15 @@ APART = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("known", "other"), EXPLAINED)
-def test_a_cause_explains_what_fails_alike_and_has_all_that_it_needs(known, other):
-    assert is_known(other, [known])
+@pytest.mark.parametrize(
+    ("known", "other", "explains"),
+    [*((*pair, True) for pair in EXPLAINED), *((*pair, False) for pair in APART)],
+)
+def test_a_cause_explains_what_fails_alike_and_has_all_that_it_needs(known, other, explains):
+    assert is_known(other, [known]) is explains
 
 
-@pytest.mark.parametrize(("known", "other"), APART)
-def test_a_cause_does_not_explain_what_fails_otherwise_or_needs_less(known, other):
-    assert not is_known(other, [known])
+MANY = (do.Fill(seed=5), do.Merge(), do.Delete(adapter="default"))
 
 
 @pytest.mark.parametrize(
@@ -166,16 +168,7 @@ def test_a_cause_does_not_explain_what_fails_otherwise_or_needs_less(known, othe
             last(do.Fill(), check="cost"),
         ),
         # Acts after the failure and numbers make no cause.
-        (
-            cause_of(
-                example(
-                    acts=(do.Fill(seed=5), do.Merge(), do.Delete(adapter="default")),
-                    settings={"r": 7},
-                ),
-                failure(),
-            ),
-            merged(),
-        ),
+        (merged(acts=MANY, settings={"r": 7}), merged()),
     ],
 )
 def test_acts_that_do_the_same_are_one_cause(one, other):
@@ -200,11 +193,7 @@ def test_acts_that_do_the_same_are_one_cause(one, other):
         ),
         (merged(PADDED, **DORA), merged(PADDED, method="loha"), True),
         (merged(PADDED, **DORA), merged(CONV, method="loha"), False),
-        (
-            merged(settings={"modules_to_save": ["layer1"]}),
-            merged(settings={"modules_to_save": ["layer1"]}, method="loha"),
-            True,
-        ),
+        (merged(**COPIES), merged(**COPIES, method="loha"), True),
     ],
 )
 def test_groups_are_of_one_defect_in_all_methods(one, other, are_one):
@@ -212,48 +201,42 @@ def test_groups_are_of_one_defect_in_all_methods(one, other, are_one):
 
 
 IN_SHARED_CODE = failure("exception", error="KeyError", where="tuners.tuners_utils:delete")
+IN_LORA = failure("exception", error="KeyError", where="tuners.lora.layer:merge")
+TWO = ("loha", "ia3")
 
 
 @pytest.mark.parametrize(
-    ("failed", "methods", "known"),
+    ("failed", "methods", "needed", "fields", "known"),
     [
-        (IN_SHARED_CODE, ("loha", "ia3"), True),
-        (failure("leftover"), ("loha", "ia3"), True),
-        (failure("exception", error="TypeError"), ("loha", "ia3"), True),
+        (IN_SHARED_CODE, TWO, {}, {}, True),
+        (failure("leftover"), TWO, {}, {}, True),
+        (failure("exception", error="TypeError"), TWO, {}, {}, True),
         # One other method may have the same defect in code of its own.
-        (IN_SHARED_CODE, ("loha",), False),
-        (IN_SHARED_CODE, ("loha", "loha"), False),
+        (IN_SHARED_CODE, ("loha",), {}, {}, False),
+        (IN_SHARED_CODE, ("loha", "loha"), {}, {}, False),
         # Each method has its own formula, and its own modules.
-        (failure("function"), ("loha", "ia3"), False),
-        (failure("merged"), ("loha", "ia3"), False),
-        (failure("exception", error="KeyError", where="tuners.lora.layer:merge"),
-         ("loha", "ia3"), False),
+        (failure("function"), TWO, {}, {}, False),
+        (failure("merged"), TWO, {}, {}, False),
+        (IN_LORA, TWO, {}, {}, False),
+        # What it needs, and what a shared setting causes.
+        (IN_SHARED_CODE, TWO, HALF, HALF, True),
+        (IN_SHARED_CODE, TWO, HALF, {}, False),
+        (failure("loaded"), TWO, COPIES, COPIES, True),
+        (failure("loaded"), TWO, COPIES, {}, False),
+        (failure("loaded"), TWO, BIASES, BIASES, True),
+        (failure("loaded"), TWO, BIASES, {}, False),
     ],
-)  # fmt: skip
-def test_a_failure_of_shared_code_is_known_by_two_other_methods(failed, methods, known):
-    others = [
-        cause_of(example(method=method, settings={f"of_{number}": 1}), failed)
-        for number, method in enumerate(methods)
-    ]
-    assert is_known(cause_of(example(), failed), others) is known
-
-
-def test_a_failure_of_shared_code_is_not_known_without_what_it_needs():
-    half = {"dtype": "bfloat16"}
-    others = [
-        cause_of(example(method=method, network=dict(half)), IN_SHARED_CODE)
-        for method in ("loha", "ia3")
-    ]
-    assert is_known(cause_of(example(network=dict(half)), IN_SHARED_CODE), others)
-    assert not is_known(cause_of(example(), IN_SHARED_CODE), others)
-
-
-@pytest.mark.parametrize("shared", [{"modules_to_save": ["layer1"]}, {"bias": "all"}])
-def test_what_a_shared_setting_causes_explains_no_failure_without_it(shared):
-    failed = failure("loaded")
-    others = [cause_of(example(method=m, settings=shared), failed) for m in ("loha", "ia3")]
-    assert is_known(cause_of(example(settings=shared), failed), others)
-    assert not is_known(cause_of(example(), failed), others)
+)
+def test_a_failure_of_shared_code_is_known_by_two_other_methods_that_need_no_more(
+    failed, methods, needed, fields, known
+):
+    others = []
+    for number, method in enumerate(methods):
+        settings = {**needed.get("settings", {}), **({} if needed else {f"of_{number}": 1})}
+        one = example(method=method, network=dict(needed.get("network", {})), settings=settings)
+        others.append(cause_of(one, failed))
+    one = example(network=dict(fields.get("network", {})), settings=fields.get("settings", {}))
+    assert is_known(cause_of(one, failed), others) is known
 
 
 def test_the_name_of_a_cause_can_be_a_file_name_and_does_not_change():

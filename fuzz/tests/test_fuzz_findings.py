@@ -69,15 +69,11 @@ def test_a_file_that_cannot_be_trusted_says_what_is_wrong_and_what_to_do(tmp_pat
     path.write_text(json.dumps(value))
     with pytest.raises(RunFileError) as raised:
         read_finding(path)
+    for content in (b"", b"[]", b"\xff"):
+        path.write_bytes(content)
+        with pytest.raises(RunFileError):
+            read_finding(path)
     assert all(part in str(raised.value) for part in (problem, "git checkout", str(path)))
-
-
-@pytest.mark.parametrize("content", [b"", b"[]", b"\xff"])
-def test_a_file_that_is_no_json_object_is_no_finding(tmp_path, content):
-    path = tmp_path / "one.json"
-    path.write_bytes(content)
-    with pytest.raises(RunFileError):
-        read_finding(path)
 
 
 class Corpus:
@@ -104,21 +100,15 @@ UNBIASED = finding(example(layer(bias=False)))
 MENDED = finding(mended={**PACKAGES, "peft": "0.22.0"})
 
 
-def test_accepted_findings_are_the_corpus(corpus):
-    done = corpus.accept(finding(), UNBIASED, reported="peft#1")
+def test_accepted_findings_are_the_corpus_and_one_that_is_there_stops_the_whole_folder(corpus):
+    assert len(corpus.accept(finding(), UNBIASED, reported="peft#1")) == 2
     entries = corpus.read()
     assert [one.name for one in entries] == sorted([finding().name, UNBIASED.name])
     accepted = {(one.accepted.reason, one.accepted.reported) for one in entries}
     assert accepted == {("known", "peft#1")}
-    assert len(done) == 2
-
-
-def test_one_that_is_there_already_stops_the_whole_folder(corpus):
-    corpus.accept(finding())
-    before = corpus.read()
     with pytest.raises(InputError, match="is there already"):
-        corpus.accept(UNBIASED)
-    assert corpus.read() == before
+        corpus.accept(finding(example(layer("conv1d"))))
+    assert corpus.read() == entries
 
 
 def test_a_mended_entry_stays_and_keeps_where_it_was_reported(corpus):

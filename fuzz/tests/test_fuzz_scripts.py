@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from forked_scripts import ended
 from fuzz_examples import example, failure, finding, layer, script
 from msgspec.structs import replace
 
@@ -82,13 +81,14 @@ def test_convolutions_in_half_precision_run_without_onednn(kind, dtype, acts, sw
     assert ("torch.backends.mkldnn.enabled = False" in text) == switched
 
 
-def test_nested_odd_and_shared_names_are_code():
+def test_nested_odd_and_shared_names_are_code_and_a_message_cannot_end_the_docstring():
+    failed = replace(failure(), message='a """ b \\" \n import os')
     layers = (
         layer(name="net.0.weight"),
         layer(name="copy", same_as="net.0.weight"),
         layer("embedding", name="default"),
     )
-    text = script(finding(example(*layers)))
+    text = script(finding(example(*layers), failed))
     assert "self.net._modules['0'].weight = nn.Linear(4, 4)" in text
     assert "self.copy = self.net._modules['0'].weight" in text
     compile(text, "script", "exec")
@@ -100,11 +100,6 @@ def test_the_script_of_every_check_is_python(check, act):
     text = script(finding(failed=failure(check, act)))
     compile(text, "script", "exec")
     assert not [line for line in text.splitlines() if len(line) > 100]
-
-
-def test_a_message_cannot_end_the_docstring():
-    failed = replace(failure(), message='a """ b \\" \n import os')
-    compile(script(finding(failed=failed)), "script", "exec")
 
 
 @pytest.mark.parametrize(
@@ -155,76 +150,38 @@ def test_the_factors_of_ia3_are_multiplied_where_each_adapter_names_them():
     assert f"scaled_by_hand(model, original, x, {names})" in text
 
 
-ALL_AT_ONCE = """
-import os, pathlib, runpy, sys, warnings
-warnings.simplefilter("ignore")
-import peft, torch, transformers.pytorch_utils
-torch.set_num_threads(1)
-for path in sorted(pathlib.Path(sys.argv[1]).iterdir()):
-    child = os.fork()
-    if not child:
-        os.dup2(2, 1)
-        code = 99
-        try:
-            runpy.run_path(str(path), run_name="__main__")
-            code = 0
-        except SystemExit as ended:
-            code = int(ended.code or 0)
-        finally:
-            os._exit(code)
-    print(path.stem, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-"""
-"""Runs the scripts of a folder, importing the libraries once."""
-
-
-def exit_codes(folder):
-    """Run scripts with nothing of this project, and return how each ended."""
-    done = subprocess.run(
-        [sys.executable, "-c", ALL_AT_ONCE, str(folder)], cwd=folder.parent,
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    return {name: int(code) for name, code in (line.split() for line in done.stdout.splitlines())}
+def exit_codes(folder, scripts):
+    return {name: code for name, (code, _) in ended(folder, scripts).items()}
 
 
 @pytest.mark.nightly
 def test_every_script_of_the_corpus_shows_its_failure(tmp_path):
-    (tmp_path / "scripts").mkdir()
-    corpus = read_corpus(Path(__file__).parents[1] / "corpus")
-    for one in corpus:
-        (tmp_path / "scripts" / f"{one.name}.py").write_text(script(one))
-    assert exit_codes(tmp_path / "scripts") == {one.name: 1 for one in corpus}
+    scripts = {one.name: script(one) for one in read_corpus(Path(__file__).parents[1] / "corpus")}
+    assert exit_codes(tmp_path / "scripts", scripts) == dict.fromkeys(scripts, 1)
 
 
-@pytest.mark.slow
-def test_a_formula_that_holds_is_not_shown_as_a_failure(tmp_path):
-    kinds = {
-        "lora": ("linear", "transposed_linear", "conv2d", "embedding"),
-        "dora": ("linear", "transposed_linear", "conv2d"),
-        "lokr": ("linear",), "loha": ("linear",), "oft": ("linear",), "vera": ("linear",),
-        "hra": ("linear",), "hira": ("linear", "embedding"), "ln_tuning": ("linear",),
-    }  # fmt: skip
-    sizes = {"conv2d": (5, 5), "embedding": (3,)}
-    (tmp_path / "scripts").mkdir()
-    for method, kind in ((method, kind) for method, each in kinds.items() for kind in each):
-        network = {"sizes": sizes.get(kind, ())}
-        layers = (layer(kind),)
-        if kind == "conv2d" and method == "lora":
-            layers = (layer(kind, groups=2),)
-        one = example(*layers, method=method, acts=(do.Fill(),), network=network)
-        text = script(finding(one, failure("function", 0)))
-        (tmp_path / "scripts" / f"{method}-{kind}.py").write_text(text)
-    codes = exit_codes(tmp_path / "scripts")
-    assert set(codes.values()) == {0}, codes
+SIZES = {"conv2d": (5, 5), "embedding": (3,)}
+HOLDING = {
+    "lora": ("linear", "transposed_linear", "conv2d", "embedding"),
+    "dora": ("linear", "transposed_linear", "conv2d"),
+    "hira": ("linear", "embedding"),
+    **dict.fromkeys(("lokr", "loha", "oft", "vera", "hra", "ln_tuning"), ("linear",)),
+}
 
 
 @pytest.mark.slow
 def test_scripts_show_findings_and_say_that_what_holds_does(tmp_path):
-    (tmp_path / "scripts").mkdir()
-    expected = {}
+    scripts = {}
+    for method, kinds in HOLDING.items():
+        for kind in kinds:
+            layers = (layer(kind, groups=2 if (method, kind) == ("lora", "conv2d") else 1),)
+            network = {"sizes": SIZES.get(kind, ())}
+            one = example(*layers, method=method, acts=(do.Fill(),), network=network)
+            scripts[f"{method}-{kind}"] = script(finding(one, failure("function", 0)))
     for name, one in {**FAILING, **{f"holds{i}": each for i, each in enumerate(EVERY_ACT)}}.items():
-        failed = run(one, tmp_path).failure
+        failed = run(one, tmp_path / name).failure
         assert (failed is None) == (one in EVERY_ACT)
         failed = failed or failure("exception", len(one.acts) - 1)
-        (tmp_path / "scripts" / f"{name}.py").write_text(script(finding(one, failed)))
-        expected[name] = int(one in FAILING.values())
-    assert exit_codes(tmp_path / "scripts") == expected
+        scripts[name] = script(finding(one, failed))
+    expected = {name: int(name in FAILING) for name in scripts}
+    assert exit_codes(tmp_path / "scripts", scripts) == expected

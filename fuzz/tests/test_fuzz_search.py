@@ -36,10 +36,8 @@ def test_after_one_finding_the_search_finds_the_other():
     known = []
     for _ in range(2):
         known.append(sought(library, known).found.cause)
-    assert {one.traits for one in known} == {
-        ("convolution", "padding mode"),
-        ("setting lora_bias",),
-    }
+    traits = {("convolution", "padding mode"), ("setting lora_bias",)}
+    assert {one.traits for one in known} == traits
     last = sought(library, known, seconds=2.0)
     assert last.found is None
     assert last.counts.known["lora"] > 0
@@ -59,6 +57,9 @@ def test_a_search_without_a_finding_ends_in_time_and_counts_its_lives():
     assert result.found is None
     assert result.counts.lives == {"lora": len(library.lived)}
     assert 150 < len(library.lived) <= 200
+    ends = itertools.cycle([Outcome(refused="no"), Outcome(absent="no"), Outcome()])
+    counts = sought(Library(), seconds=1.0, run=lambda _: next(ends)).counts
+    assert counts.refused["lora"] + counts.absent["lora"] > counts.lives["lora"] // 2 > 0
 
 
 def test_the_same_seed_draws_the_same_examples():
@@ -96,12 +97,6 @@ def test_an_example_that_cannot_be_judged_ends_no_search_and_is_told():
     assert result.counts.unjudged["lora"] > 0
     assert "KeyError" in result.problem
     assert '"batch":3' in result.problem
-
-
-def test_refusals_and_absences_are_counted():
-    ends = itertools.cycle([Outcome(refused="no"), Outcome(absent="no"), Outcome()])
-    counts = sought(Library(), seconds=1.0, run=lambda _: next(ends)).counts
-    assert counts.refused["lora"] + counts.absent["lora"] > counts.lives["lora"] // 2 > 0
 
 
 def test_an_edit_that_leads_to_no_valid_example_is_left_out():

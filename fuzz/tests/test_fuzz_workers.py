@@ -25,7 +25,7 @@ def fake(tmp_path):
 
     def make(**how):
         folder = tmp_path / "env" / "bin"
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         worker = write_worker(
             folder / "python",
             how=how,
@@ -48,7 +48,7 @@ def seat(tmp_path):
     made.close()
 
 
-def test_an_example_that_ends_the_process_again_is_a_finding(fake, seat):
+def test_an_example_that_ends_the_process_again_is_a_finding_and_once_is_counted(fake, seat):
     there = fake(sought="crash", lived="crash")
     sought = search(seat, there, SEEK)
     assert sought.found.example == example()
@@ -56,22 +56,15 @@ def test_an_example_that_ends_the_process_again_is_a_finding(fake, seat):
     assert sought.found.cause.error == "SIGSEGV"
     known = msgspec.structs.replace(SEEK, known=(sought.found.cause,))
     assert search(seat, there, known).found is None
-
-
-def test_an_example_that_ended_the_process_once_is_counted(fake, seat):
     sought = search(seat, fake(sought="crash"), SEEK)
-    assert sought.found is None
-    assert sought.counts.unsteady == {"lora": 1}
+    assert (sought.found, sought.counts.unsteady) == (None, {"lora": 1})
 
 
-def test_a_life_that_does_not_end_is_a_finding(fake, seat):
+def test_a_life_that_does_not_end_is_a_finding_and_a_refused_request_is_none(fake, seat):
     short = msgspec.structs.replace(LIVE, life_seconds=0.3)
     failure = live(seat, fake(lived="hang"), short).failure
     assert (failure.check, failure.error) == ("crash", "TimeoutError")
     assert "0.3 s" in failure.message
-
-
-def test_a_refused_request_is_no_finding(fake, seat):
     with pytest.raises(RequestRefusedError):
         search(seat, fake(sought="refuse"), SEEK)
 

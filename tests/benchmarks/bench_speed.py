@@ -101,7 +101,6 @@ def test_compare_of_two_runs_is_quick():
 
 @pytest.fixture(scope="module")
 def storage(tmp_path_factory):
-    """Return a storage of 100 entries, and a run like them."""
     folder = tmp_path_factory.mktemp("long")
     run = make_storage(folder / "storage", entries=100)
     write_run_file(folder / "run.json", run.run, run.document)

@@ -10,12 +10,7 @@ from hypothesis import strategies as st
 from own_training import fine_tune as own_training
 
 from peft_regress.catalogue.evidence import Study, Trained, margin_of, why_not_learned
-from peft_regress.choosing.ranking import (
-    Candidate,
-    Costs,
-    Ranking,
-    difference,
-)
+from peft_regress.choosing.ranking import Candidate, Costs, Ranking, difference
 from peft_regress.choosing.study import as_code
 from peft_regress.project.budgets import Budget
 
@@ -30,10 +25,6 @@ def candidate(name, update, scores=(), *, memory=0, lacks=(), is_near_limit=Fals
         lacks=dict(lacks),
         is_near_limit=is_near_limit,
     )
-
-
-def ranked(*candidates, margin=0.03):
-    return names(Ranking(candidates=candidates, margin=margin).order)
 
 
 def names(found):
@@ -71,45 +62,50 @@ def test_one_seed_tells_nothing():
 BEST = candidate("full", 100, [0.90, 0.91, 0.90, 0.91])
 
 
-def test_equals_go_by_flops_and_what_is_below_comes_after_them():
-    equal = candidate("lora-r4", 40, [0.89, 0.91, 0.90, 0.90], memory=9)
-    below = candidate("head", 10, [0.50, 0.60, 0.55, 0.52])
-    assert ranked(below, BEST, equal) == ["lora-r4", "full", "head"]
+EQUAL = candidate("lora-r4", 40, [0.89, 0.91, 0.90, 0.90], memory=9)
+BELOW = candidate("head", 10, [0.50, 0.60, 0.55, 0.52])
+NOISY = candidate("lora-r1", 5, [0.70, 0.99, 0.80, 0.95])
+LITTLE = candidate("lora-r2", 5, [0.885, 0.895, 0.885, 0.895])
+NEAR = candidate("lora-r1", 5, BEST.scores, is_near_limit=True)
+FAR = candidate("lora-r4", 50, BEST.scores, memory=9)
+UNKNOWN = (candidate("hra-r4", 3), candidate("ia3", 2))
+TOO_LARGE = candidate("full", 100, [0.70, 0.80], lacks={"memory": 5})
 
 
-def test_a_wide_interval_makes_no_equal_and_the_better_mean_is_first():
-    """The interval of an unclear one holds both 0 and the margin."""
-    noisy = candidate("lora-r1", 5, [0.70, 0.99, 0.80, 0.95])
-    ranking = Ranking(candidates=[BEST, noisy], margin=0.03)
-    assert names(ranking.order) == ["full", "lora-r1"]
-    assert (ranking.is_equal(noisy), ranking.is_unclear(noisy)) == (False, True)
-    wider = Ranking(candidates=[BEST, noisy], margin=0.5)
-    assert names(wider.order) == ["lora-r1", "full"]
+@pytest.mark.parametrize(
+    ("candidates", "margin", "order"),
+    [
+        # Equals go by FLOPs, and what is below comes after them.
+        ((BELOW, BEST, EQUAL), 0.03, ["lora-r4", "full", "head"]),
+        # A wide interval makes no equal, and the better mean is first.
+        ((BEST, NOISY), 0.03, ["full", "lora-r1"]),
+        ((BEST, NOISY), 0.5, ["lora-r1", "full"]),
+        # A difference that is sure but small is equal.
+        ((BEST, LITTLE), 0.03, ["lora-r2", "full"]),
+        ((BEST, LITTLE), 0.01, ["full", "lora-r2"]),
+        # Memory decides between equals only near the limit.
+        ((NEAR, FAR), 0.03, ["lora-r4", "lora-r1"]),
+        # What does not fit is not ranked, and what is not known comes last.
+        (
+            (TOO_LARGE, *UNKNOWN, candidate("lora-r4", 40, [0.1, 0.2])),
+            0.03,
+            ["lora-r4", "ia3", "hra-r4"],
+        ),
+        # Without scores the cheapest is first.
+        ((candidate("full", 9), *UNKNOWN, candidate("lora-r1", 1)), 0.03,
+         ["lora-r1", "ia3", "hra-r4", "full"]),
+    ],
+)  # fmt: skip
+def test_the_order_is_of_equals_by_cost_then_by_score_then_of_the_unknown(
+    candidates, margin, order
+):
+    assert names(Ranking(candidates=candidates, margin=margin).order) == order
 
 
-def test_a_difference_that_is_sure_but_small_is_equal():
-    little = candidate("lora-r4", 5, [0.885, 0.895, 0.885, 0.895])
-    assert difference(little.scores, BEST.scores).is_below
-    assert ranked(BEST, little) == ["lora-r4", "full"]
-    assert ranked(BEST, little, margin=0.01) == ["full", "lora-r4"]
-
-
-def test_memory_decides_between_equals_only_near_the_limit():
-    near = candidate("lora-r1", 5, BEST.scores, is_near_limit=True)
-    far = candidate("lora-r4", 50, BEST.scores, memory=9)
-    assert ranked(near, far) == ["lora-r4", "lora-r1"]
-
-
-def test_what_does_not_fit_is_not_ranked_and_what_is_not_known_comes_last():
-    best = candidate("full", 100, [0.70, 0.80], lacks={"memory": 5})
-    known = candidate("lora-r4", 40, [0.1, 0.2])
-    unknown = [candidate("hra-r4", 3), candidate("ia3", 2)]
-    assert ranked(best, *unknown, known) == ["lora-r4", "ia3", "hra-r4"]
-
-
-def test_without_scores_the_cheapest_is_first():
-    every = [candidate("full", 9), candidate("lora-r1", 5), candidate("lora-r2", 6)]
-    assert ranked(*every) == ["lora-r1", "lora-r2", "full"]
+def test_the_interval_of_an_unclear_one_holds_both_0_and_the_margin():
+    ranking = Ranking(candidates=[BEST, NOISY], margin=0.03)
+    assert (ranking.is_equal(NOISY), ranking.is_unclear(NOISY)) == (False, True)
+    assert difference(LITTLE.scores, BEST.scores).is_below
 
 
 @given(

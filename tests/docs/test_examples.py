@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import io
-import itertools
 import json
 import re
 import shlex
@@ -17,7 +16,7 @@ import yaml
 from builders import run_document
 from check_jsonschema.builtin_schemas import get_builtin_schema
 from example_releases import use_recorded_releases
-from example_rules import ELSEWHERE, RULES, constant, find_rule
+from example_rules import ELSEWHERE, RULES, Rule, constant, find_rule
 from example_sandbox import FIRST, NEWEST, environment, setup_of
 from examples import ROOT, Command, blocks, differences, renewed
 from jsonschema import validators
@@ -29,20 +28,15 @@ from peft_regress.project.settings import read_settings
 from peft_regress.runs.run_file import dump_json, read_run_file
 
 BLOCKS = list(blocks())
+NO_RULE = Rule(pattern="", how="here")
 
 
 def rule_of(command):
-    """Return the rule of a command; fail without one."""
     rule = find_rule(command)
     if rule is None:
         msg = f"no rule for `{command}`: add one to RULES in tests/example_rules.py"
         pytest.fail(msg, pytrace=False)
     return rule
-
-
-def is_slow(command):
-    rule = find_rule(command)
-    return rule is not None and rule.is_slow
 
 
 @pytest.fixture
@@ -75,12 +69,11 @@ def console_blocks(*, slow):
     return [
         pytest.param(block, marks=marks_of(block, slow=slow))
         for block in of_language("console")
-        if any(is_slow(command) is slow for command in block.commands)
+        if any((find_rule(one) or NO_RULE).is_slow is slow for one in block.commands)
     ]
 
 
 def command_line(typed):
-    """Run `peft-regress ...` in this process; return exit code and standard output."""
     stream = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", newline="")
     with contextlib.redirect_stdout(stream), pytest.raises(SystemExit) as ended:
         main(shlex.split(typed)[1:])
@@ -89,7 +82,6 @@ def command_line(typed):
 
 
 def shell(typed, folder):
-    """Run a line by bash; return exit code and standard output, or the errors if there is none."""
     done = subprocess.run(
         ["bash", "-c", typed],
         cwd=folder, env=environment(folder), capture_output=True, text=True, check=False,
@@ -149,7 +141,6 @@ def write_block(block, text):
 
 @pytest.fixture
 def writes(request):
-    """Whether the pages shall be renewed."""
     return request.config.getoption("--write-examples", default=False)
 
 
@@ -167,25 +158,16 @@ def test_the_commands_of_a_shell_print_what_the_block_shows(block, sandbox, writ
     check_block(block, sandbox, slow=True, writes=writes)
 
 
-def test_one_search_and_one_upgrade_use_the_package_index():
-    commands = itertools.chain.from_iterable(block.commands for block in of_language("console"))
-    live = {command.typed for command in commands if rule_of(command).how == "live"}
-    assert sorted(typed.split()[1] for typed in live) == ["bisect", "upgrade"]
-
-
-def test_what_runs_a_command_elsewhere_exists():
-    assert [name for name in ELSEWHERE if not (ROOT / name).is_file()] == []
-
-
-def test_no_rule_is_without_a_command():
-    typed = [command.typed for block in of_language("console") for command in block.commands]
+def test_each_rule_has_a_command_and_what_runs_it_elsewhere_exists():
+    commands = [command for block in of_language("console") for command in block.commands]
+    typed = [command.typed for command in commands]
     typed += [run for block in of_language("yaml") for run in runs_of(block)]
-    idle = [
-        rule.pattern
-        for rule in RULES
-        if not any(re.fullmatch(rule.pattern, text) for text in typed)
-    ]
-    assert idle == []
+    patterns = [rule.pattern for rule in RULES]
+    assert [one for one in patterns if not any(re.fullmatch(one, text) for text in typed)] == []
+    assert [name for name in ELSEWHERE if not (ROOT / name).is_file()] == []
+    # One search and one upgrade use the package index.
+    live = {command.typed for command in commands if rule_of(command).how == "live"}
+    assert sorted(text.split()[1] for text in live) == ["bisect", "upgrade"]
 
 
 TEXTS = {
@@ -242,7 +224,6 @@ def test_a_block_of_yaml_is_a_workflow_whose_uses_fit(block):
 
 
 def runs_of(block):
-    """Return the commands that a block of YAML runs."""
     jobs = whole_workflow(yaml.safe_load(block.text))["jobs"].values()
     return [step["run"] for job in jobs for step in job.get("steps", ()) if "run" in step]
 
@@ -261,7 +242,6 @@ def uses_of(document):
 
 
 def inputs_of(path):
-    """Return the inputs of an action in a folder, or of a workflow that is called."""
     if (ROOT / path).is_dir():
         return set(yaml.safe_load((ROOT / path / "action.yml").read_text())["inputs"])
     return set(yaml.safe_load((ROOT / path).read_text())[True]["workflow_call"]["inputs"])

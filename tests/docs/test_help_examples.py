@@ -11,7 +11,6 @@ READERS = ("compare", "explain", "report", "history")
 
 
 def examples():
-    """Return the examples of these commands."""
     found = [
         str(getattr(cli.get_command(click.Context(cli), one), "epilog", "")) for one in READERS
     ]

@@ -38,7 +38,6 @@ def test_the_whole_page_runs_from_an_empty_folder(page, tmp_path):
 
 
 def typed_in(folder, command, variables):
-    """Run a line by bash, and return what it printed."""
     done = subprocess.run(
         ["bash", "-c", command],
         cwd=folder, env=variables, capture_output=True, text=True, check=False,

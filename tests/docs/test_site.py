@@ -39,7 +39,6 @@ def tags_of(page):
 
 
 def names_in(nav):
-    """Return the files of a navigation."""
     if isinstance(nav, str):
         return [nav]
     items = nav.values() if isinstance(nav, dict) else nav

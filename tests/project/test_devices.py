@@ -34,10 +34,8 @@ def test_the_package_has_some_ten_real_devices_from_microcontrollers_to_boards()
 
 def test_a_table_of_ones_own_adds_to_it_and_replaces(tmp_path):
     path = tmp_path / "devices.toml"
-    path.write_text(
-        '[mine]\ntitle = "Mine"\nmemory = "64 MiB"\nstorage = "1 GB"\ncompute = "c"\nsource = "s"\n'
-        '[jetson-nano]\ntitle = "2 GB"\nmemory = "2 GiB"\ncompute = "c"\nsource = "s"\n'
-    )
+    text = '[{}]\ntitle = "a"\nmemory = "{}"\nstorage = "1 GB"\ncompute = "c"\nsource = "s"\n'
+    path.write_text(text.format("mine", "64 MiB") + text.format("jetson-nano", "2 GiB"))
     found = {device.name: device for device in load_devices(path)}
     assert (found["mine"].memory_bytes, found["mine"].storage_bytes) == (2**26, 10**9)
     assert found["jetson-nano"].memory_bytes == 2**31

@@ -17,6 +17,7 @@ from peft_regress.catalogue.matrix import (
 )
 from peft_regress.errors import InputError, UnknownNameError
 from peft_regress.imports import import_object
+from peft_regress.project import own_cases
 from peft_regress.project.own_cases import (
     add_own_cases,
     bounds_of,
@@ -40,9 +41,7 @@ NUMBER = 3
 """
 
 
-@pytest.fixture(autouse=True)
-def _traceless(clean_registry):
-    """Leave no trace of the cases in the registry."""
+pytestmark = pytest.mark.usefixtures("clean_registry")
 
 
 @pytest.fixture
@@ -103,10 +102,9 @@ def test_a_suite_can_give_its_cases_itself():
 def test_the_storage_is_that_of_the_settings_from_any_folder(project, tmp_path, monkeypatch):
     project("gates:GATES", more='baselines = "data"')
     assert str(usual_storage()) == "data"
-    (tmp_path / ".git").mkdir()
-    inner = tmp_path / "packages" / "one"
-    inner.mkdir(parents=True)
-    monkeypatch.chdir(inner)
+    for folder in (".git", "packages", "packages/one"):
+        (tmp_path / folder).mkdir()
+    monkeypatch.chdir(tmp_path / "packages" / "one")
     assert usual_storage() == tmp_path / "data"
 
 
@@ -123,11 +121,8 @@ def test_bounds_of_the_settings_hold_where_a_case_has_none_itself(project):
         "accuracy": Bound(0.5, "mine"),
     }
     assert bounds_of(_case("photos/lora-r4/a"))["peak_bytes"].reason == "second"
-
-
-def test_a_bound_on_an_unknown_metric_is_refused(project):
-    more = 'bounds = [{cases = "*", metric = "peek_bytes", bound = 1, reason = "x"}]'
-    project("gates:GATES", more=more)
+    project("gates:GATES", more=f"bounds = [{rule.format('*', 'peek_bytes', 1, 'x')}]")
+    own_cases._registry = own_cases._Registry()  # which has read the settings
     with pytest.raises(UnknownNameError, match=r"peek_bytes'. Did you mean 'peak_bytes'"):
         bounds_of(_case("photos/full/a"))
 
@@ -140,18 +135,26 @@ def test_the_import_path_of_a_case_is_known(project):
     assert source_of(Case.parse("given/full/net")) is None
 
 
-# Refusals
-
-
-def test_an_id_that_two_cases_have_is_refused_with_both_places(project):
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        (
+            ["new/full/net", "photos/mine/net"],
+            "'photos/mine/net' of case_params has the id of a case of gates:GATES",
+        ),
+        (["new/full/net"] * 2, "of case_params has the id of a case of case_params"),
+        *(
+            (["new/full/net", name], f"{name}' of case_params has the id of a built-in case")
+            for name in ("shift/lora-r4/resnet18", "shift/lora-r4/vit_b_16")
+        ),
+    ],
+)
+def test_an_id_that_two_cases_have_is_refused_with_both_places(project, ids, message):
     project("gates:GATES")
-    message = "'photos/mine/net' of case_params has the id of a case of gates:GATES"
     own_fine_tunes()
     with pytest.raises(InputError, match=message):
-        case_params([_case("new/full/net"), _case("photos/mine/net")])
+        case_params(list(map(_case, ids)))
     assert "new/full/net" not in own_fine_tunes()
-    with pytest.raises(InputError, match="of case_params has the id of a case of case_params"):
-        add_own_cases([_case("a/full/net"), _case("a/full/net")])
 
 
 def test_a_device_of_a_budget_that_no_table_has_is_refused_with_the_closest(project, tmp_path):
@@ -162,13 +165,6 @@ def test_a_device_of_a_budget_that_no_table_has_is_refused_with_the_closest(proj
     with pytest.raises(UnknownNameError, match=closest):
         add_own_cases(_case("a/full/net", budget=Budget(device="lab_board")))
     assert add_own_cases(_case("a/full/net", budget=Budget(device="lab-board")))
-
-
-@pytest.mark.parametrize("architecture", ["resnet18", "vit_b_16"])
-def test_an_id_of_a_built_in_case_is_refused(architecture):
-    name = f"shift/lora-r4/{architecture}"
-    with pytest.raises(InputError, match=f"{name}' of case_params has the id of a built-in case"):
-        case_params([_case(name)])
 
 
 @pytest.mark.parametrize(

@@ -75,11 +75,6 @@ def search(tmp_path):
     return Search(tmp_path)
 
 
-def test_a_search_that_ends_well_leaves_no_journal(search):
-    assert len(search.run()) == 3
-    assert not journal_of(search.save).exists()
-
-
 @pytest.mark.parametrize("name", ["run.json", "run.json.journal"])
 def test_a_search_that_was_ended_goes_on_where_it_was(search, name):
     first = search.run(stop_after=2)
@@ -121,17 +116,14 @@ def test_a_case_whose_own_code_was_edited_is_measured_again(search, monkeypatch)
     assert search.run(resume=search.save) == [IDS[0], IDS[2]]
 
 
-def test_a_run_names_what_its_taken_cases_use(search):
+def test_a_run_names_what_its_taken_cases_use_of_which_another_release_is_measured(search):
     uses = {"pytest": version("pytest")}
     search.run(stop_after=2, uses=uses)
     kept = read_journal(journal_of(search.save))
     assert [line.kept.imported for line in kept] == [uses, uses]
     assert len(search.run(resume=search.save)) == 1
     assert search.environment == {"peft": "0.14.0", **uses}
-
-
-def test_a_case_that_uses_another_release_now_is_measured_again(search):
-    """The packages of the header, which every case needs, are the same."""
+    # The packages of the header, which every case needs, are the same.
     search.run(stop_after=2, uses={"pytest": "0.1"})
     assert len(search.run(resume=search.save)) == 3
 
@@ -164,6 +156,9 @@ def known(name, *, departs=None):
     return {name: [KnownCurve(curve=curve(departs), run_name="peft 0.13.0", **of)]}
 
 
+FIRST_SEED = {IDS[0]: [KnownCurve(curve=None, run_name="base")]}
+
+
 def test_a_repeating_case_is_taken_while_what_it_repeats_is_known(search):
     search.run(stop_after=2, known=known(IDS[0]))
     assert search.run(resume=search.save, stop_after=3, known=known(IDS[0])) == IDS[2:]
@@ -171,16 +166,15 @@ def test_a_repeating_case_is_taken_while_what_it_repeats_is_known(search):
     assert search.repeated == IDS[:1]
 
 
-def test_a_repeating_case_is_taken_where_the_first_seed_suffices(search):
+@pytest.mark.parametrize(
+    ("now", "is_taken"),
+    [(FIRST_SEED, True), (None, False), (known(IDS[0], departs=9), False), (known(IDS[1]), False)],
+)
+def test_a_repeating_case_is_taken_where_the_first_seed_suffices_and_else_measured(
+    search, now, is_taken
+):
     search.run(stop_after=2, known=known(IDS[0]))
-    first_seed = {IDS[0]: [KnownCurve(curve=None, run_name="base")]}
-    assert search.run(resume=search.save, known=first_seed) == IDS[2:]
-
-
-@pytest.mark.parametrize("now", [None, known(IDS[0], departs=9), known(IDS[1])])
-def test_else_it_is_measured_again(search, now):
-    search.run(stop_after=2, known=known(IDS[0]))
-    assert search.run(resume=search.save, known=now) == [IDS[0], IDS[2]]
+    assert search.run(resume=search.save, known=now) == ([] if is_taken else IDS[:1]) + IDS[2:]
     # A case that was trained in full does for every search.
     assert IDS[1] not in search.repeated
     # Costs alone repeat nothing.

@@ -68,8 +68,8 @@ def worker(tmp_path, monkeypatch):
     assert all_gone(processes_of(python))
 
 
-def measured(python, *, cases=CASES, jobs=1, **options):
-    setup = dataclasses.replace(SETUP, jobs=jobs)
+def measured(python, *, cases=CASES, jobs=1, baselines=SETUP.baselines, **options):
+    setup = dataclasses.replace(SETUP, jobs=jobs, baselines=baselines)
     return measure_cases(cases, python=Path(python), setup=setup, **options)
 
 
@@ -121,19 +121,30 @@ def test_workers_share_the_cases_and_each_adaptation_has_one(worker, monkeypatch
     assert not Path("litter").exists()
 
 
+WRONG = [
+    ({"case": msgspec.to_builtins(CASES[2])}, f"case '{BAD}' has the record of '{OTHER}'"),
+    ({"definition": "another"}, f"{BAD}: definition 'another', expected "),
+    ({"status": "error"}, f"{BAD}: status 'error' with error None"),
+    ({"metrics": {}}, f"{BAD}: status 'ok' with 0 metrics"),
+    ({"ledger": f"sha256:{'0' * 64}"}, f"{BAD}: its ledger stands elsewhere"),
+]
+"""Records that no run file could hold."""
+
+
 @pytest.mark.parametrize(
-    ("how", "kind", "message"),
+    ("how", "wrong", "kind", "message"),
     [
-        ("kill", "WorkerLost", "its worker was killed by SIGKILL: no error message"),
-        ("exit", "WorkerLost",
+        ("kill", {}, "WorkerLost", "its worker was killed by SIGKILL: no error message"),
+        ("exit", {}, "WorkerLost",
          "its worker ended with exit code 3: File layer.py: ImportError: broken"),
-        ("hang", "TimeoutError", "no result within 120 s"),
-        ("babble", "WorkerLost", "its worker answered 'Epoch 1'"),
-        ("null", "WorkerLost", "its worker answered"),
+        ("hang", {}, "TimeoutError", "no result within 120 s"),
+        ("babble", {}, "WorkerLost", "its worker answered 'Epoch 1'"),
+        ("null", {}, "WorkerLost", "its worker answered"),
+        *(("", wrong, "WorkerLost", problem) for wrong, problem in WRONG),
     ],
 )  # fmt: skip
-def test_a_lost_case_is_in_error_and_the_rest_goes_on(worker, how, kind, message):
-    python = worker(how={BAD: how})
+def test_a_lost_case_is_in_error_and_the_rest_goes_on(worker, how, wrong, kind, message):
+    python = worker(how={BAD: how}, wrong={BAD: wrong})
     run = measured(python)
     lost = run.cases[BAD]
     assert (lost.status, lost.error.type) == ("error", kind)
@@ -143,33 +154,12 @@ def test_a_lost_case_is_in_error_and_the_rest_goes_on(worker, how, kind, message
     assert [run.cases[name].status for name in (SECOND, OTHER)] == ["ok", "ok"]
 
 
-WRONG = [
-    ({"case": msgspec.to_builtins(CASES[2])}, f"case '{BAD}' has the record of '{OTHER}'"),
-    ({"definition": "another"}, f"{BAD}: definition 'another', expected "),
-    ({"status": "error"}, f"{BAD}: status 'error' with error None"),
-    ({"metrics": {}}, f"{BAD}: status 'ok' with 0 metrics"),
-    ({"ledger": f"sha256:{'0' * 64}"}, f"{BAD}: its ledger stands elsewhere"),
-]
-
-
-@pytest.mark.parametrize(("wrong", "problem"), WRONG)
-def test_a_record_that_no_run_file_could_hold_is_a_lost_case(worker, wrong, problem):
-    lost = measured(worker(wrong={BAD: wrong})).cases[BAD].error
-    assert lost.type == "WorkerLost"
-    assert lost.message.startswith(problem)
-
-
 def test_a_folder_that_is_not_utf_8_is_named(worker):
     with pytest.raises(InputError, match=r"\\udcff/baselines: is not UTF-8; rename it"):
-        measure_cases(
-            CASES,
-            python=Path(worker()),
-            setup=dataclasses.replace(SETUP, baselines=Path("\udcff/baselines")),
-        )
+        measured(worker(), baselines=Path("\udcff/baselines"))
 
 
 def answered(record, *, definition="sha256:definition", loaded=()):
-    """Return what node 7 says of a case."""
     header = Header(environment={"peft": "0.18.1"}, machine=MACHINE, metrics_known=[])
     kept = None if record is None else KeptRecord(record=record, loaded=list(loaded))
     return CaseAnswer(where="node 7", header=header, definition=definition, kept=kept)
@@ -194,10 +184,26 @@ def test_a_worker_lost_between_cases_is_replaced(worker):
     assert len(logged(python, "measure")) == len(IDS)
 
 
-@pytest.mark.parametrize("at", [f"before {OTHER}", OTHER])
-def test_a_request_that_a_fresh_worker_refuses_is_no_record(worker, at):
-    python = worker(how={at: "refuse"})
-    with pytest.raises(UnusableEnvironmentError, match=rf"{OTHER}: .*HybridCache"):
+HYBRID = "ImportError: cannot import name 'HybridCache'"
+
+
+@pytest.mark.parametrize(
+    ("at", "how", "message"),
+    [
+        (f"before {OTHER}", "refuse", f"{OTHER}: .*{HYBRID}"),
+        (OTHER, "refuse", f"{OTHER}: .*{HYBRID}"),
+        ("import_modules", "refuse", HYBRID),
+        ("import_modules", "kill", None),
+        ("import_modules", "babble", None),
+        ("greeting", "exit", None),
+        ("greeting", "hang", None),
+    ],
+)
+def test_what_a_fresh_worker_refuses_or_does_not_survive_is_the_environments(
+    worker, at, how, message
+):
+    python = worker(how={at: how})
+    with pytest.raises(UnusableEnvironmentError, match=message):
         measured(python)
 
 
@@ -213,75 +219,28 @@ def test_a_child_that_holds_the_pipe_open_does_not_hide_a_death(worker):
     assert "SIGKILL" in run.cases[BAD].error.message
 
 
-def test_an_environment_that_cannot_import_peft_shows_the_import_error(worker):
-    python = worker(how={"import_modules": "refuse"})
-    with pytest.raises(UnusableEnvironmentError, match="ImportError: cannot import name 'Hybrid"):
-        measured(python)
-
-
-@pytest.mark.parametrize(
-    ("at", "how"),
-    [
-        ("import_modules", "kill"),
-        ("import_modules", "babble"),
-        ("greeting", "exit"),
-        ("greeting", "hang"),
-    ],
-)
-def test_a_worker_lost_at_its_start_makes_the_environment_unusable(worker, at, how):
-    python = worker(how={at: how})
-    with pytest.raises(UnusableEnvironmentError):
-        measured(python)
-
-
 def test_packages_that_change_during_a_run_are_refused(worker):
     python = worker(how={BAD: "kill"})
-    script = (
-        Path(python)
-        .read_text()
-        .replace("packages=script", 'packages={"pid": str(os.getpid())} or script')
-    )
+    changing = 'packages={"pid": str(os.getpid())} or script'
+    script = Path(python).read_text().replace("packages=script", changing)
     with pytest.raises(UnusableEnvironmentError, match="packages changed"):
         measured(write_program(Path(python), script))
 
 
 def test_a_package_that_is_not_the_installed_one_is_refused(tmp_path):
     """If PYTHONPATH has a checkout of peft, the installed version is not what is measured."""
-    installed = tmp_path / "lib" / "python3.11" / "site-packages" / "peft"
-    installed.mkdir(parents=True)
-    own = installed / "__init__.py"
+    own = tmp_path / "lib" / "python3.11" / "site-packages" / "peft" / "__init__.py"
+    python = tmp_path / "bin" / "python"
+    for file in (own, python):
+        file.parent.mkdir(parents=True)
     own.touch()
-    (tmp_path / "bin").mkdir()
-    write_worker(tmp_path / "bin" / "python", file=str(own))
-    measured(str(tmp_path / "bin" / "python"))
-    write_worker(tmp_path / "bin" / "python", file="/checkout/peft/__init__.py")
+    measured(write_worker(python, file=str(own)))
     with pytest.raises(UnusableEnvironmentError, match=r"/checkout/peft.*unset PYTHONPATH"):
-        measured(str(tmp_path / "bin" / "python"))
-
-
-def test_an_interrupt_here_ends_every_worker_and_saves_the_records(worker, tmp_path):
-    python, save = worker(how={SECOND: "hang"}), tmp_path / "run.json"
-
-    def interrupt(record):
-        if record.case.id == BAD:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        measured(python, on_record=interrupt, save=save, cases=CASES[:2])
-    run = read_run_file(save).run
-    assert (list(run.cases), run.selection.narrowed_by) == ([BAD], ["interrupted"])
-
-
-@pytest.fixture
-def interruptible():
-    """Let Ctrl-C interrupt: a run in the background ignores it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
+        measured(write_worker(python, file="/checkout/peft/__init__.py"))
 
 
 @pytest.mark.parametrize("at", [SECOND, "greeting", "import_modules"])
-def test_an_interrupt_ends_every_process(tmp_path, interruptible, at):
+def test_an_interrupt_ends_every_process_and_saves_the_records(tmp_path, at):
     python = write_worker(tmp_path / "python", how={at: "hang"})
     save = tmp_path / "run.json"
 
@@ -290,11 +249,16 @@ def test_an_interrupt_ends_every_process(tmp_path, interruptible, at):
         os.kill(os.getpid(), signal.SIGINT)
 
     thread = threading.Thread(target=interrupt)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # not ignored in background
     thread.start()
     with pytest.raises(KeyboardInterrupt):
         measured(python, jobs=2, save=save, cases=CASES[:2])
     thread.join()
+    signal.signal(signal.SIGINT, before)
     assert save.exists() == (at == SECOND)
+    if save.exists():
+        run = read_run_file(save).run
+        assert (list(run.cases), run.selection.narrowed_by) == ([BAD], ["interrupted"])
     assert all_gone(processes_of(python))
 
 

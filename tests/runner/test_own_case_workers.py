@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from peft_regress.catalogue.matrix import matrix_cases
-from peft_regress.cli.main import cli
 from peft_regress.runner.measurer import CaseRequest, Measurer
 from peft_regress.runner.measuring import MeasuringSetup, measure_cases
 from peft_regress.runs.own_code import code_of, was_edited
@@ -14,13 +13,10 @@ from peft_regress.workers.pool import UnusableEnvironmentError
 
 
 @pytest.fixture
-def project(tmp_path, monkeypatch, clean_registry):
-    """A first suite in the working folder, with a file that its data function reads."""
-    monkeypatch.chdir(tmp_path)
-    cli.main(args=["init"], standalone_mode=False)
-    yield tmp_path
-    for name in [name for name in sys.modules if name.partition(".")[0] == "gates"]:
-        del sys.modules[name]
+def suite(project):
+    """Return the folder of a first suite, which is the working folder."""
+    assert project.run("init").code == 0
+    return project.folder
 
 
 def _measured(folder):
@@ -30,46 +26,41 @@ def _measured(folder):
 
 
 @pytest.mark.slow
-def test_a_real_worker_measures_an_own_case(project, monkeypatch):
-    below = project / "below"
+def test_a_real_worker_measures_an_own_case_with_the_bounds_of_the_settings(suite, monkeypatch):
+    table = suite / "pyproject.toml"
+    rule = '{cases = "digits/*", metric = "peak_bytes", bound = 0.02, reason = "allocator"}'
+    table.write_text(f"{table.read_text()}bounds = [{rule}]\n")
+    below = suite / "below"
     below.mkdir()
-    (project / ".git").mkdir()
+    (suite / ".git").mkdir()
     monkeypatch.chdir(below)
-    run = _measured(project)
+    run = _measured(suite)
     record = run.cases["digits/lora-r4/small"]
     assert (record.status, run.selection.complete) == ("ok", True), record.error
     assert record.metrics["trainable_params"].value == 490
     assert record.own_code == code_of(record.case)
     assert not was_edited(record)
+    assert record.bounds["peak_bytes"].reason == "allocator"
 
 
 @pytest.mark.nightly
-def test_a_worker_that_cannot_import_the_cases_says_where_and_why(project):
-    cases = project / "gates" / "cases.py"
+def test_a_worker_that_cannot_import_the_cases_says_where_and_why(suite):
+    cases = suite / "gates" / "cases.py"
     text = cases.read_text()
     matrix_cases("own")  # here they import
     cases.write_text(f"import nowhere\n{text}")
     with pytest.raises(UnusableEnvironmentError) as raised:
-        _measured(project)
+        _measured(suite)
     assert "'gates.cases:GATES' does not import" in str(raised.value)
     assert "No module named 'nowhere'" in str(raised.value)
     assert "\n" not in str(raised.value)
 
 
-def test_the_worker_that_times_takes_own_cases(project):
+def test_the_worker_that_times_takes_own_cases(suite):
     request = CaseRequest(
-        case="digits/lora-r4/small", baselines=str(project / "baselines"), folder=str(project)
+        case="digits/lora-r4/small", baselines=str(suite / "baselines"), folder=str(suite)
     )
     stepper = Measurer()
     assert stepper.prepare(request).startswith("sha256:")
     stepper.restart(0)
     assert len(stepper.time_steps(3)) == 3
-
-
-@pytest.mark.nightly
-def test_a_real_worker_takes_the_bounds_of_the_settings(project):
-    table = project / "pyproject.toml"
-    rule = '{cases = "digits/*", metric = "peak_bytes", bound = 0.02, reason = "allocator"}'
-    table.write_text(f"{table.read_text()}bounds = [{rule}]\n")
-    record = _measured(project).cases["digits/lora-r4/small"]
-    assert record.bounds["peak_bytes"].reason == "allocator"

@@ -18,10 +18,10 @@ from peft_regress.catalogue.evidence import Evidence
 from peft_regress.choosing.study import Point, Trainer
 
 UNSEEN, SHIFT, PHOTOGRAPHS = TASKS
+WITHOUT_STUDIES = '{"packages": {}, "studies": {}}'
 
 
 def rows(images):
-    """Return each image as bytes."""
     return [image.numpy().tobytes() for image in images]
 
 
@@ -73,21 +73,17 @@ def test_crops_for_training_and_for_the_test_share_no_pixel(monkeypatch):
 
 
 def test_photographs_are_there_and_each_has_enough_cells():
-    (train, labels), (test, test_labels) = PHOTOGRAPHS.data()
-    assert train.shape[1:] == (3, 64, 64)
-    counts = torch.bincount(labels), torch.bincount(test_labels)
-    assert [len(count) for count in counts] == [16, 16]
-    assert counts[0].min() >= 80
-    assert counts[1].min() >= 32
-    assert test.min() >= 0
-    assert test.max() <= 1
+    for (images, labels), least in zip(PHOTOGRAPHS.data(), (80, 32), strict=True):
+        assert images.shape[1:] == (3, 64, 64)
+        assert 0 <= images.min() <= images.max() <= 1
+        counts = torch.bincount(labels)
+        assert (len(counts), bool(counts.min() >= least)) == (16, True)
 
 
 @pytest.fixture
 def file(tmp_path, monkeypatch):
-    """An evidence.json without studies."""
     path = tmp_path / "evidence.json"
-    path.write_text('{"packages": {}, "studies": {}}')
+    path.write_text(WITHOUT_STUDIES)
     monkeypatch.setattr(accuracy_study, "EVIDENCE_FILE", path)
     monkeypatch.setattr(accuracy_study, "SOURCES", tmp_path / "runs" / "sources")
     return path
@@ -109,11 +105,18 @@ def test_a_study_trains_what_the_file_lacks_and_writes_it_after_each_method(file
         taken.append((name, options["seed"], options["at"][-1], options.get("rate", 1)))
         return scored(name, **options)
 
+    def stored():
+        return msgspec.json.decode(file.read_bytes(), type=Evidence).studies["unseen"]["resnet18"]
+
     monkeypatch.setattr(Trainer, "points", points)
     monkeypatch.setattr(Trainer, "before", lambda self: (0.2, 0.2))
+    # No method begins after the time limit.
+    accuracy_study.train(UNSEEN, "resnet18", ["full"], accuracy_study.plan_of(0))
+    assert stored().methods == {}
+    file.write_text(WITHOUT_STUDIES)
     plan = accuracy_study.plan_of(100)
     accuracy_study.train(UNSEEN, "resnet18", ["full"], plan)
-    study = msgspec.json.decode(file.read_bytes(), type=Evidence).studies["unseen"]["resnet18"]
+    study = stored()
     assert list(study.curve) == [75, 150, 300]
     assert study.steps == 150
     assert study.methods["full"].rate == 3
@@ -127,17 +130,8 @@ def test_a_study_trains_what_the_file_lacks_and_writes_it_after_each_method(file
     assert {at for at, _ in chosen[5:]} == {75}
     assert [seed for _, seed, _, _ in taken[-5:]] == list(range(5))
     accuracy_study.train_longer(UNSEEN, "resnet18", ["full", "head"], plan)
-    study = msgspec.json.decode(file.read_bytes(), type=Evidence).studies["unseen"]["resnet18"]
-    assert len(study.methods["head"].longer) == 3
+    assert len(stored().methods["head"].longer) == 3
     assert taken[-1] == ("head", 2, 450, 3)
-
-
-def test_no_method_begins_after_the_time_limit(file, monkeypatch):
-    monkeypatch.setattr(Trainer, "points", lambda self, name, **options: scored(name, **options))
-    monkeypatch.setattr(Trainer, "before", lambda self: (0.2, 0.2))
-    accuracy_study.train(UNSEEN, "resnet18", ["full"], accuracy_study.plan_of(0))
-    study = msgspec.json.decode(file.read_bytes(), type=Evidence).studies["unseen"]["resnet18"]
-    assert study.methods == {}
 
 
 def test_a_folder_of_ones_own_is_a_task(tmp_path):

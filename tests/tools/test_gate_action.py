@@ -33,8 +33,6 @@ PAGE = Answer(start="peft-regress report", files={"--html": "<html>"})
 
 
 class Gate:
-    """The action in a runner's folders."""
-
     def __init__(self, folder, **settings):
         self.sandbox = StepSandbox(folder, **settings)
         self.project = self.sandbox.workspace
@@ -70,23 +68,21 @@ GIT = [
     Answer(start="git rev-parse --is-shallow", output="true"),
     Answer(start="git rev-parse --quiet", code=1),
 ]
+RELEASE = {"requirements": "peft==0.14.0"}
+EVERY_INPUT = {
+    "requirements": "peft==0.14.0\n\n  # ours\npeft-x @ git+https://g/p#subdirectory=a\n.\n",
+    "cases": "shift/* or so",
+    "matrix": "extended",
+    "base": "0004_peft-0.21.2",
+    "jobs": "2",
+    "time_limit": "600",
+    "strict": "true",
+}
 SCENARIOS = {
-    "every input": (
-        {
-            "requirements": "peft==0.14.0\n\n  # ours\npeft-x @ git+https://g/p#subdirectory=a\n.\n",
-            "cases": "shift/* or so",
-            "matrix": "extended",
-            "base": "0004_peft-0.21.2",
-            "jobs": "2",
-            "time_limit": "600",
-            "strict": "true",
-        },
-        {},
-        "",
-    ),
+    "every input": (EVERY_INPUT, {}, ""),
     "a checkout": ({}, {}, ""),
-    "a release, with the storage of the project": ({"requirements": "peft==0.14.0"}, {}, OWN),
-    "a release in a pull request": ({"requirements": "peft==0.14.0"}, PULL, ""),
+    "a release, with the storage of the project": (RELEASE, {}, OWN),
+    "a release in a pull request": (RELEASE, PULL, ""),
     "a named base in a pull request": ({"base": "0004"}, PULL, ""),
     "a pull request of a library": ({}, PULL, ""),
     "one whose merge moved": ({"requirements": "./python"}, {**PULL, "GITHUB_SHA": "other"}, ""),
@@ -95,9 +91,7 @@ SCENARIOS = {
 }
 
 
-@pytest.mark.parametrize(
-    ("inputs", "variables", "settings"), SCENARIOS.values(), ids=SCENARIOS.keys()
-)
+@pytest.mark.parametrize(("inputs", "variables", "settings"), SCENARIOS.values(), ids=SCENARIOS)
 def test_what_the_action_runs(gate, snapshot, inputs, variables, settings):
     (gate.project / "pyproject.toml").write_text(settings)
     gate.sandbox.variables |= variables
@@ -124,7 +118,7 @@ def test_a_wrong_input_fails_the_step_before_anything_is_measured(gate, inputs, 
     assert ended.calls == []
 
 
-def test_the_shell_runs_no_input_and_the_log_no_line_of_the_findings(gate):
+def test_the_shell_runs_no_input_and_the_log_no_line_of_the_findings(gate, capsys):
     ended = gate.upgrade(
         requirements="$(touch hacked)\n--help\n`touch hacked`", cases='"; touch hacked #', code=1
     )
@@ -133,6 +127,8 @@ def test_the_shell_runs_no_input_and_the_log_no_line_of_the_findings(gate):
     assert call[call.index("--") + 1 :] == ["$(touch hacked)", "--help", "`touch hacked`"]
     assert "## finding\n : :error::x ## [y]" in ended.output
     assert ended.summary == FINDINGS
+    assert publish.main(["issue", str(results_of(ended)), "--dry-run"]) == 0
+    assert "--title finding" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("code", "has_page"), [(0, True), (1, False), (2, True), (3, True)])
@@ -145,46 +141,6 @@ def test_the_action_exits_as_the_command_does_and_keeps_its_files(gate, code, ha
     assert kept == {"exit-code", "findings.json", "requirements.txt"} | written
     assert (ended.code, ended.outputs["exit-code"]) == (code, str(code))
     assert ("no page of this run" in ended.errors) is (code != 2 and not has_page)
-
-
-def test_the_tool_publishes_what_the_action_keeps(gate, capsys):
-    ended = gate.upgrade(code=1)
-    assert publish.main(["issue", str(results_of(ended)), "--dry-run"]) == 0
-    assert "--title finding" in capsys.readouterr().out
-
-
-def own_project(folder, **settings):
-    """Make another repository with a first suite, in which the action's own steps run."""
-    gate = Gate(folder, **settings)
-    with contextlib.chdir(gate.project):
-        cli.main(args=["init"], standalone_mode=False)
-    return gate
-
-
-def typed(gate, *words):
-    command = (sys.executable, "-m", "peft_regress", *words)
-    subprocess.run(command, cwd=gate.project, check=True, capture_output=True)
-
-
-@pytest.mark.nightly
-def test_the_action_gates_the_cases_of_another_repository_against_its_baselines(tmp_path):
-    project = own_project(tmp_path, modules=())
-    first = project.run()
-    assert (first.code, first.outputs["exit-code"], first.outputs["moved"]) == (1, "1", "true")
-    kept = {path.name for path in results_of(first).iterdir()}
-    assert {"run.json", "findings.md", "findings.json", "report.html"} <= kept
-    assert "digits/lora-r4/small" in first.summary
-    typed(project, "accept", str(results_of(first) / "run.json"), "--reason", "first numbers")
-    second = project.run(cases="digits/*")
-    assert (second.code, second.outputs["exit-code"], second.outputs["moved"]) == (0, "0", "false")
-    cases = project.project / "gates" / "cases.py"
-    cases.write_text(cases.read_text().replace("Linear(64, 16)", "Linear(64, 16, bias=False)"))
-    third = project.run()
-    assert (third.code, third.outputs["moved"]) == (1, "true")
-    cases.write_text("import nowhere\n")
-    broken = project.run()
-    assert (broken.code, broken.outputs["exit-code"]) == (2, "2")
-    assert "'gates.cases:GATES' does not import" in broken.output
 
 
 OWN_IDS = ("digits/lora-r4/small", "digits/full/small")
@@ -203,7 +159,9 @@ OWN_IDS = ("digits/lora-r4/small", "digits/full/small")
 )
 def test_what_a_run_leaves_is_judged_whatever_pytest_says(tmp_path, left, inputs, code):
     """A test that calls `os._exit(0)` ends pytest with 0; the judge imports none of the project."""
-    project = own_project(tmp_path)
+    project = Gate(tmp_path)
+    with contextlib.chdir(project.project):
+        cli.main(args=["init"], standalone_mode=False)
     write_entry(project.project / "baselines", 1, *map(make_record, OWN_IDS))
     (project.project / "gates" / "cases.py").write_text("import os\nos._exit(0)\n")
     files = {}
@@ -238,46 +196,39 @@ def test_what_a_project_installs_itself_is_gated_and_not_constrained(gate):
     assert not (gate.project / "hacked").exists()
 
 
-def test_a_project_is_constrained_by_its_own_baseline_once_it_has_one(gate):
-    (gate.project / "pyproject.toml").write_text("[tool.peft_regress]\nbaselines = 'data'\n")
-    assert installed(gate)[1] == ["# data has no baseline yet"]
-    write_entry(gate.project / "data", 1, make_record())
-    assert "peft==0.18.1" in installed(gate)[1]
-
-
-def test_the_action_installs_this_project_with_the_accepted_versions(gate):
+def test_the_accepted_versions_constrain_what_is_installed_those_of_a_project_its_own(gate):
     command, lines = installed(gate)
     file = gate.sandbox.temp / "constraints.txt"
     assert command == f"python -m pip install --constraint {file} {ROOT}"
     pinned = {Requirement(line).name for line in lines if not line.startswith("#")}
     assert {"peft", "torch", "torchvision", "galore-torch"} <= pinned
     assert not {"peft-regress", "python"} & pinned
-
-
-def accepted(role="baseline", **environment):
-    return {"accepted": {"role": role, "date": "2026-01-02"}, "environment": environment}
+    (gate.project / "pyproject.toml").write_text("[tool.peft_regress]\nbaselines = 'data'\n")
+    assert installed(gate)[1] == ["# data has no baseline yet"]
+    write_entry(gate.project / "data", 1, make_record())
+    assert "peft==0.18.1" in installed(gate)[1]
 
 
 @pytest.mark.parametrize(
     ("entries", "said"),
     [
         (
-            [accepted(peft="0.2"), accepted(peft="0.3"), accepted("history", peft="0.4")],
-            "peft==0.3\n",
+            [("baseline", "peft", "2"), ("baseline", "peft", "3"), ("history", "peft", "4")],
+            "peft==3\n",
         ),
-        ([accepted(peft="1\n--index-url=x")], "is no package with its version"),
-        ([accepted(**{"-r x": "1"})], "is no package with its version"),
+        ([("baseline", "peft", "1\n--index-url=x")], "is no package with its version"),
+        ([("baseline", "-r x", "1")], "is no package with its version"),
         ([], "has no baseline yet"),
     ],
 )
 def test_constraints_are_those_of_the_newest_baseline_and_no_option_of_pip(tmp_path, entries, said):
     (tmp_path / "Linux").mkdir()
-    for number, run in enumerate(entries):
-        text = json.dumps({"peft_regress": run})
-        (tmp_path / "Linux" / f"000{number}_x.json").write_text(text)
-    tool = ROOT / "tools" / "ci" / "constraints.py"
+    for number, (role, name, version) in enumerate(entries):
+        run = {"accepted": {"role": role}, "environment": {name: version}}
+        (tmp_path / "Linux" / f"000{number}_x.json").write_text(json.dumps({"peft_regress": run}))
     done = subprocess.run(
-        [sys.executable, tool, tmp_path], check=False, capture_output=True, text=True
-    )
+        [sys.executable, ROOT / "tools" / "ci" / "constraints.py", tmp_path],
+        check=False, capture_output=True, text=True,
+    )  # fmt: skip
     assert said in (done.stderr or done.stdout)
     assert (done.returncode == 0) is said.startswith("peft")

@@ -33,11 +33,7 @@ def test_sentences_are_those_of_paragraphs_without_headings_code_and_cells():
 def test_long_words_and_long_sentences_are_harder_to_read():
     grades = [
         readability.read_page("a.md", text).grade
-        for text in (
-            "A cat sat. It ran.",
-            "A cat sat and it ran.",
-            "Cathedrals deteriorate.",
-        )
+        for text in ("A cat sat. It ran.", "A cat sat and it ran.", "Cathedrals deteriorate.")
     ]
     assert grades == sorted(grades)
 

@@ -35,8 +35,6 @@ def nothing(_):
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """How one script is run, and what it does."""
-
     context: dict[str, str] = field(default_factory=dict)
     given: Callable[[StepSandbox], None] = nothing
     """Makes what earlier steps leave."""
@@ -57,7 +55,6 @@ def with_shards(sandbox):
 
 
 def with_run(sandbox):
-    """A run that regressed."""
     write_entry(sandbox.workspace / "proposed" / "baselines", 1, make_record())
     worse = make_record(metrics={**VALUES, "forward_flops": 10**10})
     write_run(sandbox.workspace / "run.json", make_run(worse))
@@ -73,7 +70,6 @@ def with_downloaded_run(sandbox):
 
 
 def with_results(sandbox):
-    """What the action kept of a candidate that regressed."""
     sandbox.check_out("tools", "baselines")
     folder = sandbox.temp / "results"
     folder.mkdir()
@@ -149,14 +145,11 @@ def test_every_script_has_a_row():
     assert {name.rpartition("/")[2] for name in lines} == {
         *("Link the page", "Build", "Try the wheel in a clean environment")
     }
-
-
-def test_every_script_fails_with_any_command_of_a_pipe():
+    # Any command of a pipe makes it fail.
     assert {script.shell for script in SCRIPTS.values()} == {"bash"}
 
 
 def run_row(folder, name, *more):
-    """Run the script of a row in a folder of its own."""
     row = ROWS[name]
     folder.mkdir()
     sandbox = StepSandbox(folder)

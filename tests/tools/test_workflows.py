@@ -16,7 +16,6 @@ def writes(job):
 
 
 def actions(job):
-    """Return the names of the actions that a job uses, in order."""
     return [step["uses"].partition("@")[0] for step in job["steps"] if "uses" in step]
 
 
@@ -25,7 +24,6 @@ def scripts_of(job):
 
 
 def artifact(job, kind):
-    """Return the settings of the one step that uploads or downloads an artifact."""
     (step,) = [step for step in job["steps"] if f"{kind}-artifact" in step.get("uses", "")]
     return step["with"]
 
@@ -100,13 +98,10 @@ def test_the_commenting_workflow_takes_the_verdict_of_bench_and_what_github_says
     assert artifact(comment["jobs"]["comment"], "download")["name"] == "verdict"
 
 
-def test_a_pull_request_is_judged_by_the_code_of_its_base():
+def test_a_pull_request_is_judged_by_the_code_of_its_base_and_each_candidate_is_published():
     judge, baselines, *_ = workflow("bench")["jobs"]["verdict"]["steps"]
     assert judge["with"]["ref"] == "${{ github.event.pull_request.base.sha || github.sha }}"
     assert baselines["with"]["sparse-checkout"] == "baselines"
-
-
-def test_each_gated_candidate_is_published():
     found = workflow("upgrade")["jobs"]
     gated = [entry["candidate"] for entry in found["gate"]["strategy"]["matrix"]["include"]]
     assert found["issue"]["strategy"]["matrix"]["candidate"] == gated == ["release", "main"]

@@ -2,10 +2,12 @@
 
 import asyncio
 import contextlib
+import random
 import re
 import socket
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
@@ -15,9 +17,10 @@ import dask
 import msgspec
 import pytest
 from builders import MACHINE, cases_in, make_record
-from dask_clusters import kill, local_cluster, processes
+from dask_clusters import StartedCluster, kill, local_cluster, processes
 from fake_interpreters import logged, wait_until, write_worker
 
+from peft_regress.baselines.run_adapters import adapters_of_run
 from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.cli import options
 from peft_regress.project.own_cases import use_settings
@@ -50,29 +53,19 @@ class Cluster:
         return write_worker(self.python, **how)
 
 
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory):
-    """Two workers, for all tests that do not harm them."""
-    folder = tmp_path_factory.mktemp("cluster")
+@contextlib.contextmanager
+def started(folder):
+    """Start two workers."""
+    folder.mkdir(exist_ok=True)
     with local_cluster(folder, python=str(folder / "python")) as cluster:
         yield Cluster(folder, cluster)
 
 
-@pytest.fixture
-def own_cluster(tmp_path):
-    """Start workers for one test."""
-    folder = tmp_path / "cluster"
-    folder.mkdir()
-    started = []
-
-    def start(**how):
-        made = local_cluster(folder, python=str(folder / "python"), **how)
-        started.append(made)
-        return Cluster(folder, made.__enter__())
-
-    yield start
-    for made in reversed(started):
-        made.__exit__(None, None, None)
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    """Two workers, for all tests that do not harm them."""
+    with started(tmp_path_factory.mktemp("cluster")) as cluster:
+        yield cluster
 
 
 @pytest.fixture
@@ -90,9 +83,6 @@ def measure(command, tmp_path, monkeypatch):
         return code, out, err
 
     return call
-
-
-# --- the work ------------------------------------------------------------------------------------
 
 
 def test_a_run_equals_one_of_this_machine(shared, measure, tmp_path):
@@ -185,31 +175,33 @@ def kill_later(when):
 
 
 @pytest.mark.slow
-def test_a_task_whose_worker_dies_is_measured_on_another_one(own_cluster, measure, tmp_path):
-    cluster = own_cluster()
-    python = cluster.write(pause=0.5)
-    first = processes(cluster.dask)[0]
-    thread = kill_later(lambda: logged(python, "measure") and first)
-    code, _, err = measure(cluster.address)
-    thread.join()
+def test_a_task_whose_worker_dies_is_measured_on_another_one(measure, tmp_path):
+    with started(tmp_path / "cluster") as cluster:
+        python = cluster.write(pause=0.5)
+        first = processes(cluster.dask)[0]
+        thread = kill_later(lambda: logged(python, "measure") and first)
+        code, _, err = measure(cluster.address)
+        thread.join()
     assert code == 0, err
     assert len(read_run_file(tmp_path / "run.json").run.cases) == 6
 
 
 @pytest.mark.slow
-def test_a_case_that_no_worker_survives_is_incomplete_and_no_error(own_cluster, measure, tmp_path):
-    with dask.config.set({"distributed.scheduler.allowed-failures": 0}):
-        cluster = own_cluster()
-    python = cluster.write(how={FIRST: "hang"})
+def test_a_case_that_no_worker_survives_is_incomplete_and_no_error(measure, tmp_path):
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
+        started(tmp_path / "cluster") as cluster,
+    ):
+        python = cluster.write(how={FIRST: "hang"})
 
-    def parent_of_the_hanging():
-        """The one that hangs has a child; its parent is Dask's worker."""
-        hanging = [process for process, _ in logged(python, "child")]
-        return hanging and int(Path(f"/proc/{hanging[0]}/stat").read_text().split()[3])
+        def parent_of_the_hanging():
+            """The one that hangs has a child; its parent is Dask's worker."""
+            hanging = [process for process, _ in logged(python, "child")]
+            return hanging and int(Path(f"/proc/{hanging[0]}/stat").read_text().split()[3])
 
-    thread = kill_later(parent_of_the_hanging)
-    code, out, err = measure(cluster.address, cases="*/lora-r[14]/resnet18")
-    thread.join()
+        thread = kill_later(parent_of_the_hanging)
+        code, out, err = measure(cluster.address, cases="*/lora-r[14]/resnet18")
+        thread.join()
     assert (code, out) == (3, f"{tmp_path}/run.json: 3 cases\n")
     assert f"{FIRST}: given up after losing 1 node, tcp://127.0.0.1:" in err
     run = read_run_file(tmp_path / "run.json").run
@@ -217,7 +209,85 @@ def test_a_case_that_no_worker_survives_is_incomplete_and_no_error(own_cluster, 
     assert not run.selection.complete
 
 
-# --- bad input -----------------------------------------------------------------------------------
+BRIEF = ("--time-limit", "60")
+
+
+@pytest.mark.nightly
+def test_killed_workers_change_nothing_in_the_run(tmp_path, measure, monkeypatch):
+    # These cases are not to blame.
+    monkeypatch.setenv("DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES", "1000")
+    python = write_worker(tmp_path / "python", pause=0.25)
+    here = tmp_path / "here.json"
+    assert measure("local", "--jobs", "2", *BRIEF, save=here, python=python, cases="*")[0] == 0
+    expected = read_run_file(here).run
+    draw, left = random.Random(4), [100]
+
+    def strike(cluster):
+        while left[0]:
+            time.sleep(draw.uniform(0.5, 2.0))
+            cluster.replace_worker(draw)
+            left[0] -= 1
+
+    with StartedCluster(tmp_path / "cluster", python, workers=4) as cluster:
+        thread = threading.Thread(target=strike, args=(cluster,), daemon=True)
+        thread.start()
+        number = 0
+        while left[0]:
+            number += 1
+            save = tmp_path / f"run{number}.json"
+            code, _, err = measure(cluster.address, *BRIEF, save=save, python=python, cases="*")
+            assert code == 0, err
+            assert read_run_file(save).run == expected
+        thread.join()
+
+
+@pytest.mark.slow
+def test_a_killed_scheduler_loses_nothing_and_nothing_is_measured_twice(tmp_path, measure):
+    python = write_worker(tmp_path / "python", pause=0.25)
+    glob = "shift/*/resnet18"
+    here = tmp_path / "here.json"
+    assert measure("local", "--jobs", "2", *BRIEF, save=here, python=python, cases=glob)[0] == 0
+    expected = read_run_file(here).run
+    begun = len(logged(python, "measure"))
+    save = tmp_path / "run.json"
+
+    def strike(cluster):
+        wait_until(lambda: journal_of(save).exists() and len(cases_in(journal_of(save))))
+        cluster.scheduler.kill()
+
+    with StartedCluster(tmp_path / "one", python, workers=2) as cluster:
+        thread = threading.Thread(target=strike, args=(cluster,))
+        thread.start()
+        code, _, err = measure(cluster.address, *BRIEF, save=save, python=python, cases=glob)
+        thread.join()
+    assert code == 3
+    assert f"{cluster.address}: the Dask scheduler has gone" in err
+    kept = cases_in(journal_of(save))
+    assert kept
+    before = [request["case"] for _, request in logged(python, "measure")[begun:]]
+    with StartedCluster(tmp_path / "two", python, workers=2) as cluster:
+        words = [*BRIEF, "--resume", str(save)]
+        code, _, err = measure(cluster.address, *words, save=save, python=python, cases=glob)
+    assert code == 0, err
+    assert read_run_file(save).run == expected
+    again = [request["case"] for _, request in logged(python, "measure")[begun:]][len(before) :]
+    assert set(again) == expected.cases.keys() - kept
+
+
+@pytest.mark.nightly
+def test_a_real_run_equals_one_of_this_machine_with_its_adapters(tmp_path, measure):
+    runs = []
+    with local_cluster(tmp_path, workers=1) as cluster:
+        for on in ("local", cluster.scheduler_address):
+            save = tmp_path / str(len(runs)) / "run.json"
+            code, _, err = measure(on, save=save, cases="shift/lora-r1/shufflenet_v2_x0_5")
+            assert code == 0, err
+            kept = adapters_of_run(save)
+            files = {path.relative_to(kept): path.read_bytes() for path in kept.rglob("*.*")}
+            runs.append((read_run_file(save).run, files))
+    here, there = runs
+    assert here == there
+    assert len(here[1]) >= 2
 
 
 ANSWER = CaseAnswer(
@@ -238,7 +308,7 @@ def taken(result):
 
 
 ODD_NAMES = [
-    *("../x.json", "/etc/x.json", "a/b.json", ".x.json", "x.py", "x.json\\n", "x\\u0000.json"),
+    *("../x.json", "/etc/x.json", "a/b.json", ".x.json", "x.py", "x.json\\n", "x\\u0000.json")
 ]
 
 
@@ -347,9 +417,6 @@ def test_a_node_that_lacks_something_is_refused_by_name(shared, measure, fact, v
     assert re.search(rf"error: node [01] \(tcp://127\.0\.0\.1:\d+\): {problem}", err), err
 
 
-# --- its parts -----------------------------------------------------------------------------------
-
-
 def test_a_run_is_of_the_machine_that_measured_most_and_records_name_others():
     other = msgspec.structs.replace(MACHINE, digest="sha256:01", cpu="Another CPU")
     lines = [
@@ -363,9 +430,6 @@ def test_a_run_is_of_the_machine_that_measured_most_and_records_name_others():
     assert run.machine == other
     assert run.cases["a/b/c"].machine == MACHINE
     assert run.cases["a/b/d"].machine is msgspec.UNSET
-
-
-# --- a project's own cases -----------------------------------------------------------------------
 
 
 @pytest.fixture

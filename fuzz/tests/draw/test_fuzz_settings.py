@@ -30,9 +30,7 @@ NETWORK = Network(
 @given(data=st.data())
 def test_settings_make_a_configuration(name, data):
     method = METHODS[name]
-
     drawn = data.draw(settings(method, NETWORK))
-
     assert set(drawn) <= set(config_defaults(method.config))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -41,9 +39,7 @@ def test_settings_make_a_configuration(name, data):
 
 def test_adapters_of_one_model_share_what_the_documentation_wants_alike():
     first = {"target_modules": ["head"], "r": 2, "projection_prng_key": 1}
-
     drawn = find(settings(METHODS["vera"], NETWORK, beside=first), lambda _drawn: True)
-
     assert drawn["projection_prng_key"] == 1
 
 

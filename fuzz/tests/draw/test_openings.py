@@ -23,15 +23,10 @@ HEAD = Layer(name="head", kind="linear", inputs=6, outputs=6)
 
 def lives(method="lora", *, copies=False):
     settings = {"target_modules": ["layer0"], "r": 6}
-    saved = {"modules_to_save": ["head"]} if copies else {}
-    one = Example(
-        network=Network(layers=(GROUPED, HEAD), sizes=(2, 2)),
-        method=method,
-        adapters=(
-            Adapter(name="default", settings=settings),
-            Adapter(name="other", settings={**settings, **saved}),
-        ),
-    )
+    others = {**settings, "modules_to_save": ["head"]} if copies else settings
+    adapters = (Adapter(name="default", settings=settings), Adapter(name="other", settings=others))
+    network = Network(layers=(GROUPED, HEAD), sizes=(2, 2))
+    one = Example(network=network, method=method, adapters=adapters)
     kind = METHODS[method]
     each = openings(Choices.of(one, kind))
     return [replace(one, acts=allowed(one, kind, opening)) for opening in each]
@@ -80,7 +75,7 @@ NEEDS_AN_ABILITY = {
 }
 
 
-def test_openings_have_what_copies_and_abilities_need():
+def test_openings_have_what_copies_and_abilities_need_and_only_what_a_method_can_do():
     without, copying = lives(), lives(copies=True)
     for name, wanted in NEEDS_COPIES.items():
         assert any(happens(one, wanted) for one in copying), name
@@ -88,8 +83,6 @@ def test_openings_have_what_copies_and_abilities_need():
     for name, wanted in NEEDS_AN_ABILITY.items():
         assert any(happens(one, wanted) for one in without), name
 
-
-def test_openings_have_only_what_a_method_can_do():
     acts = [act for one in lives("oft") for act in one.acts]
     assert acts
     assert not any(isinstance(act, HotSwap) for act in acts)
