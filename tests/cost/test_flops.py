@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from peft_regress.cost import UncountedOperatorError, formulas, register_flop_formula
-from peft_regress.cost.formulas import does_matrix_work, formula_of
+from peft_regress.cost.formulas import does_matrix_work, formula_of, paper_formula_of
 from peft_regress.cost.operators import describe
 from peft_regress.errors import PeftRegressError
 
@@ -47,6 +47,10 @@ PRODUCTS = [
 @pytest.mark.parametrize(("operator", "operands", "flops"), PRODUCTS)
 def test_matrix_products(operator, operands, flops):
     assert count(operator, *operands) == flops
+
+
+def test_torch_s_counter_takes_complex_numbers_for_real_ones():
+    assert paper_formula_of(aten.mm)(A.to(torch.complex64), B, out=A @ B) == ONCE
 
 
 class Counting(TorchDispatchMode):
