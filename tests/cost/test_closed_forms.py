@@ -12,17 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from network_zoo import (
-    CLASSES,
-    NETWORKS,
-    Between,
-    adapted,
-    by_module,
-    fake_cost,
-    pairings,
-    step,
-    step_between,
-)
+from network_zoo import NETWORKS, Between, adapted, by_module, fake_cost, pairings, step_between
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torchvision.models.swin_transformer import ShiftedWindowAttention
@@ -111,9 +101,6 @@ def closed_forms(model, shape):
     return found
 
 
-# --- Whole networks -------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(("name", "method"), pairings("closed forms"))
 def test_every_layer_of_a_network_is_its_closed_form(name, method):
     cost = fake_cost(name, method)
@@ -121,18 +108,6 @@ def test_every_layer_of_a_network_is_its_closed_form(name, method):
     assert len(expected) > 10
     assert by_module(cost) == expected
     assert (cost.forward_flops, cost.backward_flops) == total(*expected.values())
-
-
-@pytest.mark.parametrize("trains", ["layer4", "fc", "bn1"])
-def test_frozen_weights_pass_gradients_on_down_to_the_first_trained_layer(trains):
-    """BatchNorm's weight needs the gradients of all layers above it."""
-    model = NETWORKS["resnet18"].build().requires_grad_(False)
-    model.get_submodule(trains).requires_grad_(True)
-    shape = NETWORKS["resnet18"].shape
-    assert by_module(step(model, shape, classes=CLASSES)) == closed_forms(model, shape)
-
-
-# --- Any convolution, counted product by product --------------------------------------------------
 
 
 def counted_products(layer, shape):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torchvision
-from network_zoo import Applying, adamw, step
+from network_zoo import Applying, step
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -22,9 +22,6 @@ def count(operator, *args, **kwargs):
     formula = formula_of(operator)
     assert formula is not None
     return formula(*args, out=operator(*args, **kwargs), **kwargs)
-
-
-# --- Matrix products ------------------------------------------------------------------------------
 
 
 A, B = torch.ones(2, 3), torch.ones(3, 5)
@@ -78,47 +75,33 @@ def fallback(a, b, offs):
     return torch.ops.transformers.grouped_mm_fallback(a, b, offs=offs)
 
 
-def mm_by_mm(a, b, offs):
-    """Take the product of each group by `mm`."""
-    if offs is None:
-        return torch.stack([x @ y for x, y in zip(a, b, strict=True)])
-    ends = offs.tolist()
-    groups = list(enumerate(zip([0, *ends], ends, strict=False)))
-    if a.dim() < b.dim():
-        return torch.cat([a[start:end] @ b[at] for at, (start, end) in groups])
-    if a.dim() > b.dim():
-        return torch.cat([a[at] @ b[:, start:end] for at, (start, end) in groups], dim=1)
-    return torch.stack([a[:, start:end] @ b[start:end] for _, (start, end) in groups])
-
-
 @pytest.mark.skipif(not hasattr(nn.functional, "grouped_mm"), reason="this torch has none")
 @pytest.mark.parametrize("fake", [False, True])
 @pytest.mark.parametrize(
-    ("product", "shapes", "ends", "share"),
+    ("product", "shapes", "ends", "times"),
     [
+        # Groups of rows, of columns, of what is summed over; three whole products.
         (grouped_mm, ((16, 8), (3, 8, 24)), [3, 3, 16], 1),
         (grouped_mm, ((3, 16, 8), (8, 24)), [8, 8, 24], 1),
         (grouped_mm, ((16, 8), (8, 24)), [2, 2, 8], 1),
-        (grouped_mm, ((3, 16, 8), (3, 8, 24)), None, 1),
+        (grouped_mm, ((3, 16, 8), (3, 8, 24)), None, 3),
         (grouped_mm, ((16, 8), (3, 8, 24)), [3, 3, 8], 0.5),  # half the rows are in no group
         (fallback, ((16, 8), (3, 8, 24)), [3, 3, 16], 1),
     ],
 )
-def test_grouped_products_cost_as_much_as_each_group_by_itself(product, shapes, ends, share, fake):
+def test_grouped_products_cost_as_much_as_each_group_by_itself(product, shapes, ends, times, fake):
     offs = None if ends is None else torch.tensor(ends, dtype=torch.int32)
     a, b = (torch.randn(shape, dtype=torch.bfloat16, requires_grad=True) for shape in shapes)
-    with FlopCounterMode(display=False) as counter:
-        mm_by_mm(a, b, offs).sum().backward()
-    expected = counter.get_total_flops()
     if fake:  # without values, the groups are taken to be all rows
-        expected /= share
+        times = max(times, 1)
         mode = FakeTensorMode()
         a, b = mode.from_tensor(a), mode.from_tensor(b)
         offs = None if ends is None else mode.from_tensor(offs)
     with Counting() as counting:
         out = product(a, b, offs)
         out.backward(torch.ones_like(out))
-    assert counting.flops == expected > 0
+    # Forward, and for the gradient of each operand.
+    assert counting.flops == 3 * 2 * 16 * 8 * 24 * times
 
 
 def test_singular_value_decomposition_is_told_apart_and_symmetric():
@@ -133,16 +116,14 @@ def test_singular_value_decomposition_is_told_apart_and_symmetric():
     assert not describe(aten.mm.default).is_svd
 
 
-# --- Registry and what must not pass for free -----------------------------------------------------
-
-
 def test_a_second_formula_for_an_operator_is_refused():
     with pytest.raises(PeftRegressError, match=r"aten\.mm already has a FLOP formula"):
         register_flop_formula(aten.mm)(lambda *_args, **_kwargs: 0)
 
 
 MATRIX_WORK = """
-    aten._trilinear aten.linalg_inv_ex aten._cdist_forward aten._spsolve aten.mkldnn_convolution
+    aten._trilinear aten.linalg_inv_ex aten.linalg_cholesky_ex aten._linalg_eigh
+    aten._cdist_forward aten._spsolve aten.mkldnn_convolution
     aten.mkldnn_linear aten.mkldnn_rnn_layer aten._conv_depthwise2d aten.slow_conv3d_forward
     aten._slow_conv2d_forward aten.miopen_depthwise_convolution aten._flash_attention_forward
     aten._native_multi_head_attention aten._weight_int4pack_mm_for_cpu aten._grouped_mm
@@ -152,7 +133,8 @@ MATRIX_WORK = """
 OTHER_WORK = """
     aten.relu aten.native_batch_norm aten.linalg_vector_norm aten.upsample_bilinear2d
     aten._prelu_kernel aten.celu aten.dist aten.fake_quantize_per_tensor_affine
-    aten.max_pool2d_with_indices aten._log_softmax prim.device
+    aten.max_pool2d_with_indices aten._log_softmax prim.device torchvision.roi_align
+    torchvision.nms
 """.split()  # noqa: SIM905
 
 
@@ -197,9 +179,6 @@ def test_a_registered_formula_is_used(monkeypatch):
     assert cost.paper_forward_flops == 0
 
 
-# --- The paper's counter --------------------------------------------------------------------------
-
-
 def torch_s_counter(model, shape):
     with FlopCounterMode(display=False) as counter:
         loss = model(torch.zeros(shape)).sum()
@@ -232,12 +211,3 @@ def test_paper_counter_equals_torch_s(architecture):
     else:  # fixed upstream: ours must not have moved
         assert cost.backward_flops == backward
         assert (architecture == "resnet18") == (cost.paper_backward_flops == backward)
-
-
-def test_grouped_convolutions_are_where_the_two_counters_differ():
-    """The reference numbers of mobilenet_v2 at 224x224: 11,678 MFLOP reported, 1,181 correct."""
-    model = torchvision.models.mobilenet_v2(num_classes=1000)
-    cost = step(model, (1, 3, 224, 224), classes=1000, optimizer=adamw, loss="sum")
-    assert round(cost.paper_backward_flops / 1e6) == 11_678
-    assert round(cost.backward_flops / 1e6) == 1_181
-    assert cost.paper_forward_flops == cost.forward_flops

@@ -32,9 +32,6 @@ def same_cost(make):
     return cost
 
 
-# --- Tensors of a closure -------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("times", [1, 2])
 def test_a_constant_in_a_closure_is_held_all_along_as_a_buffer_of_the_module(times):
     constant = torch.ones(WIDTH, WIDTH)
@@ -51,22 +48,6 @@ def test_a_constant_in_a_closure_is_held_all_along_as_a_buffer_of_the_module(tim
         ("1", size)
     ]
     assert cost.forward_flops == LAYERS + times * 2 * BATCH * WIDTH * WIDTH
-
-
-def test_a_teacher_that_gets_no_gradient_is_a_buffer():
-    teacher = nn.Linear(WIDTH, WIDTH)
-
-    def apply(x):
-        with torch.no_grad():
-            target = teacher(x)
-        return x + target
-
-    cost = same_cost(lambda: with_function(apply))
-    assert cost.peak_buffer_bytes == 4 * (WIDTH + 1) * WIDTH
-    assert teacher.weight.grad is None
-
-
-# --- Subclasses that wrap tensors -----------------------------------------------------------------
 
 
 class Factors(Tensor):
@@ -128,9 +109,6 @@ def test_a_parameter_of_two_tensors_costs_twice():
         assert getattr(double, name) == 2 * getattr(plain, name), name
 
 
-# --- Functions that operators run -----------------------------------------------------------------
-
-
 @BOTH
 def test_an_operator_that_runs_functions_is_refused_by_name(fake):
     def apply(x):
@@ -142,9 +120,6 @@ def test_an_operator_that_runs_functions_is_refused_by_name(fake):
         named = r"reached in the forward .* module '1'|HOP cond"
     with pytest.raises((UnprofilableModelError, NotImplementedError), match=named):
         cost_of(with_function(apply), fake=fake)
-
-
-# --- Storages that are larger on real tensors -----------------------------------------------------
 
 
 def half(x):
@@ -165,6 +140,10 @@ def image(x):
     return x.view(BATCH, 1, 8, 8)
 
 
+def group_norm(x):
+    return nn.functional.group_norm(x.bfloat16(), 16, torch.ones(WIDTH)).float()
+
+
 @pytest.mark.parametrize(
     "function",
     [
@@ -173,26 +152,13 @@ def image(x):
         lambda x: x + nn.functional.fold(nn.functional.unfold(image(x), 3), 8, 3).sum(),
         batch_norm,
         layer_norm,
+        group_norm,
     ],
-    ids=["unfold", "few", "fold", "batch_norm", "layer_norm"],
+    ids=["unfold", "few", "fold", "batch_norm", "layer_norm", "group_norm"],
 )
 def test_a_storage_is_as_large_as_the_real_one(function):
-    same_cost(lambda: with_function(function))
-
-
-def test_statistics_of_half_precision_are_kept_in_float32():
-    def cost(dtype):
-        def group_norm(x):
-            return nn.functional.group_norm(
-                x.bfloat16(), 16, torch.ones(WIDTH, dtype=dtype)
-            ).float()
-
-        model = with_function(group_norm)
-        fake, real = cost_of(model, fake=True), cost_of(model, fake=False)
-        # torch runs another operator on fake tensors; all else is equal.
-        assert dataclasses.replace(fake, aten_ops=real.aten_ops) == real
-        return fake
-
-    mixed, pure = cost(torch.float32), cost(torch.bfloat16)
-    statistics, weight = 2 * BATCH * 16 * (4 - 2), WIDTH * (4 - 2)
-    assert mixed.peak_activation_bytes == pure.peak_activation_bytes + statistics + weight
+    """Of statistics, too, which are kept in float32 beside numbers of half precision."""
+    fake, real = (cost_of(with_function(function), fake=fake) for fake in (True, False))
+    if function is group_norm:  # torch runs another operator on fake tensors
+        fake = dataclasses.replace(fake, aten_ops=real.aten_ops)
+    assert fake == real
