@@ -6,7 +6,6 @@ import os
 import re
 import shlex
 import shutil
-from pathlib import Path
 
 import msgspec
 import pytest
@@ -38,7 +37,6 @@ from peft_regress.runs.journal import Header, JournalWriter, KeptRecord
 
 CASES = matrix_cases("default")
 IDS = [case.id for case in CASES]
-ROOT = Path(__file__).parents[2]
 MORE = {**VALUES, "forward_flops": 4_000_000_000}
 
 
@@ -105,15 +103,6 @@ def counts(run):
 def test_shards_are_judged_by_the_storage_as_one_run(project, counts, storage, made, expected):
     write_shards(project.folder / "shards", **made)
     assert counts() == expected
-
-
-def test_a_regression_in_one_shard_is_seen(project, counts, storage):
-    write_shards(project.folder / "shards")
-    made = project.saved("shards/shard-3.json")
-    worse = {next(iter(made.cases)): make_record(next(iter(made.cases)), MORE)}
-    changed = msgspec.structs.replace(made, cases={**made.cases, **worse})
-    project.write({"shards/shard-3.json": changed})
-    assert counts() == (1, {"regressed": 1, "unchanged": 99})
 
 
 def test_a_case_that_only_the_matrix_knows_is_missing_too(project, counts):
@@ -315,18 +304,6 @@ def test_what_is_compared_or_stored_is_not_overwritten(run, storage, tmp_path, n
     assert len(list((tmp_path / "run.adapters").iterdir())) == 1
 
 
-def test_a_regressed_release_is_shown_with_its_layer_and_a_command_for_its_method(run, monkeypatch):
-    monkeypatch.chdir(ROOT)
-    code, out, _ = run("0004", "0007", "--format", "markdown")
-    assert code == 1
-    assert "peft-regress compare 0004 0007" in out
-    assert "why: peft 0.21.2 -&gt; 0.14.0, the only package that changed" in out
-    assert "  conv1.lora_magnitude_vector.default aten.convolution: +236.0 MFLOP\n" in out
-    assert "pytest benchmarks --regress-cases '*/dora-r*/*'\n" in out
-    assert "peft-regress explain 0004_peft-0.21.2 0007 shift/dora-r1/resnet18" in out
-    assert "Shortened" not in out
-
-
 @pytest.mark.parametrize("output", ["text", "markdown"])
 @pytest.mark.parametrize(
     "named",
@@ -372,22 +349,6 @@ def test_what_was_chosen_is_typed_again(project, run, storage):
     assert " --regress-matrix extended --regress-strict\n" in out
     out = run("old.json", "new.json", "--format", "markdown").out
     assert f"pytest benchmarks --regress-cases {LORA}\n" in out
-
-
-def test_no_name_is_a_command_in_the_log_of_a_step(project, run, monkeypatch):
-    texts = (f"{'::error::t ' * 9}##[error]a", "::set-output name=x::y " * 9)
-    broken = [
-        make_record(name, status="error", error=schema.Failure(type=text, message=text))
-        for name, text in zip((FULL, LORA), texts, strict=True)
-    ]
-    project.write({"old.json": [make_record(FULL), make_record(LORA)], "new.json": broken})
-    monkeypatch.setenv("COLUMNS", "40")
-    assert re.search(r"^ *::", run("old.json", "new.json").out, re.MULTILINE)
-    monkeypatch.setenv("GITHUB_ACTIONS", "true")
-    out = run("old.json", "new.json").out
-    # The runner looks for the one behind blanks, and for the other anywhere.
-    assert not re.search(r"^\s*::|##\[", out, re.MULTILINE)
-    assert ": :error::t" in out
 
 
 def test_strict_fails_improvements(project, run):

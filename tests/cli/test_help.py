@@ -50,24 +50,6 @@ def test_cases_have_one_option_and_its_old_name_still_works():
         assert context.params["cases"] == "shift/*"
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_help_shows_each_option_once(name):
-    found = command_of(name)
-    text = found.get_help(click.Context(found))
-    for option in found.params:
-        if isinstance(option, click.Option):
-            lines = [line for line in text.splitlines() if line.startswith(f"  {option.opts[0]}")]
-            assert (
-                len([line for line in lines if option.opts[0] in line.replace(",", "").split()])
-                == 1
-            ), option.name
-    # An argument is in the usage, and no option.
-    arguments = {one.make_metavar(click.Context(found)) for one in found.params} & {
-        *(line.strip() for line in text.splitlines())
-    }
-    assert not arguments
-
-
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_a_shell_can_complete_commands_and_options(command, monkeypatch, shell):
     monkeypatch.setenv("_PEFT_REGRESS_COMPLETE", f"{shell}_source")

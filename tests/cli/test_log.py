@@ -36,7 +36,8 @@ def hostile_run(value):
         invariant_notes={HOSTILE: HOSTILE},
         ledger=schema.Ledger(modules={HOSTILE: schema.ModuleCosts(forward_flops={HOSTILE: value})}),
     )
-    error = schema.Failure(type=HOSTILE, message=f"{HOSTILE}{value}")
+    message = f"{HOSTILE}{value}{' ::error::t' * 9}"
+    error = schema.Failure(type=HOSTILE, message=message)
     return make_run(
         lora,
         make_record(FULL, status="error", error=error),
@@ -50,7 +51,7 @@ def world(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for value in (1, 2):
         write_run(tmp_path / f"{value}.json", hostile_run(value))
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("COLUMNS", "40")  # a line may begin with any word
     for value in (1, 2):
         printed("accept", f"{value}.json", "--reason", "r", "--allow-errors", "*")
     monkeypatch.setenv("GITHUB_ACTIONS", "true")

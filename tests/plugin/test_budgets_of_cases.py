@@ -69,21 +69,17 @@ def test_a_share_above_its_limit_fails_the_case_and_the_run(project):
     assert "FAILED test_suite.py::test_case[shift/lora-r1/tiny]" not in out
 
 
-def test_the_reference_of_full_fine_tuning_judges_a_run_that_did_not_select_it(project):
+@pytest.mark.parametrize("is_known", [True, False])
+def test_a_share_of_what_did_not_run_is_judged_by_the_reference_or_said_not_to_be(
+    project, is_known
+):
     project.limit(OVER)
-    code, out = project.inner(SAVE, "-k", "lora-r4 and tiny2")
-    assert code == 1
-    assert "shift/lora-r4/tiny2: over budget" in out
-
-
-def test_without_full_fine_tuning_a_share_is_not_judged_and_the_run_says_so(project):
-    project.limit(OVER)
-    project.judge_by(LORA)
+    if not is_known:
+        project.judge_by(LORA)
     code, out = project.inner(SAVE, "-k", "lora-r4 and not tiny2")
-    assert code == 0, out
-    flat = " ".join(out.split())
+    assert (code, f"{LORA}: over budget" in out) == (int(is_known), is_known)
     text = f"budget peak_of {FULL} is not judged: {FULL} is neither in this run nor among its"
-    assert text in flat
+    assert (text in " ".join(out.split())) is not is_known
 
 
 def test_a_budget_that_is_looser_than_the_references_fails_a_strict_run(project):
@@ -101,12 +97,3 @@ def test_a_file_that_cannot_be_used_ends_the_run_before_it_measures(project):
     assert "peek_of_full" in out
     assert "Traceback" not in out
     assert project.log == []
-
-
-def test_the_settings_may_name_another_file(project):
-    project.limit(KEPT)
-    named = "[tool.peft_regress]\nbudgets = 'mine.toml'\n"
-    project.write({"mine.toml": OVER, "pyproject.toml": named})
-    code, out = project.inner(SAVE)
-    assert code == 1
-    assert f"{LORA}: over budget" in out

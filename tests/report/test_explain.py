@@ -5,7 +5,6 @@ import json
 import re
 from pathlib import Path
 
-import msgspec
 import pytest
 from builders import FULL, LORA, make_record, make_run, observe, write_entry, write_run
 
@@ -185,12 +184,6 @@ def test_a_status_that_changed_is_told_with_the_error():
     assert decoded["new"]["error"] == {"type": "KeyError", "message": "'conv1'"}
 
 
-def test_another_definition_is_told():
-    other = observe(msgspec.structs.replace(NEW, definition="sha256:other"))
-    assert "definition changed" in as_text(explanation(BEFORE, other, CHANGES, top=10))
-    assert "definition changed" not in as_text(explanation(BEFORE, AFTER, CHANGES, top=10))
-
-
 def test_settings_and_invariants_that_are_false_are_told():
     notes = {"merge": "head: off by 0.3"}
     old, new = (
@@ -277,9 +270,6 @@ def test_explain_takes_run_files_folders_storages_and_entries(explain, tmp_path)
     }
     document = explanation(BEFORE, AFTER, CHANGES, top=10)
     assert tables == {as_text(document).partition("  environment:")[2] + "\n"}
-
-
-def test_explain_takes_a_top(explain):
     assert "2 more" in explain("0001", "0002", LORA, "--top", "1")[1]
 
 

@@ -94,6 +94,7 @@ def case_route(name):
 
 
 OLD = make_entry(0, record(LORA), record(FULL))
+EMPTY = dataclasses.replace(OLD, run=msgspec.structs.replace(OLD.run, cases={}))
 WORSE = make_entry(1, record(LORA, flops=2 * FLOPS), record(FULL), role="run")
 SAME = make_entry(1, record(LORA), record(FULL), role="run")
 
@@ -187,11 +188,21 @@ def test_a_partial_run_and_an_error_of_the_library_are_said(show):
     assert "1 case (1 error)" in page.locator("").inner_text()
 
 
-def test_a_page_that_nothing_judges_says_so_and_is_not_empty(show):
-    page = show(content_of(OLD))
-    assert page.texts("h1") == ["What fine-tuning costs, and what it gains"]
-    assert "Nothing has moved by more than its bound." in page.locator("").inner_text()
-    assert page.locator(".glance").count() == 0
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (content_of(OLD), "Nothing has moved by more than its bound."),
+        (one_case(), "1 case over 5 entries"),
+        (content_of(EMPTY), "The 1 entry hold no case"),
+    ],
+    ids=["not judged", "one case", "no case"],
+)
+def test_a_small_page_says_what_it_lacks_and_has_all_views(show, content, text):
+    page = show(content)
+    assert text in page.locator("").inner_text()
+    if content.entries == (OLD,):
+        assert page.texts("h1") == ["What fine-tuning costs, and what it gains"]
+        assert page.locator(".glance").count() == 0
     for view in page.page.evaluate("page.views"):
         page.go(view)
         assert page.locator("h1").count() == 1
@@ -444,8 +455,6 @@ def test_a_history_starts_with_the_largest_change_and_shows_what_moved(opened):
     choose(opened, only="all")
     assert opened.locator("svg [data-mark=line] path").count() > 5
 
-
-def test_a_history_marks_what_moved(opened):
     opened.go(f"history?case={DORA}&metric=forward_flops")
     rows = [row.split("\t") for row in opened.locator("tbody tr").all_inner_texts()]
     old, new = (format_value(v, "flop") for v in (7_481_163_899, 3_853_850_112))
@@ -589,19 +598,6 @@ def test_unknown_choices_in_an_address_become_the_defaults(opened):
     opened.go("tradeoffs?cost=gold&batch=7&task=__proto__&architecture=%00")
     assert opened.locator("[name=cost]").input_value() == "memory"
     assert opened.locator("figure svg[role=img]").count() == 4
-
-
-def test_a_page_of_one_case_or_none_has_all_views(show):
-    empty = dataclasses.replace(OLD, run=msgspec.structs.replace(OLD.run, cases={}))
-    for content, text in (
-        (one_case(), "1 case over 5 entries"),
-        (content_of(empty), "The 1 entry hold no case"),
-    ):
-        page = show(content)
-        assert text in page.locator("").inner_text()
-        for view in page.page.evaluate("page.views"):
-            page.go(view)
-            assert page.locator("h1").count() == 1
 
 
 def test_paper_has_all_columns_and_forced_colours_mark_the_view(opened):

@@ -26,7 +26,7 @@ from peft_regress.gate.judge import judge, judge_case
 from peft_regress.gate.verdicts import CaseVerdict
 from peft_regress.metrics import METRICS
 from peft_regress.project.budgets import Bound
-from peft_regress.report.sentences import contents_line, reason_cells, version_changes
+from peft_regress.report.sentences import contents_line, reason_cells
 from peft_regress.runs.schema import Failure
 from peft_regress.text import clean
 
@@ -88,13 +88,6 @@ def test_the_contents_of_a_run_are_counted():
     assert contents_line(make_run(failed, untimed)) == (
         "2 cases: 1 error, 1 ok; known defects: 1 invariant false; no times"
     )
-
-
-def test_a_package_that_one_side_lacks_did_not_change():
-    """Its case failed before it imported it, or another case of the run alone imports it."""
-    old = {"a": "1", "same": "1", "peft": "0.1", "lightning": "2.6.6"}
-    new = {"b": "2", "same": "1", "peft": "0.2"}
-    assert version_changes(old, new) == ["peft 0.1 -> 0.2"]
 
 
 def test_modules_beyond_the_largest_are_counted():
