@@ -24,8 +24,8 @@ class Part(NamedTuple):
 
 
 PARTS: Final = (
-    Part("peft_regress/, Python", ("peft_regress/**/*.py",), "lines", 34_830),
-    Part("modules there", ("peft_regress/**/*.py",), "files", 217),
+    Part("peft_regress/, Python", ("peft_regress/**/*.py",), "lines", 35_040),
+    Part("modules there", ("peft_regress/**/*.py",), "files", 218),
     Part("fuzz/peft_fuzz/", ("fuzz/peft_fuzz/**/*.py",), "lines", 9_376),
     Part(
         "JavaScript and CSS of the page",
@@ -33,7 +33,7 @@ PARTS: Final = (
         "lines",
         3_005,
     ),
-    Part("tests, both", ("tests/**/*.py", "fuzz/tests/**/*.py"), "lines", 43_520),
+    Part("tests, both", ("tests/**/*.py", "fuzz/tests/**/*.py"), "lines", 40_900),
     Part("tools, both", ("tools/**/*.py", "fuzz/tools/**/*.py"), "lines", 7_682),
 )
 

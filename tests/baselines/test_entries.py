@@ -1,5 +1,7 @@
 """The baseline storage: entries, accepted one by one, which pytest-benchmark reads too."""
 
+from pathlib import Path
+
 import msgspec
 import pytest
 from builders import (
@@ -21,13 +23,16 @@ from builders import (
 
 from peft_regress.baselines.accept import accept_run
 from peft_regress.baselines.current import read_contents
+from peft_regress.baselines.references import read_references
 from peft_regress.baselines.storage import baseline_files
 from peft_regress.cases import matching_ids
+from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.errors import InputError, RunFileError, UnknownNameError
 from peft_regress.runs.ledger_files import ledger_file
 from peft_regress.runs.run_file import read_run_file, write_run_file
 from peft_regress.runs.schema import Acceptance, Failure, Ledger
 
+ROOT = Path(__file__).parents[2]
 LINUX = "Linux-CPython-3.11-64bit"
 HEAD = "shift/head/resnet18"
 
@@ -196,3 +201,16 @@ def test_globs_match_the_expected_cases(tmp_path):
     for pattern in ("", "full", "SHIFT/*", GALORE, "a/b/c"):
         with pytest.raises(UnknownNameError, match=f"unknown case pattern .*Known: .*{FULL}"):
             matching_ids(judges, pattern)
+
+
+def test_the_entries_that_judge_the_default_matrix_hold_times_of_all_its_cases(own_storage):
+    references = read_references(ROOT / "baselines")
+    cases = {case.id for case in matrix_cases("default")}
+    judges = {references[case].run_name for case in cases}
+    timed = {
+        entry["extra_info"]["peft_regress"]["case_id"]
+        for file in own_storage
+        if file.path.stem in judges
+        for entry in file.document["benchmarks"]
+    }
+    assert cases <= timed
