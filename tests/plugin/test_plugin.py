@@ -328,8 +328,15 @@ FORGETS = SUITE.replace("case_params()", "[p for p in case_params() if 'full' no
 SKIPS = SUITE.replace("    peft", "    'full' in case.id and pytest.skip('not today')\n    peft")
 
 
-@pytest.mark.parametrize("narrowing", [(), ("-k", "tiny"), ("--regress-shard=1/1",), WORKERS])
-@pytest.mark.parametrize(("suite", "hook"), [(SUITE, HOOK), (FORGETS, ""), (SKIPS, "")])
+@pytest.mark.parametrize(
+    ("suite", "hook", "narrowing"),
+    [
+        *((SUITE, HOOK, words) for words in ((), ("-k", "tiny"), ("test_suite.py",))),
+        *((FORGETS, "", words) for words in ((), ("-k", "tiny"), ("--regress-shard=1/1",))),
+        (SKIPS, "", ()),
+        pytest.param(SUITE, HOOK, ("-n", "2"), marks=pytest.mark.nightly),
+    ],
+)
 def test_a_case_that_is_not_run_is_a_hole_that_fails_the_run(project, suite, hook, narrowing):
     project.configure(methods=("full", "head"), extra=hook)
     project.write({"test_suite.py": suite})
@@ -441,6 +448,20 @@ def test_small_moves_that_add_up_fail_by_default_and_not_against_a_named_entry(a
     assert done.code == 1
     assert "peak_bytes (drift since 0002_peft-" in done.out
     assert "--metric peak_bytes --baselines elsewhere" in done.out
+
+
+def test_a_missing_or_an_altered_source_fails_with_the_command(project):
+    path = project.folder / "baselines" / "sources" / "tiny.safetensors"
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    done = project.pytest()
+    assert done.code == 1
+    assert "expected sha256" in done.out
+    (path.parent / "manifest").unlink()
+    done = project.pytest()
+    assert done.code == 1
+    assert "peft-regress sources" in done.out
+    assert "Traceback" not in done.out
 
 
 METHOD = """
