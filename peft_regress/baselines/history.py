@@ -167,12 +167,10 @@ def present_record(entries: Sequence[Entry], case: str, at: int) -> Record:
     return next((completed(record, trained) for trained in repeated), record)
 
 
-def present_run(entries: Sequence[Entry]) -> Run:
-    """Return the present numbers of all cases as one run, in the newest entry's environment."""
-    cases = {
-        name: present_record(entries, name, at) for name, at in present_entries(entries).items()
-    }
-    return msgspec.structs.replace(entries[-1].run, cases=cases, accepted=None)
+def present_records(entries: Sequence[Entry]) -> dict[str, Record]:
+    """Return the present numbers of all cases."""
+    present = present_entries(entries).items()
+    return {name: present_record(entries, name, at) for name, at in present}
 
 
 def select_cases(entries: Sequence[Entry], pattern: str) -> list[Entry]:

@@ -273,7 +273,7 @@ def try_all(
     study: Study | None = None,
     *,
     only: str = "*",
-    seconds: float | None = None,
+    ends: float = math.inf,
 ) -> Answer:
     """Price every method of the catalogue with a float32 base.
 
@@ -281,13 +281,12 @@ def try_all(
     full fine-tuning, or up to rank 16 one of the two; the others, of which there is no evidence, at
     the catalogue's ranks. A method that does not fit the network, or take a step, is refused.
 
-    only: a pattern of methods; full fine-tuning is tried in any case, to compare with. seconds:
-    after so many, no method is tried.
+    only: a pattern of methods; full fine-tuning is tried in any case, to compare with. ends:
+    after that time, as `time.monotonic` counts, no method is tried.
     """
     tried: list[Candidate] = []
     refused: dict[str, str] = {}
     left: list[str] = []
-    ends = time.monotonic() + (math.inf if seconds is None else seconds)
     full: Costs | None = None
     methods = [
         one

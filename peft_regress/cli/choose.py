@@ -171,8 +171,7 @@ def command(*, output: str, **typed: Any) -> int:
         subject = candidates.of_architecture(typed["architecture"], **sizes)
     ends = time.monotonic() + (typed["seconds"] or math.inf)
     say("costs of one step of each method, on fake tensors: a minute or two", err=True)
-    tried = {"only": typed["method"], "seconds": typed["seconds"]}
-    answer = candidates.try_all(subject, limits, study, **tried)
+    answer = candidates.try_all(subject, limits, study, only=typed["method"], ends=ends)
     answer = dataclasses.replace(answer, points=typed["margin"])
     if typed["train"] and case is not None:
         answer = _trained(answer, case, steps=typed["steps"], ends=ends)

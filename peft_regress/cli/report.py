@@ -66,7 +66,8 @@ def command(
         if page is None and output != "json":
             present = history.present_entries(entries).values()
             names = dict.fromkeys(entries[index].name for index in present)
-            show(overview(history.present_run(entries), sources=", ".join(names)), output)
+            shown = history.present_records(entries).values()
+            show(overview(shown, sources=", ".join(names)), output)
             return
         if page is not None:
             reads = [entry.path for entry in entries]

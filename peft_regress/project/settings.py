@@ -93,18 +93,10 @@ def read_settings(start: Path, *, root: Path | None = None) -> Settings:
 
 def _parsed(file: Path, table: Any) -> Settings:
     where, folder = f"[tool.{_TABLE}] in {file}", file.parent
-    found = read_table(table, _Table, where)
-    matrix = found.matrix or (OWN_MATRIX if found.cases else DEFAULT_MATRIX)
-    if not matrix.isidentifier():
-        raise InputError(f"{where}: matrix = {matrix!r} is not the name of a matrix")
-    return Settings(
-        folder=folder,
-        file=file,
-        cases=found.cases,
-        matrix=matrix,
-        baselines=folder / found.baselines,
-        bounds=found.bounds,
-        devices=None if found.devices is None else folder / found.devices,
-        budgets=None if found.budgets is None else folder / found.budgets,
-        pip_time_limit=found.pip_time_limit,
-    )
+    found = msgspec.structs.asdict(read_table(table, _Table, where))
+    found["matrix"] = found["matrix"] or (OWN_MATRIX if found["cases"] else DEFAULT_MATRIX)
+    if not found["matrix"].isidentifier():
+        raise InputError(f"{where}: matrix = {found['matrix']!r} is not the name of a matrix")
+    for name in ("baselines", "devices", "budgets"):
+        found[name] = found[name] and folder / found[name]
+    return Settings(folder=folder, file=file, **found)

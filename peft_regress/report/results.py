@@ -125,10 +125,11 @@ def _decimals(values: Collection[float], column: _Column) -> int:
     return min(max(0, *needed), column.most_decimals)
 
 
-def overview(run: Run, *, sources: str) -> list[Section | Table]:
+def overview(records: Iterable[Record], *, sources: str) -> list[Section | Table]:
     """Return the results; `sources` names the runs that the numbers come from."""
-    title = f"{count_of(len(run.cases), 'case')}, from {clean(sources)}"
-    return [Section(title=title), results(run)]
+    table = results(records)
+    title = f"{count_of(len(table.rows), 'case')}, from {clean(sources)}"
+    return [Section(title=title), table]
 
 
 def pareto_front(

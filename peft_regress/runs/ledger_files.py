@@ -43,8 +43,8 @@ def with_digests(run: schema.Run) -> schema.Run:
     return msgspec.structs.replace(run, cases=cases, ledgers=dict(sorted(ledgers.items())))
 
 
-def with_ledgers(run: schema.Run, kept: Mapping[str, schema.Ledger], *, use: bool) -> schema.Run:
-    """Undo `with_digests` for the ledgers that a file keeps; check them also if nobody uses them.
+def with_ledgers(run: schema.Run, kept: Mapping[str, schema.Ledger]) -> schema.Run:
+    """Undo `with_digests` for the ledgers that a file keeps.
 
     A run of a storage, whose file keeps none, stays as it is. Raises `InputError` for a ledger that
     was altered, is not there, or belongs to no case.
@@ -60,8 +60,7 @@ def with_ledgers(run: schema.Run, kept: Mapping[str, schema.Ledger], *, use: boo
                 raise InputError(f"{name}: its ledger is in its record, not under its digest")
         elif record.ledger in kept:
             unused.discard(record.ledger)
-            if use:
-                cases[name] = msgspec.structs.replace(record, ledger=kept[record.ledger])
+            cases[name] = msgspec.structs.replace(record, ledger=kept[record.ledger])
         elif kept:
             raise InputError(f"{name}: its ledger {record.ledger} is not in the file")
     if unused:

@@ -61,7 +61,7 @@ class _Work:
 
 
 class DaskPool:
-    """The workers of a scheduler that have the resource `slot`; see `Pool`."""
+    """The workers of a scheduler that have the resource `slot`; see `LocalPool`."""
 
     is_remote: Final = True
 
@@ -89,7 +89,7 @@ class DaskPool:
         requests: Sequence[msgspec.Struct],
         answer: type[_Answer],
     ) -> list[Future[_Answer]]:
-        """Call a function on a node for each request, see `Pool`."""
+        """Call a function on a node for each request, see `LocalPool`."""
         works = []
         for request in requests:
             planned, libraries = list(environment.planned), list(environment.libraries)

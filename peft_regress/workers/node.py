@@ -54,7 +54,7 @@ class OwnCode(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """A function to call in an environment, see `Pool.submit`."""
+    """A function to call in an environment, see `LocalPool.submit`."""
 
     function: str
     request: msgspec.Raw

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Final, Self, TypeAlias, TypeVar
 
 import msgspec
 
@@ -16,6 +16,9 @@ from peft_regress.runs.environment import usable_cores
 from peft_regress.runs.schema import Machine
 from peft_regress.workers.serve import Functions, Import, Imported
 from peft_regress.workers.worker import InterpreterError, WorkerError, WorkerProcess
+
+if TYPE_CHECKING:
+    from peft_regress.workers.cluster import DaskPool
 
 _Answer = TypeVar("_Answer", bound=msgspec.Struct)
 _MOST_JOBS: Final = 8
@@ -145,47 +148,17 @@ def _check_files(environment: Environment, imported: Imported) -> None:
                 )
 
 
-class Pool(Protocol):
-    """Does work in several places at once."""
-
-    @property
-    def is_remote(self) -> bool:
-        """Whether it works on other machines."""
-
-    @property
-    def status(self) -> str:
-        """How much is running, to show beside the progress; may be empty."""
-
-    @property
-    def slots(self) -> int:
-        """How much it does at once."""
-
-    def submit(
-        self,
-        environment: Environment,
-        function: str,
-        requests: Sequence[msgspec.Struct],
-        answer: type[_Answer],
-    ) -> list[Future[_Answer]]:
-        """Call a function for each request, with a seat and the environment before it.
-
-        function: "module:function", called beside the worker, which it may ask. On one machine the
-        requests are worked off one after another on one seat, so that they share what the worker
-        keeps; several submissions at once.
-        """
-
-    def stop(self) -> None:
-        """End all that is running, in whichever thread; what waits is cancelled."""
-
-
 @dataclass
 class LocalPool:
     """Workers of this machine; as a context manager they are gone at the end."""
 
     slots: int
+    """How much it does at once."""
     time_limit: float
     is_remote: bool = False
+    """Whether it works on other machines."""
     status: str = ""
+    """How much is running, to show beside the progress; may be empty."""
     _seats: dict[int, Seat] = field(default_factory=dict)
     """By the thread that has it."""
     _is_stopped: bool = False
@@ -212,7 +185,12 @@ class LocalPool:
         requests: Sequence[msgspec.Struct],
         answer: type[_Answer],  # noqa: ARG002  (nothing is decoded here)
     ) -> list[Future[_Answer]]:
-        """Call a function for each request, see `Pool`."""
+        """Call a function for each request, with a seat and the environment before it.
+
+        function: "module:function", called beside the worker, which it may ask. Here the requests
+        are worked off one after another on one seat, so that they share what the worker keeps;
+        several submissions at once.
+        """
         futures: list[Future[_Answer]] = [Future() for _ in requests]
         called = Functions().named(function)
 
@@ -244,3 +222,7 @@ class LocalPool:
             if self._is_stopped:
                 self._seats[thread].stop()
         return self._seats[thread]
+
+
+Pool: TypeAlias = "LocalPool | DaskPool"
+"""Does work in several places at once."""

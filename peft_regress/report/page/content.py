@@ -30,14 +30,13 @@ from peft_regress.metrics import (
     metric_order,
 )
 from peft_regress.project.devices import DeviceClass
+from peft_regress.project.settings import DEFAULT_MATRIX
 from peft_regress.report.document import Badge, Number
 from peft_regress.report.sentences import shown_change, version_changes
 from peft_regress.runs.schema import Record
 from peft_regress.text import clean
 
 ABSENT: Final = "-"
-_MATRIX: Final = "default"
-"""The matrix that a page starts with."""
 _DIGITS: Final = 7
 _MOST_PACKAGES: Final = 6
 _UNIT_NAMES: Final = {"byte": "bytes", "flop": "FLOP", "second": "s", "nat": "nat"}
@@ -119,8 +118,7 @@ class Content:
     @functools.cached_property
     def now(self) -> dict[str, Record]:
         """The present record of each case."""
-        entries, present = self.entries, self.present
-        return {name: history.present_record(entries, name, at) for name, at in present.items()}
+        return history.present_records(self.entries)
 
     @functools.cached_property
     def studies(self) -> dict[tuple[str, str], Study]:
@@ -217,7 +215,7 @@ class Content:
         """The methods that plots start with: those of the default matrix, if a case has one."""
         # By the records: the cases of a project are not imported to show them.
         cases = [record.case for record in self.now.values()]
-        standard = {case.method for case in cases if _MATRIX in built_in_matrices(case)}
+        standard = {case.method for case in cases if DEFAULT_MATRIX in built_in_matrices(case)}
         return frozenset(standard or {case.method for case in cases})
 
     def in_order(self, field: str) -> list[str]:
@@ -226,7 +224,7 @@ class Content:
         for record in self.now.values():
             has_score = gain_name([record]) in record.metrics
             value = scored.setdefault(getattr(record.case, field), [])
-            value += [_MATRIX in built_in_matrices(record.case)] if has_score else []
+            value += [DEFAULT_MATRIX in built_in_matrices(record.case)] if has_score else []
         return sorted(scored, key=lambda one: (-sum(scored[one]), -len(scored[one]), one))
 
     def budgets(self, name: str) -> list[tuple[str, BudgetUse]]:
