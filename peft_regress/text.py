@@ -15,17 +15,10 @@ _LONGEST_TEXT = 160
 
 def clean(text: str, *, longest: int = _LONGEST_TEXT) -> str:
     """Return a string as one short line without control characters."""
-    # The beginning of a very long text is enough, unless it is mostly blanks.
-    flat = _flat(text[: 4 * longest])
-    if len(flat) <= longest:
-        flat = _flat(text)
-    return flat if len(flat) <= longest else flat[: longest - 3] + "..."
-
-
-def _flat(text: str) -> str:
     if not text.isprintable():
         text = "".join(c if c.isprintable() else " " for c in text)
-    return " ".join(text.split())
+    flat = " ".join(text.split())
+    return flat if len(flat) <= longest else flat[: longest - 3] + "..."
 
 
 def printable(text: str) -> str:

@@ -13,8 +13,6 @@ from peft_regress.runner.measuring import MeasuringSetup
 from peft_regress.upgrades.bisect import Bisection, BisectSettings, bisect
 from peft_regress.upgrades.reproduction import Reproduction, reproduce
 
-_ABSENT_EXIT = 3
-
 
 @options.command(
     "bisect",
@@ -61,7 +59,7 @@ def command(
         options.print_findings(output, reports.encode_bisection(found), shown, issue, summary)
         if found.was_interrupted:
             raise KeyboardInterrupt
-    return 0 if found.transitions else _ABSENT_EXIT
+    return 0 if found.transitions else 3
 
 
 def _scripts(found: Bisection) -> dict[int, tuple[Reproduction, ...]]:

@@ -190,7 +190,6 @@ def _own_case(name: str | None) -> FineTune | None:
 
 
 def _study(architecture: str | None, task: str) -> Study | None:
-    """Return the evidence of a task on an architecture, if there is any."""
     if architecture is None:
         return None
     registry.get("architecture", architecture)

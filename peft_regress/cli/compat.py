@@ -18,7 +18,6 @@ from peft_regress.upgrades.compat.releases import BaseModel
 
 
 def _shape(_: click.Context, option: click.Parameter, text: str | None) -> list[int] | None:
-    """Read a shape, such as 4,3,32,32."""
     if text is None:
         return None
     try:

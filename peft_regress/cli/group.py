@@ -127,7 +127,6 @@ def _run(group: click.Group, name: str, arguments: list[str] | None) -> int:
 
 
 def _show(error: click.ClickException) -> None:
-    """Print the usage, and what is wrong with it."""
     shown = io.StringIO()
     error.show(file=shown)
     usage, _, problem = shown.getvalue().partition("Error: ")

@@ -88,7 +88,6 @@ def _check_is_new(folder: Path) -> None:
 
 
 def _joined(before: str, table: str) -> str:
-    """Return settings with one more table, after an empty line."""
     return f"{before.rstrip()}\n\n{table}" if before else table
 
 

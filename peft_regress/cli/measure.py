@@ -12,8 +12,6 @@ from peft_regress.report.terminal import say
 from peft_regress.runner.measuring import MeasuringSetup, measure_cases, save_run
 from peft_regress.text import count_of
 
-_INCOMPLETE_EXIT = 3
-
 
 @options.command(
     "measure",
@@ -57,5 +55,4 @@ def command(
     wrong = sum(record.status == "error" for record in run)
     failed = f", {wrong} in error" if wrong else ""
     say(f"{shlex.quote(str(save))}: {count_of(len(run.cases), 'case')}{failed}")
-    lacking = [case.id for case in chosen if case.id not in run.cases]
-    return _INCOMPLETE_EXIT if lacking else 0
+    return 0 if all(case.id in run.cases for case in chosen) else 3

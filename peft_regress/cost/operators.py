@@ -78,7 +78,6 @@ def describe(func: Any) -> Operator:
 
 
 def _is_pointwise(packet: Any) -> bool:
-    """Return whether an overload of an operator, if there is one, is pointwise."""
     overloads = packet.overloads() if packet is not None else ()
     return any(torch.Tag.pointwise in getattr(packet, one).tags for one in overloads)
 

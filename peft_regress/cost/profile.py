@@ -90,16 +90,13 @@ def profile_step(  # noqa: PLR0913 - each names one thing that the cost depends 
 
     Args:
         model: returns logits, (batch, num_classes, ...), from one tensor.
-        make_optimizer: as for `profile_training_step`.
         input_shape: (batch, channels, height, width), or any other shape that the model takes.
         num_classes: how many logits the model has.
         loss: cross-entropy with labels, or the sum of the logits as in the paper.
         dtype: of the input. Logits in half precision are cast to float32 for the loss.
-        fake: as for `profile_training_step`.
+        make_optimizer, fake: as for `profile_training_step`.
 
-    Raises:
-        UnprofilableModelError: the output is not logits for `num_classes` classes.
-        others: as `profile_training_step`.
+    Raises what that raises, and UnprofilableModelError for no logits for `num_classes` classes.
     """
     batch = random_images(input_shape, num_classes, loss, dtype)
     objective = loss_of_images(num_classes)

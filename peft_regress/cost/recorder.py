@@ -22,7 +22,7 @@ from peft_regress.cost.module_trail import ModuleTrail, module_names
 from peft_regress.cost.operators import Operator, describe
 from peft_regress.cost.refusals import UnprofilableModelError
 from peft_regress.cost.step_cost import ByteSite, Category, FlopSite, Mark, Phase
-from peft_regress.cost.storages import Holding, grow_storages, has_parts, storages_of, tensors_in
+from peft_regress.cost.storages import Holding, has_parts, storages_of, tensors_in
 
 Args: TypeAlias = tuple[Any, ...]
 Kwargs: TypeAlias = dict[str, Any]
@@ -172,7 +172,10 @@ class StepRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _after(self, operator: Operator, module: str, args: Args, kwargs: Kwargs, out: Any) -> None:
         """Count the work of an operator that has run, and account for its results."""
         if operator.real_sizes is not None and self._mode is not None:
-            grow_storages(operator.real_sizes(args, out))
+            for tensor, nbytes in operator.real_sizes(args, out):
+                storage = tensor.untyped_storage()
+                if tensor.device.type == "cpu" and storage.nbytes() < nbytes:
+                    storage.resize_(nbytes)
         self.aten_ops += operator.is_counted_op
         is_update = self.phase == "optimizer"
         parts = [(module, args, out)]

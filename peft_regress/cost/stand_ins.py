@@ -157,6 +157,5 @@ class without_weights(TorchFunctionMode):  # noqa: N801  (used as a context mana
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Call the function, on the meta device if it is `torch.empty`."""
         given = kwargs or {}
         return func(*args, **({**given, "device": "meta"} if func is torch.empty else given))

@@ -77,14 +77,6 @@ def has_parts(cls: type[Tensor]) -> bool:
     return cls is not FakeTensor and cls.__torch_dispatch__ is not Tensor.__torch_dispatch__
 
 
-def grow_storages(sizes: Iterable[tuple[Tensor, int]]) -> None:
-    """Enlarge the storages of fake CPU tensors to at least the given bytes."""
-    for tensor, nbytes in sizes:
-        storage = tensor.untyped_storage()
-        if tensor.device.type == "cpu" and storage.nbytes() < nbytes:
-            storage.resize_(nbytes)
-
-
 def peak_while(action: Callable[[], Result], model: nn.Module) -> tuple[Result, int | None]:
     """Run code, and return also the most bytes alive at one moment, those of the model included.
 

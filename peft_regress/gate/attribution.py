@@ -6,10 +6,9 @@ not account for are the metric.
 
 from __future__ import annotations
 
-import functools
 from collections import defaultdict
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Literal
 
 from peft_regress import metrics
@@ -44,7 +43,6 @@ class _Part:
 
     @property
     def change(self) -> int:
-        """Return new minus old."""
         return self.new - self.old
 
 
@@ -130,21 +128,7 @@ def changed_costs(old: Record, new: Record) -> tuple[MetricChange, ...]:
 
 def explain_metric(metric: str, old: Record, new: Record) -> MetricChange:
     """Return how a metric of two records changed, split as far as both ledgers hold it."""
-    sides = ((one.key_of_ledger, one.value_of(metric)) for one in (old, new))
-    return _explained(metric, _Pair(tuple(sides), {"old": old, "new": new}))
-
-
-@dataclass(frozen=True)
-class _Pair:
-    """Two records, equal to two others with the same ledgers and values: of another task."""
-
-    key: tuple[Hashable, ...]
-    records: Mapping[Side, Record] = field(compare=False)
-
-
-@functools.lru_cache(maxsize=256)
-def _explained(metric: str, pair: _Pair) -> MetricChange:
-    records = pair.records
+    records: dict[Side, Record] = {"old": old, "new": new}
     views: dict[By, View] = {}
     if metric in ledger.LEDGER_METRICS | ledger.PLAN_METRICS:
         views["module"] = ledger.rows_of

@@ -139,10 +139,6 @@ class Policy:
     time_pairs: int = 60
     """Pairs of blocks for each case, four of each start of the workers (docs/upgrading.md)."""
 
-    def rounding(self, numerics: Numerics) -> float:
-        """Return how far rounding moves a loss that departs late from an equal curve."""
-        return self.bfloat16_curve_rounding if numerics == "bfloat16" else self.curve_rounding
-
     def fingerprint(self, metric: str, numerics: Numerics, *, step: int) -> float:
         """Return the bound on one number of a fingerprint; `step` counts from 0."""
         is_bfloat16 = numerics == "bfloat16"

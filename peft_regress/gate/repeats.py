@@ -209,10 +209,11 @@ def _compared(old: Observation, new: Observation, known: Curve, curve: Curve) ->
     pairs = list(itertools.zip_longest(known.losses, curve.losses, fillvalue=math.inf))
     step = next((k for k, (a, b) in enumerate(pairs) if a != b), None)
     found = None
-    rounding = DEFAULT_POLICY.rounding(numerics_of(old.record))
+    is_bfloat16, policy = numerics_of(old.record) == "bfloat16", DEFAULT_POLICY
+    rounding = policy.bfloat16_curve_rounding if is_bfloat16 else policy.curve_rounding
     if step is None:
         found = _evaluation_reason(known, curve, name, rounding)
-    elif step >= DEFAULT_POLICY.curve_steps:
+    elif step >= policy.curve_steps:
         was, now = pairs[step]
         if abs(now - was) > rounding * max(map(abs, known.losses[: step + 1])):
             found = Reason(

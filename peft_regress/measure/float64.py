@@ -62,7 +62,6 @@ class Raising(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.left = "it trains in a thread of its own"
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run an operator."""
         kwargs = {name: _raised(one) for name, one in (kwargs or {}).items()}
         found = func(*map(_raised, args), **kwargs)
         if func is torch.ops.aten.lift_fresh.default:  # of torch.tensor(), or NumPy

@@ -187,7 +187,6 @@ class _RunHooks:
     _was_interrupted: bool = False
 
     def pytest_report_header(self) -> list[str]:
-        """Name the journals of runs that died."""
         return [f"peft_regress: {line}" for line in self._left]
 
     @pytest.hookimpl(tryfirst=True)
@@ -210,7 +209,6 @@ class _RunHooks:
         return (yield)
 
     def _take_report(self, report: pytest.TestReport) -> None:
-        """Take the record that came with a report, and the source line of its test."""
         name = getattr(report, "peft_regress_case", None)
         if name is not None:
             self._started[report.nodeid] = name

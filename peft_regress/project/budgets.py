@@ -93,7 +93,6 @@ class Budget(
     """The most `adapter_bytes` as a share of that case's."""
 
     def __post_init__(self) -> None:
-        """Turn amounts into numbers; refuse those without a unit, and shares of no case."""
         for name, quantity in _QUANTITIES.items():
             given = getattr(self, name)
             try:

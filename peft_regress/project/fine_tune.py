@@ -103,7 +103,6 @@ class FineTune:
     """The parts of the id."""
 
     def __post_init__(self) -> None:
-        """Refuse values that no fine-tuning can have."""
         object.__setattr__(self, "case", Case.parse(self.id))
         for problem in (*_wrong_parts(self), *_wrong_names(self), *wrong_limits(self)):
             raise InputError(f"FineTune {self.id!r}: {problem}")

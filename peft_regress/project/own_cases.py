@@ -84,7 +84,6 @@ def usual_suite() -> Path:
 
 
 def _shown(path: Path) -> Path:
-    """Return a path relative to the working folder if it lies below."""
     here = Path.cwd()
     return path.relative_to(here) if path.is_relative_to(here) else path
 

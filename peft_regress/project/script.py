@@ -53,7 +53,6 @@ class Script:
     """The parts of the id."""
 
     def __post_init__(self) -> None:
-        """Refuse values that no script can have."""
         object.__setattr__(self, "case", Case.parse(self.id))
         for problem in (*_wrong_values(self), *wrong_limits(self)):
             raise InputError(f"Script {self.id!r}: {problem}")

@@ -45,7 +45,6 @@ def _finding_section(
 
 
 def _script_sections(made: Reproduction) -> Iterator[Section]:
-    """Yield the script, then what it prints on each side."""
     script = Listing(made.script.rstrip(), "python")
     yield Section(
         title="A script that needs only torch, torchvision and the library:", body=(script,)
@@ -249,7 +248,6 @@ def _transition(found: Bisection, transition: Transition) -> Iterator[Section]:
 def _with_culprits(
     found: Bisection, transition: Transition
 ) -> Iterator[tuple[Finding, str | None]]:
-    """Yield each finding with the package that causes it."""
     unknown = _INTERRUPTED if found.was_interrupted else None
     for index, finding in enumerate(transition.comparison.findings):
         known = transition.responsible

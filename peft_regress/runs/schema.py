@@ -7,6 +7,7 @@ that names the key, never a silently half-read record.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
@@ -511,10 +512,7 @@ _LARGEST = 1e100
 def check_finite(metrics: Mapping[str, Metric], where: str) -> None:
     """Raise `InputError` if a metric is NaN, infinite, absurdly large, or a negative count."""
     for name, metric in metrics.items():
-        flat = [metric.value]
-        for sample in metric.samples or ():
-            flat.extend(sample if isinstance(sample, list) else [sample])
-        for value in flat:
+        for value in (metric.value, *itertools.chain.from_iterable(metric.by_seed)):
             # Not `math.isfinite`: it raises for whole numbers above the largest float.
             if not abs(value) <= _LARGEST:
                 shown = clean(repr(value), longest=40)
@@ -537,8 +535,8 @@ def check_consistent(record: Record, where: str) -> None:
         if not metric.samples:
             continue
         # Of a list of losses, one per step, the first counts.
-        heads = [one[0] if isinstance(one, list) else one for one in metric.samples if one != []]
-        mean = sum(heads) / len(heads) if heads else metric.value
+        heads = [seed[0] for seed in metric.by_seed if seed]
+        mean = sum(heads) / len(heads)
         if not math.isclose(mean, metric.value, rel_tol=1e-9, abs_tol=1e-300):
             raise InputError(
                 f"{where}: metric {name!r} is {metric.value}, but the mean of its samples {mean}"
