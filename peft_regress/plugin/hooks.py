@@ -23,9 +23,16 @@ from peft_regress.errors import InputError, PeftRegressError
 from peft_regress.files import is_folder
 from peft_regress.interrupts import ending_signals_interrupt
 from peft_regress.plugin.closing_text import RunOutcome, closing_text
-from peft_regress.plugin.collection import CollectionHooks, SkippedCases, case_of, known_case_of
+from peft_regress.plugin.collection import (
+    CollectionHooks,
+    Coverage,
+    SkippedCases,
+    case_of,
+    chosen_from_collected,
+    kept_from_collection,
+    known_case_of,
+)
 from peft_regress.plugin.options import RegressOptions, add_options, set_up_benchmarks
-from peft_regress.plugin.selection import Coverage, chosen_from_collected, kept_from_collection
 from peft_regress.plugin.session import RegressSession
 from peft_regress.report import case_text
 from peft_regress.report.terminal import in_log, layout_of, line_in_log

@@ -28,8 +28,8 @@ from peft_regress.gate.verdicts import Observation, observations_of
 from peft_regress.invariants import KNOWN
 from peft_regress.metrics import make_metric
 from peft_regress.plugin.closing_text import RunOutcome
+from peft_regress.plugin.collection import Coverage, should_have_cases
 from peft_regress.plugin.options import RegressOptions
-from peft_regress.plugin.selection import Coverage, should_have_cases
 from peft_regress.project.own_cases import device_classes, usual_matrix
 from peft_regress.project.settings import read_settings
 from peft_regress.report.terminal import layout_of, write_summary

@@ -5,13 +5,13 @@ import dataclasses
 import pytest
 
 from peft_regress.errors import InputError
-from peft_regress.plugin.options import RegressOptions, parse_shard
-from peft_regress.plugin.selection import (
+from peft_regress.plugin.collection import (
     Collected,
     Coverage,
     chosen_from_collected,
     kept_from_collection,
 )
+from peft_regress.plugin.options import RegressOptions, parse_shard
 
 
 @pytest.mark.parametrize(
