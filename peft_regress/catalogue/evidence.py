@@ -101,8 +101,8 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     def of(self, architecture: str) -> dict[str, Study]:
         """Return the studies of a network, by task."""
-        found = {task: of.get(architecture) for task, of in self.studies.items()}
-        return {task: study for task, study in found.items() if study is not None}
+        studies = self.studies.items()
+        return {task: of[architecture] for task, of in studies if architecture in of}
 
 
 @functools.cache

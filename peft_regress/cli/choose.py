@@ -200,7 +200,6 @@ def _study(architecture: str | None, task: str) -> Study | None:
 
 
 def _trained(answer: Answer, case: FineTune, *, steps: int | None, ends: float) -> Answer:
-    """Return the answer with the scores of the case's own data."""
     from peft_regress.choosing.study import Plan, Trainer, as_code, study_of  # torch
 
     plan = Plan(

@@ -13,9 +13,7 @@ from typing import Literal
 
 from peft_regress import metrics
 from peft_regress.runs import ledger
-from peft_regress.runs.schema import Ledger, Record
-
-View = Callable[[Ledger, str], ledger.Rows | None]
+from peft_regress.runs.schema import Record
 
 Side = Literal["old", "new"]
 By = Literal["module", "operator"]
@@ -129,7 +127,7 @@ def changed_costs(old: Record, new: Record) -> tuple[MetricChange, ...]:
 def explain_metric(metric: str, old: Record, new: Record) -> MetricChange:
     """Return how a metric of two records changed, split as far as both ledgers hold it."""
     records: dict[Side, Record] = {"old": old, "new": new}
-    views: dict[By, View] = {}
+    views: dict[By, Callable[..., ledger.Rows | None]] = {}
     if metric in ledger.LEDGER_METRICS | ledger.PLAN_METRICS:
         views["module"] = ledger.rows_of
         if metric.removesuffix(metrics.BATCH_SUFFIX) == "optimizer_flops":

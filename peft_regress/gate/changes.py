@@ -307,7 +307,6 @@ def _drift(sides: _Sides, name: str) -> Iterator[Reason]:
 
 
 def _looser_bounds(sides: _Sides) -> Iterator[Remark]:
-    """Name each bound of the author's that is looser than the one the reference had."""
     old, own = sides.old.record, sides.reference.own_bounds
     for name in sorted(old.own_bounds.keys() | own.keys(), key=metric_order):
         metric = sides.new.record.metrics.get(name)

@@ -284,7 +284,6 @@ _FOLLOWING: Final = frozenset({"aten_ops", "peak_bytes", "category_sum_bytes"})
 
 
 def _cost_cause(reasons: Sequence[Reason], old: Observation, new: Observation) -> Cause:
-    """Return the cause of changed costs, in the part of a layer with most of the change."""
     changed = {one.subject: one for one in reasons if one.verdict == reasons[0].verdict}
     large = [name for name, reason in changed.items() if not reason.is_small] or [*changed]
     sizes = [

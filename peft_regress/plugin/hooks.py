@@ -287,7 +287,6 @@ class _RunHooks:
     def pytest_terminal_summary(
         self, terminalreporter: pytest.TerminalReporter, exitstatus: int
     ) -> None:
-        """Print the verdict as one table."""
         if exitstatus == pytest.ExitCode.USAGE_ERROR:
             return
         # pytest's own decision on colour holds: --color, NO_COLOR, FORCE_COLOR, PY_COLORS.

@@ -149,7 +149,6 @@ def _layer_rows(layer: attribution.LayerChange, split: attribution.Breakdown) ->
 def _row(
     name: str, old: float, new: float, *, notes: tuple[str, ...] = (), is_part: bool = False
 ) -> Row:
-    """Return a row with its numbers to the last digit."""
     change = f"{new - old:+,}" if new != old else "0"
     return Row(cells=(name, f"{old:,}", f"{new:,}", change), notes=notes, is_part=is_part)
 

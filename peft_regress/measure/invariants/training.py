@@ -91,7 +91,6 @@ class TrainingFacts:
 
     @facts.judged
     def _projections_renewed(self, optimizer: Optimizer) -> None:
-        """Check that the optimizer projects by other vectors than after the first step."""
         now = self._adapter.projections(optimizer)
         if not now:
             raise facts.null("the optimizer projects no gradients")

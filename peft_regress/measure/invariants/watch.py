@@ -162,7 +162,6 @@ class InvariantWatch:
 
     @facts.judged
     def _doubled_rank_not_smaller(self, adapted: nn.Module) -> None:
-        """Compare the counts of trainable parameters; does not apply without a rank."""
         twice = self._adapter.doubled()
         if twice is None or self._adapter.disabled(adapted) is None:
             raise facts.null("there is no adapter with a rank")

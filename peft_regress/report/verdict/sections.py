@@ -165,7 +165,6 @@ def beside_sections(comparison: Comparison, extent: Extent) -> list[doc.Section]
 
 
 def _failing(number: int, finding: Finding, comparison: Comparison, extent: Extent) -> doc.Section:
-    """Return a finding that fails the run, with a row for each of its cases."""
     why = suspected_packages(finding, comparison)
     leading = [(member.case, leading_reason(finding, member)) for member in finding.members]
     leading.sort(key=lambda one: _reading_order(*one))
