@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -13,6 +14,7 @@ from builders import (
     make_record,
     make_run,
     read_runs,
+    references_with_drift,
     write_run,
 )
 
@@ -24,6 +26,8 @@ from peft_regress.baselines.storage import acceptance_of, adapter_folder, baseli
 from peft_regress.baselines.stored_adapters import stored_adapter
 from peft_regress.errors import InputError
 from peft_regress.runs.schema import digest_of
+
+BASELINES = Path(__file__).parents[2] / "baselines"
 
 LORA = "shift/lora-r1/resnet18"
 SMALL_LORA = "shift/lora-r1/mobilenet_v2"
@@ -262,3 +266,22 @@ def test_what_lies_beside_shards_is_gathered_as_it_is(tmp_path):
     with run_adapters.gathered_adapters(tmp_path / "run.json", tmp_path / "run.txt"):
         pass
     assert (gathered / "link").is_symlink()
+
+
+def test_every_method_with_a_small_adapter_that_reloads_has_one_stored_ten_megabytes_in_all(
+    own_storage,
+):
+    reloading = [
+        one.record
+        for one in references_with_drift(own_storage).values()
+        if one.record.invariants.get("saved_adapter_reloads")
+        and one.record.metrics["adapter_bytes"].value < run_adapters.LARGEST_BYTES
+    ]
+    stored = {
+        record.case.method
+        for record in reloading
+        if stored_adapter(BASELINES, record.case, record.definition)
+    }
+    assert stored == {record.case.method for record in reloading}
+    files = [path for path in (BASELINES / "adapters").rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 10e6
