@@ -24,8 +24,8 @@ class Part(NamedTuple):
 
 
 PARTS: Final = (
-    Part("peft_regress/, Python", ("peft_regress/**/*.py",), "lines", 35_040),
-    Part("modules there", ("peft_regress/**/*.py",), "files", 218),
+    Part("peft_regress/, Python", ("peft_regress/**/*.py",), "lines", 34_908),
+    Part("modules there", ("peft_regress/**/*.py",), "files", 217),
     Part("fuzz/peft_fuzz/", ("fuzz/peft_fuzz/**/*.py",), "lines", 9_376),
     Part(
         "JavaScript and CSS of the page",
