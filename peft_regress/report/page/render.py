@@ -1,14 +1,16 @@
 """Put the page together: template, style, scripts and data, in one file that loads nothing else."""
 
 import base64
-import gzip
 import hashlib
 import html
 import json
+import zlib
+from collections.abc import Iterator
 from importlib import resources
 from string import Template
-from typing import Any
+from typing import Any, Final
 
+_GZIP: Final = 16 + zlib.MAX_WBITS
 LIBRARIES: tuple[str, ...] = ("d3.min.js", "plot.umd.min.js")
 """The vendored libraries, in the order of loading."""
 
@@ -27,7 +29,7 @@ SCRIPTS: tuple[str, ...] = (
 def render_page(parts: dict[str, Any]) -> str:
     """Return the page that shows `parts`, as one HTML file; docs/usage.md describes it.
 
-    `parts` are JSON values with any strings. Raises `ValueError` on NaN.
+    `parts` are JSON values with any strings, and iterators of them. Raises `ValueError` on NaN.
     """
     scripts = [_asset("vendor", name) for name in LIBRARIES]
     # The data must be unpacked before anything else, which the browser does asynchronously.
@@ -43,8 +45,27 @@ def render_page(parts: dict[str, Any]) -> str:
 
 def packed(value: Any) -> str:
     """Return a value as JSON, compressed, in letters that mean nothing in HTML."""
-    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
-    return base64.b64encode(gzip.compress(text.encode(), compresslevel=6, mtime=0)).decode()
+    packer = zlib.compressobj(wbits=_GZIP)
+    parts = [packer.compress(part.encode()) for part in _json(value, 2)]
+    return base64.b64encode(b"".join([*parts, packer.flush()])).decode()
+
+
+def _json(value: Any, levels: int) -> Iterator[str]:
+    """Yield a value as JSON; an iterator, and the values of dicts at some levels, in parts."""
+    if isinstance(value, Iterator):
+        yield "["
+        for number, one in enumerate(value):
+            yield "," if number else ""
+            yield from _json(one, 0)
+        yield "]"
+    elif levels and isinstance(value, dict):
+        yield "{"
+        for number, (key, one) in enumerate(value.items()):
+            yield f"{',' if number else ''}{json.dumps(key)}:"
+            yield from _json(one, levels - 1)
+        yield "}"
+    else:
+        yield json.dumps(value, allow_nan=False, separators=(",", ":"))
 
 
 def _content_security_policy(scripts: list[str]) -> str:

@@ -49,11 +49,14 @@ _NOTHING_JUDGED: Final = "No verdict: each entry is the first with its cases, so
 
 
 def page_parts(content: Content) -> dict[str, Any]:
-    """Return the page's parts: `data`, its numbers and names, and `html`, what is ready to show."""
+    """Return the page's parts: `data`, its numbers and names, and `html`, what is ready to show.
+
+    What there is of each case is an iterator, since all of it together is large.
+    """
     writer = HtmlWriter(content.cases)
     frame, rows = _mark_rows(content, writer)
     data = shared_data(content) | {
-        "cases": [_case_data(content, name, rows) for name in content.cases],
+        "cases": (_case_data(content, name, rows) for name in content.cases),
         "batches": batches_of(content),
         "costs": [{"value": cost.name, "label": cost.label} for cost in COSTS],
         "tasks": content.in_order("task"),
@@ -84,14 +87,14 @@ def _html(content: Content, writer: HtmlWriter) -> dict[str, Any]:
         "entries": writer.document([_entry_table(content)]),
         "changes": _changes(content),
         "memory": {key: writer.document([table]) for key, table in _memory_tables(content).items()},
-        "cases": [
+        "cases": (
             [
                 writer.document(sheet_head(content, name)),
                 writer.document(sheet_body(content, name)),
                 positions[key_of_modules(record)],
             ]
             for name, record in content.now.items()
-        ],
+        ),
         "modules": [writer.document(sheet_modules(record)) for record in alike.values()],
         "devices": {device.name: html.escape(_device_words(device)) for device in content.devices},
     }
