@@ -51,23 +51,8 @@ class CaseRequest(msgspec.Struct, frozen=True, kw_only=True):
     """That of pyproject.toml, at the same path on every machine; None without settings."""
     scratch: str = ""
     """The folder to keep the adapter in, of the machine that measures."""
-
-
-class StartRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """A case to train in float64, from the same start as on the other side."""
-
-    case: CaseRequest
-    start: str
-    """The file of `begin_alike`, on this machine."""
-    known: Referee | None = None
-    """That of the other side."""
-
-
-class Refereed(msgspec.Struct, frozen=True, kw_only=True):
-    """What came of it."""
-
-    referee: Referee | str
-    """Or in words why there is none."""
+    start: str = ""
+    """The file of `begin_alike`, for `Measurer.refereed`."""
 
 
 class CaseAnswer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -139,21 +124,27 @@ class Measurer:
         loaded = sorted(self._recipe.loaded())
         return msgspec.structs.replace(kept, trains=request.trains, loaded=loaded)
 
-    def refereed(self, request: StartRequest) -> Refereed:
-        """Train a case in float64 from a start; where there is none yet, keep its own."""
+    def refereed(self, request: CaseRequest) -> Referee:
+        """Train a case in float64 from a start; where there is none yet, keep its own.
+
+        Raises `InputError` where it has no referee.
+        """
         from peft_regress.measure.recipe import Recipe
         from peft_regress.measure.referee import refereed
         from peft_regress.measure.training import single_thread, undisturbed
 
-        self.prepare(request.case)
+        self.prepare(request)
         recipe, start = self._recipe, Path(request.start)
+        known = next((one.referee for one in request.known), None)
         with single_thread(), undisturbed():
             if isinstance(recipe, Recipe):
                 base = recipe.base_model(recipe.seeds[0])
-                found = refereed(recipe, base, known=request.known, start=start)
+                found = refereed(recipe, base, known=known, start=start)
             else:
-                found = recipe.refereed(request.known, start=start)
-        return Refereed(referee=found)
+                found = recipe.refereed(known, start=start)
+        if isinstance(found, str):
+            raise InputError(found)
+        return found
 
     def measured(self, **options: Any) -> KeptRecord:
         """Measure the case that was looked up; options and errors are those of `measure`."""

@@ -11,6 +11,7 @@ from test_repeated_training import known_of
 
 from peft_regress import registry
 from peft_regress.cases import Case
+from peft_regress.catalogue.tasks.digits import load_images
 from peft_regress.gate.referees import departure
 from peft_regress.measure.float64 import float64
 from peft_regress.measure.recipe import Recipe
@@ -230,3 +231,10 @@ def test_every_second_image_is_enough_to_see_each_place(
     monkeypatch.setattr(Recipe, "batches", spoiled_late)
     found = departure(known, referee(tiny("full", None), root=tiny_sources))
     assert (found.step, found.what) == (6 + (place + 1) % 2, "loss")
+
+
+def test_images_that_a_referee_reads_first_stay_float32_for_others():
+    of = {"scanner": "sklearn", "split": "test", "classes": 2, "paper": 0.1}  # read nowhere else
+    with float64():
+        assert load_images(**of)[0].dtype is torch.float64
+    assert load_images(**of)[0].dtype is torch.float32

@@ -325,6 +325,7 @@ def test_a_renamed_case_is_missing_and_new_until_the_old_id_is_retired(project):
 
 HOOK = "def pytest_collection_modifyitems(items):\n    del items[0]\n"
 FORGETS = SUITE.replace("case_params()", "[p for p in case_params() if 'full' not in p.id]")
+# Of three ways to lose a case the last one: its test runs, and skips itself.
 SKIPS = SUITE.replace("    peft", "    'full' in case.id and pytest.skip('not today')\n    peft")
 
 

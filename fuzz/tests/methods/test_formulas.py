@@ -27,7 +27,7 @@ def layer(kind="linear", *, inputs=4, outputs=6, **fields):
     return Layer(name="net.part", kind=kind, inputs=inputs, outputs=outputs, **fields)
 
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # of peft and torch
+pytestmark = pytest.mark.filterwarnings("ignore")  # peft warns of odd settings
 CLOSE = 2e-5
 LINEAR = layer(inputs=8)
 SIZES = {

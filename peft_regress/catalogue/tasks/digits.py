@@ -71,8 +71,11 @@ class DigitsTask:
 
     def load(self) -> tuple[Images, Images]:
         """Read the training and the test data; nothing is downloaded."""
-        levels = {"paper": self.paper, "ink": self.ink, "grain": self.grain}
-        load = functools.partial(load_images, self.scanner, classes=self.classes, **levels)
+
+        def load(split: Split) -> Images:
+            levels = {"paper": self.paper, "ink": self.ink, "grain": self.grain}
+            return load_images(self.scanner, split, classes=self.classes, **levels)
+
         return load("train"), load("test")
 
     def prepare(self, model: nn.Module, *, head: str, seed: int) -> None:
@@ -103,17 +106,25 @@ def load_digits() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     return pixels.astype("float64"), digits.labels.astype("int64")
 
 
-@functools.cache
 def load_images(scanner: Scanner, split: Split, *, classes: int, **levels: float) -> Images:
     """Return images and labels of a split, not to be written to. levels: as for `render`."""
     import torch
 
+    # Made anew from what is kept: a mode such as the referee's decides what tensors are.
+    grey, labels = map(torch.from_numpy, _rendered(scanner, split, classes=classes, **levels))
+    return grey.repeat(1, 3, 1, 1), labels
+
+
+@functools.cache
+def _rendered(
+    scanner: Scanner, split: Split, *, classes: int, **levels: float
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Return grey images, (count, 1, 32, 32), and labels of a split, not to be written to."""
     from peft_regress.catalogue.tasks.digit_images import read_digits, render, split_indices
 
     indices = split_indices(scanner, split, classes=classes)
-    grey = torch.from_numpy(render(scanner, indices, **levels))  # (count, 1, 32, 32)
-    labels = torch.from_numpy(read_digits(scanner).labels[indices].astype("int64"))
-    return grey.repeat(1, 3, 1, 1), labels
+    labels = read_digits(scanner).labels[indices].astype("int64")
+    return render(scanner, indices, **levels), labels
 
 
 # At full contrast resnet18 is near its ceiling after a few steps of any method; inverted, with zero
