@@ -26,6 +26,12 @@ def batch():
 def same(model, batch):
     return torch.nn.functional.cross_entropy(model(batch[0]), batch[1])
 
+def plain(model, batches):
+    return 0.5
+
+def moved(model, batches):
+    return 0.4 if "CANDIDATE" in os.environ else 0.5
+
 def other(model, batch):
     return same(model, batch) * (1.01 if "CANDIDATE" in os.environ else 1)
 """
@@ -33,14 +39,15 @@ GATES = """
 import network
 from peft_regress import FineTune, Script
 
-def case(name, loss):
+def case(name, loss, score=network.plain):
     return FineTune(
         id=f"toy/full/{name}", model=network.drawn, data=lambda: (network.batch(), network.batch()),
-        adapter="full", loss=loss, score=lambda model, batches: 0.5, steps=4, batch=8,
+        adapter="full", loss=loss, score=score, steps=4, batch=8,
     )
 
 CASES = [
-    case("same", network.same), case("other", network.other), Script("toy/full/script", "train.py")
+    case("same", network.same), case("other", network.other),
+    case("evaluated", network.same, network.moved), Script("toy/full/script", "train.py"),
 ]
 """
 TRAIN = """
@@ -53,6 +60,12 @@ for _ in range(5):
     network.other(model, network.batch()).backward()
     optimizer.step()
 """
+SAID = {
+    "same": "the same in 4 of 4 steps: only what is drawn or loaded changed",
+    "other": "something else too, from step 1 on: loss ",
+    "evaluated": "something else too, in its evaluation: score 0.4, was 0.5",
+    "script": "something else too, from step 1 on: loss ",
+}
 SETTINGS = """
 [tool.peft_regress]
 cases = ["gates:CASES"]
@@ -63,15 +76,13 @@ def test_both_sides_train_from_the_weights_of_the_base(project):
     files = {"gates.py": GATES, "train.py": TRAIN, "pyproject.toml": SETTINGS}
     project.write({"network.py": NETWORK, **files})
     use_settings(read_settings(project.folder))
-    cases = [parse_case_id(f"toy/full/{name}") for name in ("same", "other", "script")]
+    cases = [parse_case_id(f"toy/full/{name}") for name in SAID]
     setup = MeasuringSetup(baselines=project.folder / "baselines", jobs=1)
     candidate = project.folder / "python"
     candidate.write_text(f'#!/bin/sh\nCANDIDATE=1 exec {sys.executable} "$@"\n')
     candidate.chmod(0o755)
     found = list(from_one_start(cases, Path(sys.executable), candidate, setup))
-    said = [
-        "toy/full/same, from the base's weights in float64, computes the same in 4 of 4 st",
-        "toy/full/other, from the base's weights in float64, computes something else too, from ",
-        "toy/full/script, from the base's weights in float64, computes something else too, from ",
-    ]
-    assert [text[: len(start)] for text, start in zip(found, said, strict=True)] == said
+    for text, (name, said) in zip(found, SAID.items(), strict=True):
+        assert text.startswith(
+            f"toy/full/{name}, from the base's weights in float64, computes {said}"
+        )

@@ -26,7 +26,7 @@ class WatchRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """How far to move what trains after the first step, as a share: to see what rounding may do."""
     float64: bool = False
     """Whether to compute in float64, and record no operators."""
-    start: str | None = None
+    kept_start: str | None = None
     """In float64: the file of `begin_alike`, which the first module begins with."""
     answer: str
     """The file that the observation is written to."""

@@ -117,7 +117,7 @@ class ScriptRecipe:
             return str(error)
 
     def _in_float64(self, nudge: float, start: Path | None) -> Referee:
-        seen = _watch(self.script, nudge=nudge, float64=True, start=start and str(start))
+        seen = _watch(self.script, nudge=nudge, float64=True, kept_start=start and str(start))
         if seen.less_precision:
             raise LessPrecisionError(seen.less_precision)
         if seen.problem is not None:

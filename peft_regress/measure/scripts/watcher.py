@@ -191,7 +191,7 @@ class Watcher:
 
     def _begin_alike(self, module: nn.Module, batch: dict[str, Tensor]) -> None:
         """Begin with the weights of another run of the script; only its batch must be the same."""
-        start, mode = self._request.start, self._float64
+        start, mode = self._request.kept_start, self._float64
         if start is None or mode is None or len(self._modules) > 1:
             return
         try:

@@ -57,7 +57,7 @@ def watch_script(  # noqa: PLR0913  (all but the script have defaults)
     until: Event | None = None,
     nudge: float = 0.0,
     float64: bool = False,
-    start: str | None = None,
+    kept_start: str | None = None,
     env: Mapping[str, str] | None = None,
     folder: Path | None = None,
     time_limit: float = 600,
@@ -93,7 +93,7 @@ def watch_script(  # noqa: PLR0913  (all but the script have defaults)
             until=until,
             nudge=nudge,
             float64=float64,
-            start=start,
+            kept_start=kept_start,
             answer=str(answer),
         )
         request.write_bytes(encoded(asked))

@@ -94,3 +94,17 @@ REFUSING = "if torch.get_default_dtype() == torch.float64: raise TypeError('no f
 @pytest.mark.parametrize(("added", "why"), [(IN_HALF, "bfloat16"), (REFUSING, "no float64")])
 def test_without_one_the_record_says_why(measured, added, why):
     assert why in measured(added + LOOP).referee
+
+
+@pytest.mark.parametrize(
+    ("added", "why"),
+    [
+        ("", ""),
+        ("data.tensors = (data.tensors[0] + 1, data.tensors[1])\n", "it has another first batch"),
+        ("net.append(nn.Linear(3, 3))\n", "is only in one, or has another shape"),
+    ],
+)
+def test_a_script_begins_as_another_run_only_with_the_same_tensors(watch, tmp_path, added, why):
+    how = {"float64": True, "kept_start": str(tmp_path / "start")}
+    assert watch(LOOP, **how).less_precision == ""
+    assert watch(added + LOOP, **how).less_precision[-len(why) or None :] == why
