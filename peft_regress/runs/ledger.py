@@ -149,11 +149,16 @@ def operator_rows_of(ledger: Ledger, metric: str) -> Rows | None:
 
 def check_sums(records: Iterable[Record], where: str) -> None:
     """Raise `InputError` if the rows of a metric in a record's ledger do not add up to it."""
+    totals: dict[tuple[int, str], list[int]] = {}
     for record in records:
         ledger = record.whole_ledger
         for name, metric in record.metrics.items():
-            for rows in (rows_of(ledger, name), operator_rows_of(ledger, name)):
-                if rows is not None and (total := sum(rows.values())) != metric.value:
+            key = id(ledger), name  # most records of a run share a few ledgers
+            if key not in totals:
+                views = (rows_of(ledger, name), operator_rows_of(ledger, name))
+                totals[key] = [sum(rows.values()) for rows in views if rows is not None]
+            for total in totals[key]:
+                if total != metric.value:
                     raise InputError(
                         f"{where}: {record.case.id}: metric {name!r} is {metric.value:,}, but its "
                         f"ledger adds up to {total:,}. Make the run again."
