@@ -16,7 +16,7 @@ from peft_regress.catalogue.tasks.digits import load_digits
 from peft_regress.errors import PeftRegressError
 from peft_regress.imports import drop_noise
 from peft_regress.project.budgets import Bound, Budget
-from peft_regress.project.fine_tune import FineTune, OwnMetric
+from peft_regress.project.fine_tune import FineTune, NamedConfig, OwnMetric
 from peft_regress.project.script import Script
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "Budget",
     "Case",
     "FineTune",
+    "NamedConfig",
     "OwnMetric",
     "PeftRegressError",
     "Script",

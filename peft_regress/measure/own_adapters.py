@@ -24,9 +24,10 @@ from peft_regress.catalogue.methods.adapter_shapes import ADAPTER
 from peft_regress.catalogue.methods.method import Method
 from peft_regress.catalogue.methods.peft_adapter import PeftAdapter, SavedByPeft
 from peft_regress.catalogue.methods.targets import find_heads
-from peft_regress.errors import InputError
+from peft_regress.errors import InputError, UnsupportedCaseError
+from peft_regress.imports import told
 from peft_regress.measure.training import seed_all
-from peft_regress.project.fine_tune import FineTune
+from peft_regress.project.fine_tune import FineTune, NamedConfig
 
 # Written by peft itself, or of no consequence for what is computed.
 _UNSAID: Final = {
@@ -54,6 +55,8 @@ def adapter_of(fine_tune: FineTune) -> Method:
                 "method"
             )
         return method
+    if isinstance(given, NamedConfig):
+        return _named_adapter(given, heads)
     if hasattr(given, "peft_type"):
         return _config_adapter(given, heads)
     return CallableAdapter(wrap=given, heads=heads)
@@ -109,6 +112,40 @@ class CallableAdapter(_OwnAdapter):
         return adapted
 
 
+@dataclass(frozen=True, kw_only=True)
+class _MissingConfig(_OwnAdapter):
+    """A configuration that the installed peft cannot make."""
+
+    stated: Json
+    problem: str
+
+    def definition(self) -> Json:
+        return self.stated
+
+    def adapt(self, base: nn.Module, *, seed: int) -> nn.Module:  # noqa: ARG002
+        raise UnsupportedCaseError(self.problem)
+
+
+def _named_adapter(given: NamedConfig, heads: tuple[str, ...]) -> Method:
+    kind, peft = given.name.rpartition(".")[2], import_module("peft")
+    stated: Json = {"config": kind, "fields": plain_setting(given.settings)}
+    try:
+        config = _made_config(given)
+    except (AttributeError, ImportError, TypeError, ValueError) as error:
+        problem = f"peft {peft.__version__} has no such {given.name}: {told(error)}"
+        return _MissingConfig(name=kind, heads=heads, stated=stated, problem=problem)
+    return dataclasses.replace(_config_adapter(config, heads), stated=stated)
+
+
+def _made_config(given: NamedConfig) -> Any:
+    parent, _, kind = f"peft.{given.name}".rpartition(".")
+    settings = {
+        name: _made_config(value) if isinstance(value, NamedConfig) else value
+        for name, value in given.settings.items()
+    }
+    return getattr(import_module(parent), kind)(**settings)
+
+
 def _config_adapter(config: Any, heads: tuple[str, ...]) -> ConfigAdapter:
     kind, fields = type(config).__name__, vars(config)
     of_peft = (method for method in registry.items("method") if isinstance(method, PeftAdapter))
@@ -135,6 +172,8 @@ class ConfigAdapter(_OwnAdapter, SavedByPeft):
     """Puts the configured adapter of peft on a model, and trains the heads with it."""
 
     config: Any
+    stated: Json = None
+    """What its author stated of it, if that is not read from the configuration."""
 
     _file: ClassVar[str] = "trained_beside.safetensors"
 
@@ -143,6 +182,8 @@ class ConfigAdapter(_OwnAdapter, SavedByPeft):
         return peft_adapter.alters_base(vars(self.config))
 
     def definition(self) -> Json:
+        if self.stated is not None:
+            return self.stated
         fields = {name: value for name, value, is_default in self._fields() if not is_default}
         return {"config": self.name, "fields": fields}
 
@@ -198,7 +239,7 @@ def plain_setting(value: Any) -> Json:
         return cast("Json", value.value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = vars(value)
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {str(key): plain_setting(item) for key, item in sorted(value.items(), key=str)}
     if isinstance(value, set | frozenset | list | tuple):
         plain = [plain_setting(item) for item in value]

@@ -51,6 +51,20 @@ class OwnMetric:
 
 
 @dataclass(frozen=True)
+class NamedConfig:
+    """A configuration of peft by its name, for an adapter that some releases do not have.
+
+    It is made when its case is measured, so a module of cases need not import peft. Where the
+    installed peft lacks it, or one of its settings, the case is `unsupported`.
+    """
+
+    name: str
+    """Within `peft`: `"VeraConfig"`, `"tuners.lora.config.KasaConfig"`."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Its arguments; a value may be a `NamedConfig`. They define the case as they stand here."""
+
+
+@dataclass(frozen=True)
 class FineTune:
     """One fine-tuning that the gate measures and judges: your own, or a built-in one.
 
@@ -69,8 +83,8 @@ class FineTune:
     """Returns training and test data: each a Dataset, or a tuple or mapping of arrays or tensors of
     one length. A tuple gives tuples as batches, a mapping gives dicts."""
     adapter: Any
-    """A `peft.PeftConfig`; or the name of a built-in method, with its rank (`"lora-r4"`, `"full"`);
-    or a callable that takes the model and returns the adapted one."""
+    """A `peft.PeftConfig`, or a `NamedConfig`; or the name of a built-in method, with its rank
+    (`"lora-r4"`, `"full"`); or a callable that takes the model and returns the adapted one."""
     also_train: Sequence[str] = ()
     """Modules of the unadapted model that train in full, such as a new head."""
     optimizer: Callable[[nn.Module], Optimizer] | None = None
@@ -115,7 +129,7 @@ def _wrong_parts(given: FineTune) -> Iterator[str]:
             yield f"{name}={value!r} is not callable: give a function, such as {name}=build"
     if not callable(given.mode) and given.mode not in get_args(Mode):
         yield f"mode={given.mode!r} is neither 'train' nor 'eval' nor callable"
-    is_config = hasattr(given.adapter, "peft_type")
+    is_config = isinstance(given.adapter, NamedConfig) or hasattr(given.adapter, "peft_type")
     if not (isinstance(given.adapter, str) or is_config or callable(given.adapter)):
         yield (
             f"adapter={given.adapter!r} is not a PeftConfig, the name of a built-in method such as "

@@ -1,0 +1,1 @@
+"""A small language model and every adapter that peft has for it."""
