@@ -1,9 +1,11 @@
 """Measure a candidate environment on a matrix, and compare it with the current one."""
 
 import contextlib
+import re
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -153,7 +155,7 @@ def upgrade(  # noqa: PLR0913  (what to measure, and whom to tell)
             changed=_changed(before, candidate, overlay),
             installed=tuple(overlay.packages) if base or is_installed_here(before) else (),
             edited=edited,
-            remarks=(*overlay.remarks, *filter(None, [sides.edit])),
+            remarks=(*overlay.remarks, *filter(None, [sides.edit]), *_new_types(overlay)),
             saved=settings.save,
             by_baseline=_judged(passing, None, candidate, settings) if base else None,
         )
@@ -182,6 +184,25 @@ def upgrade(  # noqa: PLR0913  (what to measure, and whom to tell)
         result = replace(result, responsible=responsible)
         finish(result, overlay)
         return result
+
+
+def _new_types(overlay: Overlay) -> list[str]:
+    """Return a sentence if peft in an overlay has adapter types that the running one lacks."""
+    here = find_spec("peft")
+    there = next(overlay.folder.glob("lib/*/site-packages/peft"), None)
+    if here is None or here.origin is None or there is None:
+        return []
+    known, found = map(_adapter_types, (Path(here.origin).parent, there))
+    names = ", ".join(sorted(found - known))
+    version = overlay.packages.get("peft")
+    return [f"peft {version} has new adapter types, which no case gates: {names}"] if names else []
+
+
+def _adapter_types(package: Path) -> set[str]:
+    """Return the names in peft's table of types, without importing that peft."""
+    path = package / "utils" / "peft_types.py"
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    return set(re.findall(r'^    ([A-Z0-9_]+) = "', text, re.MULTILINE))
 
 
 def _changed(

@@ -1,6 +1,7 @@
 """The command `upgrade`: what it compares with, what it prints and writes, how it ends."""
 
 import contextlib
+import dataclasses
 import json
 import os
 import shutil
@@ -222,6 +223,27 @@ def test_what_is_measured_and_said(
         store(**entry)
     ended = upgrade(*words, cases=cases)
     assert {**ended._asdict(), "tried": world.versions_tried()} == snapshot
+
+
+def test_adapter_types_that_only_the_candidate_has_are_named(
+    world, store, upgrade, tmp_path, monkeypatch
+):
+    store()
+    table = tmp_path / "lib" / "python3" / "site-packages" / "peft" / "utils" / "peft_types.py"
+    table.parent.mkdir(parents=True)
+    table.write_text('class PeftType:\n    LORA = "LORA"\n    ZETA = "ZETA"\n    ETA = "ETA"\n')
+    opened = world.opened_overlay
+
+    @contextlib.contextmanager
+    def with_files(*arguments, **options):
+        with opened(*arguments, **options) as overlay:
+            yield dataclasses.replace(overlay, folder=tmp_path)
+
+    monkeypatch.setattr(upgrading, "opened_overlay", with_files)
+    named = "peft 0.20.0 has new adapter types, which no case gates: ETA, ZETA"
+    assert named in upgrade().flat
+    table.write_text('class PeftType:\n    LORA = "LORA"\n')
+    assert "adapter types" not in upgrade().out
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,12 @@ from own_training import convolutional, false_facts, fine_tune, image_data, meas
 from torch import nn
 from torch.utils.data import TensorDataset
 
+from peft_regress.errors import InputError
 from peft_regress.measure.costs import ProfileCache, costs_of, metrics_of
 from peft_regress.measure.data import Data
 from peft_regress.measure.definition import define
 from peft_regress.measure.recipe import Recipe
+from peft_regress.project.fine_tune import NamedConfig
 from peft_regress.report import verdict_text
 
 TARGETS = ["0", "6"]
@@ -146,6 +148,37 @@ def test_invariants_of_a_sound_adapter_hold_or_say_why_they_do_not_apply(name):
     for invariant, note in notes.items():
         assert record.invariants[invariant] is None
         assert note in record.invariant_notes[invariant]
+
+
+def test_a_named_configuration_is_the_configuration_and_defined_by_what_is_stated():
+    runtime = NamedConfig("LoraRuntimeConfig", {"ephemeral_gpu_offload": False})
+    settings = {"r": 2, "target_modules": TARGETS}
+    named = NamedConfig("LoraConfig", {**settings, "runtime_config": runtime})
+    record, plain = measured(fine_tune(named)), measured(fine_tune(lora()))
+    assert (record.status, record.metrics) == ("ok", plain.metrics)
+    given = Recipe.of(fine_tune(named), Path("absent")).adapter
+    assert isinstance(given.config.runtime_config, peft.LoraRuntimeConfig)
+    stated = {"name": "LoraRuntimeConfig", "settings": {"ephemeral_gpu_offload": False}}
+    fields = {**settings, "runtime_config": stated}
+    assert given.definition() == {"config": "LoraConfig", "fields": fields}
+
+
+@pytest.mark.parametrize(
+    ("named", "problem"),
+    [
+        (NamedConfig("NewConfig", {"r": 2}), "no attribute 'NewConfig'"),
+        (NamedConfig("newer.Config", {"r": 2}), "No module named 'peft.newer'"),
+        (NamedConfig("LoraConfig", {"new_setting": 2}), "unexpected keyword argument"),
+    ],
+)
+def test_a_named_configuration_that_peft_lacks_is_unsupported(named, problem):
+    record = measured(fine_tune(named))
+    assert record.status == "unsupported"
+    assert record.error.message.startswith(f"peft {peft.__version__} has no such {named.name}: ")
+    assert problem in record.error.message
+    # Without a stored record nothing says that it ever worked.
+    with pytest.raises(InputError, match=named.name):
+        measured(fine_tune(named), has_reference=False)
 
 
 def test_biases_that_train_beside_an_adapter_are_no_part_of_it():

@@ -12,15 +12,17 @@ import re
 import sys
 import tarfile
 import time
+from importlib import import_module
 from pathlib import Path
 from typing import IO, cast
 
 import safetensors.torch
 import torch
 
-from benchmarks.language import networks, plays
 from peft_regress.files import write_atomic
 
+sys.path.append(str(Path(__file__).parents[2]))
+networks, plays = (import_module(f"benchmarks.language.{name}") for name in ("networks", "plays"))
 STEPS, BATCH, RATE = 1500, 64, 4e-3
 
 

@@ -1,0 +1,86 @@
+"""The matrix `language`: nothing of the installed peft is without a case or a reason."""
+
+import dataclasses
+import sys
+import typing
+from importlib import import_module
+from pathlib import Path
+
+import peft
+import peft.optimizers
+import pytest
+import torch
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+
+from peft_regress import PeftRegressError
+from peft_regress.catalogue.matrix import matrix_cases
+from peft_regress.project.fine_tune import NamedConfig
+
+sys.path.append(str(Path(__file__).parents[2]))  # last, so that the wheel is tested
+cases, networks, plays = (
+    import_module(f"benchmarks.language.{name}") for name in ("cases", "networks", "plays")
+)
+CONFIGS = [case.adapter for case in cases.CASES if isinstance(case.adapter, NamedConfig)]
+STARTED = {case.case.method for case in cases.CASES if callable(case.adapter)}
+
+
+def test_every_type_of_the_installed_peft_has_a_case():
+    """A release that adds a type fails here: give it a case."""
+    names = {config.name for config in CONFIGS} | {"XLoraConfig"}
+    assert "xlora" in STARTED
+    types = PEFT_TYPE_TO_CONFIG_MAPPING.items()
+    assert [kind.value for kind, config in types if config.__name__ not in names] == []
+
+
+def test_every_setting_of_lora_has_a_case_or_a_reason():
+    used = {name for config in CONFIGS if config.name == "LoraConfig" for name in config.settings}
+    used |= {f"{name}_config" for name in STARTED}
+    fields = {field.name for field in dataclasses.fields(peft.LoraConfig)}
+    assert fields - used == cases.ABSENT.keys() & fields
+
+
+def test_every_start_of_lora_has_a_case_or_a_reason():
+    hint = typing.get_type_hints(peft.LoraConfig)["init_lora_weights"]
+    starts = {value for one in typing.get_args(hint) for value in typing.get_args(one)}
+    used = {str(config.settings.get("init_lora_weights")) for config in CONFIGS} | STARTED
+    # A draw of another distribution, fewer iterations of PiSSA's, and one for CUDA.
+    assert starts - used == {"gaussian", "pissa_niter_[number of iters]", "loftq"}
+
+
+def test_every_optimizer_of_peft_has_a_case():
+    used = {case.optimizer.keywords.get("name") for case in cases.CASES if case.optimizer}
+    assert set(peft.optimizers.__all__) <= used
+
+
+def test_the_cases_are_a_matrix_of_the_project():
+    assert {case.id for case in cases.CASES} == {case.id for case in matrix_cases("language")}
+
+
+def test_each_adapter_can_be_put_on_the_decoder_and_leaves_its_vocabulary_alone():
+    model = networks.llama()
+    train, test = plays.folio()
+    assert model(**{name: rows[:2] for name, rows in test.items()}).logits.shape == (2, 64, 96)
+    assert train["input_ids"].shape[1] == plays.LENGTH
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+
+
+def test_the_source_knows_modern_spelling_better_than_the_folios():
+    model = networks.llama().eval()
+    modern = plays.sequences("source")[:50]
+    folio = plays.folio()[1]["input_ids"][:50]
+    with torch.no_grad():
+        losses = [model(input_ids=rows, labels=rows).loss.item() for rows in (modern, folio)]
+    assert losses[1] > losses[0] + 0.5
+
+
+@pytest.mark.parametrize(
+    "names", [(plays, "FILE", plays.read_plays), (networks, "SOURCES", networks.llama)]
+)
+def test_other_bytes_are_refused(names, tmp_path, monkeypatch):
+    module, name, read = names
+    for file in ("plays.xz", "llama.safetensors"):
+        (tmp_path / file).write_bytes(b"other")
+    monkeypatch.setattr(module, name, tmp_path / "plays.xz" if name == "FILE" else tmp_path)
+    plays.read_plays.cache_clear()
+    with pytest.raises(PeftRegressError, match=r"found sha256 [0-9a-f]{64}, expected"):
+        read()
