@@ -155,7 +155,7 @@ def test_a_named_configuration_is_the_configuration_and_defined_by_what_is_state
     settings = {"r": 2, "target_modules": TARGETS}
     named = NamedConfig("LoraConfig", {**settings, "runtime_config": runtime})
     record, plain = measured(fine_tune(named)), measured(fine_tune(lora()))
-    assert (record.status, record.metrics) == ("ok", plain.metrics)
+    assert (record.status, record.curve, record.trained) == ("ok", plain.curve, plain.trained)
     given = Recipe.of(fine_tune(named), Path("absent")).adapter
     assert isinstance(given.config.runtime_config, peft.LoraRuntimeConfig)
     stated = {"name": "LoraRuntimeConfig", "settings": {"ephemeral_gpu_offload": False}}
