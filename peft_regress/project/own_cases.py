@@ -61,8 +61,8 @@ def settings_in_use() -> Settings:
 def usual_matrix() -> str:
     """Return the matrix of the settings; if they name no case and a suite gave some, `own`."""
     settings = settings_in_use()
-    is_given = settings.matrix == DEFAULT_MATRIX and _registry.cases
-    return OWN_MATRIX if is_given else settings.matrix
+    names_none = settings.matrix == DEFAULT_MATRIX and not settings.cases
+    return OWN_MATRIX if names_none and _registry.cases else settings.matrix
 
 
 def usual_storage() -> Path:
