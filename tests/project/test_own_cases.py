@@ -90,7 +90,8 @@ def test_an_id_of_an_own_case_is_found_before_the_names_of_the_registry(project)
     assert own_fine_tune(parse_case_id("shift/full/resnet18")) is None
 
 
-def test_a_suite_can_give_its_cases_itself():
+def test_a_suite_can_give_its_cases_itself(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     gates = [_case("photos/full/net"), _case("photos/head/net")]
     assert [param.id for param in case_params(gates)] == ["photos/full/net", "photos/head/net"]
     assert [param.id for param in case_params(iter(gates))] == [gate.id for gate in gates]
