@@ -17,11 +17,11 @@ from PIL import Image
 from peft_regress.catalogue.evidence import Evidence
 from peft_regress.choosing.study import Point, Trainer
 
-UNSEEN, SHIFT, PHOTOGRAPHS = TASKS
-WITHOUT_STUDIES = '{"packages": {}, "studies": {}}'
+UNSEEN, SHIFT = TASKS
 
 
 def rows(images):
+    """Return each image as bytes."""
     return [image.numpy().tobytes() for image in images]
 
 
@@ -59,31 +59,11 @@ def test_a_shift_trains_at_one_severity_and_tests_each_in_order(monkeypatch):
     assert torch.equal(labels, labels[:1].expand(5, -1))
 
 
-def test_crops_for_training_and_for_the_test_share_no_pixel(monkeypatch):
-    """On a chessboard of cells, training sees white alone, the test black alone."""
-    board = torch.zeros(3, 320, 480)
-    for row in range(4):
-        for column in range(6):
-            board[:, 80 * row : 80 * row + 80, 80 * column : 80 * column + 80] = (row + column) % 2
-    monkeypatch.setattr(accuracy_tasks, "photographs", lambda: [board, board])
-    (train, labels), (test, _) = accuracy_tasks.crops.__wrapped__()
-    assert train.max() == 0
-    assert test.min() == 1
-    assert torch.bincount(labels).tolist() == [120, 120]
-
-
-def test_photographs_are_there_and_each_has_enough_cells():
-    for (images, labels), least in zip(PHOTOGRAPHS.data(), (80, 32), strict=True):
-        assert images.shape[1:] == (3, 64, 64)
-        assert 0 <= images.min() <= images.max() <= 1
-        counts = torch.bincount(labels)
-        assert (len(counts), bool(counts.min() >= least)) == (16, True)
-
-
 @pytest.fixture
 def file(tmp_path, monkeypatch):
+    """An evidence.json without studies."""
     path = tmp_path / "evidence.json"
-    path.write_text(WITHOUT_STUDIES)
+    path.write_text('{"packages": {}, "studies": {}}')
     monkeypatch.setattr(accuracy_study, "EVIDENCE_FILE", path)
     monkeypatch.setattr(accuracy_study, "SOURCES", tmp_path / "runs" / "sources")
     return path
@@ -105,32 +85,25 @@ def test_a_study_trains_what_the_file_lacks_and_writes_it_after_each_method(file
         taken.append((name, options["seed"], options["at"][-1], options.get("rate", 1)))
         return scored(name, **options)
 
-    def stored():
-        return msgspec.json.decode(file.read_bytes(), type=Evidence).studies["unseen"]["resnet18"]
-
     monkeypatch.setattr(Trainer, "points", points)
     monkeypatch.setattr(Trainer, "before", lambda self: (0.2, 0.2))
-    # No method begins after the time limit.
-    accuracy_study.train(UNSEEN, "resnet18", ["full"], accuracy_study.plan_of(0))
-    assert stored().methods == {}
-    file.write_text(WITHOUT_STUDIES)
-    plan = accuracy_study.plan_of(100)
-    accuracy_study.train(UNSEEN, "resnet18", ["full"], plan)
-    study = stored()
+    accuracy_study.run(UNSEEN, "resnet18", ["full"])
+    study = msgspec.json.decode(file.read_bytes(), type=Evidence).studies["unseen"]["resnet18"]
     assert list(study.curve) == [75, 150, 300]
     assert study.steps == 150
     assert study.methods["full"].rate == 3
     assert study.methods["full"].final == pytest.approx((0.9, 0.899, 0.898, 0.897, 0.896))
     assert study.methods["full"].early[0] == pytest.approx(0.9 * 0.15)
     began = len(taken)
-    accuracy_study.train(UNSEEN, "resnet18", ["full", "head"], plan)
+    accuracy_study.run(UNSEEN, "resnet18", ["full", "head"])
     assert {name for name, *_ in taken[began:]} == {"head"}
     chosen = [(at, rate) for _, seed, at, rate in taken[began:] if seed >= 1000]
     assert sorted(chosen[:5]) == [(18, rate) for rate in (0.1, 0.3, 1.0, 3.0, 10.0)]
     assert {at for at, _ in chosen[5:]} == {75}
     assert [seed for _, seed, _, _ in taken[-5:]] == list(range(5))
-    accuracy_study.train_longer(UNSEEN, "resnet18", ["full", "head"], plan)
-    assert len(stored().methods["head"].longer) == 3
+    accuracy_study.run(UNSEEN, "resnet18", ["full", "head"], longer=True)
+    study = msgspec.json.decode(file.read_bytes(), type=Evidence).studies["unseen"]["resnet18"]
+    assert len(study.methods["head"].longer) == 3
     assert taken[-1] == ("head", 2, 450, 3)
 
 

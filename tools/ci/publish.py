@@ -47,7 +47,11 @@ class PublishError(Exception):
 
 def main(arguments: list[str] | None = None) -> int:
     """Publish; return 0, also if there is nothing to publish, or 2 if publishing failed."""
-    parser = argument_parser()
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("kind", choices=("comment", "issue"))
+    parser.add_argument("folder", type=Path, help="the folder with what the run left")
+    parser.add_argument("--dry-run", action="store_true", help="print the commands, run none")
+    parser.add_argument("--candidate", choices=("release", "main"), default="release")
     chosen = parser.parse_args(arguments)
     run = dry_run if chosen.dry_run else real_run
     try:
@@ -59,16 +63,6 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
-
-
-def argument_parser() -> argparse.ArgumentParser:
-    """Make the parser of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("kind", choices=("comment", "issue"))
-    parser.add_argument("folder", type=Path, help="the folder with what the run left")
-    parser.add_argument("--dry-run", action="store_true", help="print the commands, run none")
-    parser.add_argument("--candidate", choices=("release", "main"), default="release")
-    return parser
 
 
 def dry_run(*command: str, stdin: str = "") -> str:

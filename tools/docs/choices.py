@@ -1,7 +1,6 @@
 """Write the tables of docs/choosing.md: what `choose` answers on every network of the study.
 
-python tools/docs/choices.py --write    renew them; takes some minutes
-python tools/docs/choices.py --check    exit 1 if they are out of date
+`page_tables.py` says how; it takes some minutes.
 """
 
 from __future__ import annotations

@@ -1,10 +1,6 @@
 """Write the tables of docs/devices.md from the accepted edge matrix, or check them.
 
-    python tools/docs/edge_page.py                  print every table
-    python tools/docs/edge_page.py --write          put them into docs/devices.md
-    python tools/docs/edge_page.py --check          exit 1 if the page differs
-
-A table is between the comments `<!-- edge:NAME -->` and `<!-- /edge:NAME -->`. Nothing is measured.
+`page_tables.py` says how. Nothing is measured.
 """
 
 import sys

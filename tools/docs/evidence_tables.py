@@ -1,9 +1,6 @@
 """Write the tables of docs/evidence.md on the accuracy of methods that have learned.
 
-    python tools/docs/evidence_tables.py --write    renew them from evidence.json
-    python tools/docs/evidence_tables.py --check    exit 1 if they are out of date
-
-`tools/studies/accuracy_study.py` makes evidence.json.
+`tools/studies/accuracy_study.py` makes evidence.json; `page_tables.py` says how to renew them.
 """
 
 from __future__ import annotations

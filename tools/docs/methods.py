@@ -1,10 +1,6 @@
 """Write the table of states in docs/methods.md from the stored runs, or check it.
 
-    python tools/docs/methods.py            print the table
-    python tools/docs/methods.py --write    put it into docs/methods.md
-    python tools/docs/methods.py --check    exit 1 if the page differs
-
-The rest of the page is written by hand.
+`page_tables.py` says how; the rest of the page is written by hand.
 """
 
 import sys

@@ -1,7 +1,8 @@
 """What the tools that write into docs/ share: whole files, tables in a page, states of cases.
 
 A table stands between `<!-- TOOL:NAME -->` and `<!-- /TOOL:NAME -->`. With `--write` a tool renews,
-with `--check` it exits with 1 if something is out of date; one of tables alone prints them.
+with `--check` it exits with 1 if something is out of date. Without either a tool of tables prints
+them; `--only` names some of them.
 """
 
 import argparse

@@ -1,20 +1,15 @@
 """Write the tables of docs/paper.md from measurements, or check them.
 
-    python tools/docs/paper.py                 print every table
-    python tools/docs/paper.py --write         put them into docs/paper.md
-    python tools/docs/paper.py --check         exit 1 if the page differs from what is measured
-    python tools/docs/paper.py --only flops    one table; may name several
-
-A table is between the comments `<!-- paper:NAME -->` and `<!-- /paper:NAME -->`; the rest of the
-page is written by hand.
+`page_tables.py` says how; the rest of the page is written by hand.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from statistics import fmean
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from page_tables import ROOT, main_of_tables, table
 from paper_rows import (
@@ -30,11 +25,6 @@ from paper_rows import (
 )
 
 from peft_regress.catalogue.evidence import read_evidence
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from peft_regress.cost import StepCost
 
 PAGE: Final = ROOT / "docs" / "paper.md"
 PAPER_TABLES: Final = ROOT / "benchmarks" / "paper_tables.json"
@@ -54,11 +44,6 @@ DEFAULT_ARCHITECTURES: Final = (
 def saving(part: float, whole: float) -> str:
     """Show how much less the part is, in percent; negative if it is more, but zero has no sign."""
     return f"{100 * (1 - part / whole):.1f}".replace("-0.0", "0.0")
-
-
-def step_flops(step: StepCost) -> int:
-    """Sum the matrix work of forward and backward pass, counted correctly."""
-    return step.forward_flops + step.backward_flops
 
 
 def memory() -> str:
@@ -101,7 +86,10 @@ def savings() -> str:
                 (count.backward, full_count.backward),
                 (step.backward_flops, full.backward_flops),
                 (count.forward + count.backward, full_count.forward + full_count.backward),
-                (step_flops(step), step_flops(full)),
+                (
+                    step.forward_flops + step.backward_flops,
+                    full.forward_flops + full.backward_flops,
+                ),
             )
             rows.append([architecture, method, *(saving(*pair) for pair in pairs)])
     header = [

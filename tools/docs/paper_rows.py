@@ -173,4 +173,3 @@ MEMORY_FIGURES: Final = _figures(_published["memory_mib"])
 PRINTED_MIB: Final = {(figure.row, figure.name): figure.printed for figure in MEMORY_FIGURES}
 FLOP_FIGURES: Final = _figures(_published["gflops_paper_counter"])
 PAPER_ARCHITECTURES: Final = frozenset(figure.row.architecture for figure in MEMORY_FIGURES)
-ROWS: Final = tuple(dict.fromkeys(figure.row for figure in (*MEMORY_FIGURES, *FLOP_FIGURES)))

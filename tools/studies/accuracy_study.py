@@ -2,7 +2,6 @@
 
     python tools/studies/accuracy_study.py                       all that evidence.json lacks
     python tools/studies/accuracy_study.py --only 'shift/*'      of that the ids of a pattern
-    python tools/studies/accuracy_study.py --minutes 50          begin no method after that time
     python tools/studies/accuracy_study.py --longer              stored methods, three times as long
     python tools/studies/accuracy_study.py --folder vww          images of one's own, by class
     python tools/studies/accuracy_study.py --cifar10-c CIFAR-10-C --kind impulse_noise
@@ -14,9 +13,9 @@ method anew, remove it from the file. Several processes can take parts of it at 
 from __future__ import annotations
 
 import argparse
-import math
+import functools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from importlib.metadata import version
 from pathlib import Path
@@ -31,12 +30,20 @@ from peft_regress.files import write_atomic
 from peft_regress.locks import opened_lock
 
 SEEDS: Final = 5
-START: Final = 75
 LONGER: Final = 3
 LONGER_SEEDS: Final = 3
+SIDE: Final = 64
+"""Pixels of images of one's own."""
 METHODS: Final = (
     *(FULL, "head", "lora-r4", "lora-r16", "galore-r4"),  # needed most
     *("bn_head", "dora-r4", "lora-r1", "galore-r16"),
+)
+PLAN: Final = Plan(
+    names=METHODS,
+    start=75,
+    seeds=SEEDS,
+    stops_behind=False,
+    say=functools.partial(print, flush=True),
 )
 
 
@@ -58,95 +65,68 @@ def store(task: str, network: str, study: Study) -> None:
         write_atomic(EVIDENCE_FILE, content + b"\n")
 
 
-def plan_of(seconds: float) -> Plan:
-    """Return how long to train: from 75 steps on, five seeds, no method stopped."""
-    return Plan(
-        names=METHODS,
-        start=START,
-        seeds=SEEDS,
-        ends=time.monotonic() + seconds,
-        stops_behind=False,
-        say=lambda line: print(line, flush=True),
-    )
-
-
-def wanted(tasks: Sequence[Task], pattern: str) -> Iterator[tuple[Task, str, list[str]]]:
-    """Yield a task, a network and its methods whose id matches, the smallest networks first."""
-    for task in tasks:
-        for network in task.networks:
-            ids = {name: f"{task.name}/{name}/{network}" for name in METHODS}
-            names = [name for name, one in ids.items() if fnmatchcase(one, pattern)]
-            if names:
-                yield task, network, names
-
-
-def train(task: Task, network: str, names: list[str], plan: Plan) -> None:
-    """Train the methods that evidence.json lacks, and store each."""
+def trained(task: Task, network: str, names: Iterable[str], study: Study | None) -> Iterator[Study]:
+    """Train the methods that a study lacks; yield it after each."""
     trainer = task.trainer(network)
-    began = time.process_time()
-    study = stored(task.name, network)
     if study is None:
-        study = begin(trainer, plan, images=task.images, batch=BATCH)
-        study = counted(study, began)
-        store(task.name, network, study)
+        study = begin(trainer, PLAN, images=task.images, batch=BATCH)
+        yield study
     for name in names:
-        if name in study.methods or time.monotonic() > plan.ends:
-            continue
-        began = time.process_time()
-        study = counted(add_method(trainer, plan, study, name), began)
-        store(task.name, network, study)
+        if name not in study.methods:
+            study = add_method(trainer, PLAN, study, name)
+            yield study
 
 
-def counted(study: Study, began: float) -> Study:
-    """Return the study with the processor time since then."""
-    hours = round(study.hours + (time.process_time() - began) / 3600, 3)
-    return msgspec.structs.replace(study, hours=hours)
-
-
-def train_longer(task: Task, network: str, names: list[str], plan: Plan) -> None:
-    """Train stored methods for three times the steps, at their rates and seeds, and store that."""
+def trained_longer(
+    task: Task, network: str, names: Iterable[str], study: Study | None
+) -> Iterator[Study]:
+    """Train a study's methods for three times the steps, at their rates; yield it after each."""
     trainer = task.trainer(network)
-    study = stored(task.name, network)
     for name in names:
-        if study is None or name not in study.methods or time.monotonic() > plan.ends:
+        found = study.methods.get(name) if study else None
+        if study is None or found is None or found.longer:
             continue
-        found, began = study.methods[name], time.process_time()
-        if found.longer:
-            continue
-        steps = LONGER * study.steps
+        at = (LONGER * study.steps,)
         scores = tuple(
-            trainer.points(name, seed=seed, at=(steps,), rate=found.rate)[-1].score
+            trainer.points(name, seed=seed, at=at, rate=found.rate)[-1].score
             for seed in range(LONGER_SEEDS)
         )
         print(f"{task.name}/{name}/{network}: {scores}", flush=True)
         methods = {**study.methods, name: msgspec.structs.replace(found, longer=scores)}
-        study = counted(msgspec.structs.replace(study, methods=methods), began)
-        store(task.name, network, study)
+        study = msgspec.structs.replace(study, methods=methods)
+        yield study
+
+
+def run(task: Task, network: str, names: Iterable[str], *, longer: bool = False) -> None:
+    """Store the study of a task and a network after each training, with its processor time."""
+    study = stored(task.name, network)
+    hours, began = study.hours if study else 0.0, time.process_time()
+    for grown in (trained_longer if longer else trained)(task, network, names, study):
+        spent = (time.process_time() - began) / 3600
+        store(task.name, network, msgspec.structs.replace(grown, hours=round(hours + spent, 3)))
 
 
 def main() -> None:
     """Train what is missing."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--only", default="*", metavar="GLOB", help="of the study's ids")
-    parser.add_argument("--minutes", type=float, default=math.inf)
     parser.add_argument("--longer", action="store_true", help="three times the steps")
     parser.add_argument("--network", default="mobilenet_v2", help="of one's own images")
     parser.add_argument("--folder", type=Path, help="images of one's own: train/CLASS, test/CLASS")
     parser.add_argument("--cifar10-c", type=Path, help="the folder with labels.npy")
     parser.add_argument("--kind", default="impulse_noise", help="of CIFAR-10-C")
-    parser.add_argument("--side", type=int, default=64, help="pixels of one's own images")
     chosen = parser.parse_args()
     tasks: Sequence[Task] = TASKS
     if chosen.folder is not None:
         name = chosen.folder.resolve().name
-        tasks = [of_folder(name, chosen.folder, chosen.network, side=chosen.side)]
+        tasks = [of_folder(name, chosen.folder, chosen.network, side=SIDE)]
     if chosen.cifar10_c is not None:
-        tasks = [of_cifar10_c(chosen.kind, chosen.cifar10_c, chosen.network, side=chosen.side)]
-    plan = plan_of(60 * chosen.minutes)
-    how: Callable[..., None] = train_longer if chosen.longer else train
-    for task, network, names in wanted(tasks, chosen.only):
-        print(f"{task.name} on {network}", flush=True)
-        how(task, network, names, plan)
+        tasks = [of_cifar10_c(chosen.kind, chosen.cifar10_c, chosen.network, side=SIDE)]
+    for task, network in ((one, network) for one in tasks for network in one.networks):
+        ids = {name: f"{task.name}/{name}/{network}" for name in METHODS}
+        if names := [name for name, one in ids.items() if fnmatchcase(one, chosen.only)]:
+            print(f"{task.name} on {network}", flush=True)
+            run(task, network, names, longer=chosen.longer)
 
 
 if __name__ == "__main__":

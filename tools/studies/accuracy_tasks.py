@@ -13,20 +13,18 @@ import gzip
 import hashlib
 import pickletools
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import torch
 import torchvision
-from PIL import Image
 from torch.nn import functional
 from torchvision.datasets import ImageFolder
 from torchvision.transforms.v2 import CenterCrop, Compose, Normalize, PILToTensor, Resize
-from torchvision.transforms.v2.functional import gaussian_blur, pil_to_tensor, resize
+from torchvision.transforms.v2.functional import gaussian_blur, resize
 
 from peft_regress import registry
 from peft_regress.cases import split_adapter_name
@@ -100,57 +98,6 @@ def _classes(images: Labelled, first: int, last: int) -> Labelled:
     levels, labels = images
     chosen = (labels >= first) & (labels < last)
     return levels[chosen], labels[chosen] - first
-
-
-PHOTOGRAPHS: Final = (
-    *("astronaut.png", "brick.png", "camera.png", "chelsea.png", "coffee.png", "coins.png"),
-    *("grass.png", "gravel.png", "hubble_deep_field.jpg", "ihc.png", "moon.png"),
-    *("motorcycle_left.png", "retina.jpg", "rocket.jpg", "china.jpg", "flower.jpg"),
-)
-"""Of scikit-image, the last two of scikit-learn."""
-SIDE: Final = 64
-_CELL: Final = 80
-
-
-def photographs() -> Iterator[Tensor]:
-    """Yield the photographs, (3, height, width) with levels from 0 to 1, the shorter side 320."""
-    import skimage.data
-    import sklearn.datasets
-
-    folders = [
-        Path(str(skimage.data.__file__)).parent,
-        Path(str(sklearn.datasets.__file__)).parent / "images",
-    ]
-    for name in PHOTOGRAPHS:
-        path = next(folder / name for folder in folders if (folder / name).exists())
-        pixels = pil_to_tensor(Image.open(path).convert("RGB"))
-        yield resize(pixels, [4 * _CELL], antialias=True) / 255
-
-
-@functools.cache
-def crops() -> tuple[Labelled, Labelled]:
-    """Return crops of 64 pixels, labelled by their photograph: for training, and for the test.
-
-    A photograph is cut into cells like a chessboard: the white ones train, the black ones test.
-    """
-    draw = np.random.default_rng(0)
-    parts: dict[bool, list[tuple[Tensor, int]]] = {True: [], False: []}
-    for label, photograph in enumerate(photographs()):
-        _, height, width = photograph.shape
-        for row, column in product(range(height // _CELL), range(width // _CELL)):
-            is_train = (row + column) % 2 == 0
-            for _ in range(10 if is_train else 4):
-                top, left = draw.integers(_CELL - SIDE + 1, size=2) + _CELL * np.array(
-                    [row, column]
-                )
-                crop = photograph[:, top : top + SIDE, left : left + SIDE]
-                crop = crop.flip(2) if draw.random() < 0.5 else crop
-                parts[is_train].append((crop, label))
-    train, test = (
-        (torch.stack([crop for crop, _ in of]), torch.tensor([label for _, label in of]))
-        for of in (parts[True], parts[False])
-    )
-    return train, test
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -413,15 +360,5 @@ TASKS: Final = (
         normalised=normalised_digits,
         has_new_head=False,
         by_severity=True,
-    ),
-    Task(
-        name="unseen",
-        networks=("efficientnet_lite0",),
-        images="crops of 16 photographs at 64x64 pixels, by photograph, network trained on "
-        "ImageNet",
-        classes=len(PHOTOGRAPHS),
-        data=crops,
-        source=functools.partial(imagenet, classes=len(PHOTOGRAPHS)),
-        normalised=normalised_photographs,
     ),
 )

@@ -23,19 +23,9 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
 ARCHITECTURES: Final = (
-    "resnet18",
-    "resnet50",
-    "mobilenet_v2",
-    "mobilenet_v3_small",
-    "efficientnet_b0",
-    "shufflenet_v2_x0_5",
-    "shufflenet_v2_x1_0",
-    "squeezenet1_1",
-    "mnasnet1_0",
-    "convnext_tiny",
-    "regnet_y_400mf",
-    "vit_b_16",
-    "swin_t",
+    *("resnet18", "resnet50", "mobilenet_v2", "mobilenet_v3_small", "efficientnet_b0"),
+    *("shufflenet_v2_x0_5", "shufflenet_v2_x1_0", "squeezenet1_1", "mnasnet1_0"),
+    *("convnext_tiny", "regnet_y_400mf", "vit_b_16", "swin_t"),
 )
 METHODS: Final = ("full", "head", "lora-r4")
 

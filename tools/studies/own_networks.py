@@ -1,14 +1,13 @@
 """Ten small fine-tunings of one's own, of different kinds: the evidence for rules on own cases.
 
     python tools/studies/own_networks.py             whether rounding shows in the first losses
-    python tools/studies/own_networks.py --bounds    what the bounds say of rounding and of a fault
+    python tools/studies/own_networks.py --bounds    what the bounds say of rounding
 
 The first trains each under several instruction sets, in processes of their own, and prints by which
 loss the curves depart from that of this machine's own instructions.
 
 The second measures each in the same way, also with two threads, and judges it as on another kind of
-machine, where no curve is known: by bounds. Then every update of its optimizer is 0.9 times as
-large.
+machine, where no curve is known: by bounds.
 """
 
 import os
@@ -31,8 +30,6 @@ from peft_regress.measure import ProfileCache, Recipe, measure
 from peft_regress.runs.schema import Machine, Record
 
 STEPS: Final = 30
-FACTOR: Final = float(os.environ.get("STUDY_FACTOR", "1"))
-"""What every update of an optimizer is multiplied by."""
 THREADS: Final = int(os.environ.get("STUDY_THREADS", "1"))
 INSTRUCTIONS: Final = {name: VARIANTS[name] for name in ("avx2", "sse")}
 
@@ -105,26 +102,10 @@ def lora(*targets: str) -> peft.LoraConfig:
 def _by(kind: Any, **settings: Any) -> Callable[[nn.Module], torch.optim.Optimizer]:
     def make(model: nn.Module) -> torch.optim.Optimizer:
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        return _scaled(kind(trained, foreach=False, **settings))
+        made: torch.optim.Optimizer = kind(trained, foreach=False, **settings)
+        return made
 
     return make
-
-
-def _scaled(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-    """Multiply every update of an optimizer by the factor of this process."""
-    step: Any = optimizer.step
-    parameters = [one for group in optimizer.param_groups for one in group["params"]]
-
-    @torch.no_grad()
-    def scaled_step() -> None:
-        before = [parameter.clone() for parameter in parameters]
-        step()
-        for parameter, start in zip(parameters, before, strict=True):
-            parameter.copy_(start + FACTOR * (parameter - start))
-
-    if FACTOR != 1:
-        optimizer.step = scaled_step  # type: ignore[assignment, method-assign]
-    return optimizer
 
 
 def _case(name: str, model: Callable[[], nn.Module], adapter: Any, **settings: Any) -> FineTune:
@@ -200,18 +181,12 @@ def print_departures() -> None:
 
 
 def print_bounds() -> None:
-    """Print what the gate says of each network: under rounding nothing, of the fault something."""
+    """Print what the gate says of each network: under rounding nothing."""
     here = elsewhere({})
     for name, record in here.items():
         bounds = bounds_on("first_losses", record.metrics["first_losses"], record)
         print(f"{name:30} bounds " + " ".join(f"{bound:.1e}" for bound in bounds))
-    fault = {"STUDY_FACTOR": "0.9"}
-    runs = {
-        **INSTRUCTIONS,
-        "two threads": {"STUDY_THREADS": "2"},
-        "0.9": fault,
-        "0.9 sse": fault | INSTRUCTIONS["sse"],
-    }
+    runs = {**INSTRUCTIONS, "two threads": {"STUDY_THREADS": "2"}}
     for run, environment in runs.items():
         there = elsewhere(environment)
         found = {name: judged(here[name], record) for name, record in there.items()}

@@ -13,33 +13,26 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import math
 import statistics
 from collections.abc import Collection, Mapping
 
 import msgspec
-from accuracy_study import plan_of
+from accuracy_study import PLAN, trained
 from accuracy_tasks import ANIMALS_WHEEL, BATCH, ROOT, held_out
 
 from peft_regress.catalogue.evidence import Study, read_evidence, why_not_learned
 from peft_regress.choosing.candidates import Answer, Limits, of_architecture, try_all
-from peft_regress.choosing.study import add_method, begin, study_of
+from peft_regress.choosing.study import study_of
 
 
 def truth(network: str, names: Collection[str]) -> Study:
     """Return the methods' scores on the first test set."""
-    task, plan = held_out(0), plan_of(math.inf)
-    trainer = task.trainer(network)
     kept = ROOT / "runs" / f"regret-{network}.json"
-    if kept.exists():
-        study = msgspec.json.decode(kept.read_bytes(), type=Study)
-    else:
-        study = begin(trainer, plan, images=task.images, batch=BATCH)
-        kept.write_bytes(msgspec.json.encode(study))
-    for name in names:
-        if name not in study.methods:
-            study = add_method(trainer, plan, study, name)
-            kept.write_bytes(msgspec.json.encode(study))
+    study = msgspec.json.decode(kept.read_bytes(), type=Study) if kept.exists() else None
+    for grown in trained(held_out(0), network, names, study):
+        kept.write_bytes(msgspec.json.encode(grown))
+        study = grown
+    assert study is not None  # noqa: S101  (it is begun where none was kept)
     return study
 
 
@@ -66,12 +59,12 @@ def main() -> None:
     known = truth(network, names)
     scores = {name: 100 * statistics.fmean(known.methods[name].final) for name in names}
     priced = try_all(of_architecture(network, batch=8, resolution=224), Limits())
-    plan = dataclasses.replace(plan_of(math.inf), names=names, stops_behind=True)
+    plan = dataclasses.replace(PLAN, names=names, stops_behind=True)
     task = held_out(5)
-    trained, _, _ = study_of(task.trainer(network), plan, images=task.images, batch=BATCH)
-    assert trained is not None  # noqa: S101  (full fine-tuning was trained)
+    found, _, _ = study_of(task.trainer(network), plan, images=task.images, batch=BATCH)
+    assert found is not None  # noqa: S101  (full fine-tuning was trained)
     print(", ".join(f"{name} {score:.1f}" for name, score in scores.items()))
-    for how, study in (("stored evidence", stored), ("--train", trained)):
+    for how, study in (("stored evidence", stored), ("--train", found)):
         print(f"{how}: {advice(priced, study, scores)}")
 
 

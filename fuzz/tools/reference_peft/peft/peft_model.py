@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from peft.configs import PeftConfig, load_config
 from peft.tuners.methods import layer_class
-from peft.tuners.tuners_utils import BaseTunerLayer, ModulesToSave
+from peft.tuners.tuners_utils import BaseTunerLayer, Holder, ModulesToSave
 
 PREFIX = "base_model.model."
 
@@ -43,7 +43,7 @@ class Tuner(nn.Module):
         return [
             (path, module)
             for path, module in self.model.named_modules()
-            if isinstance(module, BaseTunerLayer | ModulesToSave)
+            if isinstance(module, Holder)
         ]
 
     def layers(self) -> list[BaseTunerLayer]:
@@ -64,10 +64,7 @@ class Tuner(nn.Module):
     def train_active(self) -> None:
         """Let the active adapters train, but no frozen one; none if they are disabled."""
         for _, holder in self.holders():
-            every = (
-                holder.settings if isinstance(holder, BaseTunerLayer) else holder.modules_to_save
-            )
-            for name in every:
+            for name in holder.settings:
                 trains = self.enabled and name in holder.active and name not in self.frozen
                 for parameter in holder.tensors(name).values():
                     parameter.requires_grad = trains
@@ -137,7 +134,7 @@ class PeftModel(nn.Module):
         wrappers: dict[str, Any] = {}
         for path, module in plan.items():
             wrapper: Any
-            if isinstance(module, BaseTunerLayer | ModulesToSave):
+            if isinstance(module, Holder):
                 wrapper = module
             elif config.targets(path):
                 wrapper = layer_class(config, module)(module, path)
@@ -161,7 +158,7 @@ class PeftModel(nn.Module):
         for path, module in self.base_model.model.named_modules():
             if not path or path.startswith(inside):
                 continue
-            if isinstance(module, BaseTunerLayer | ModulesToSave):
+            if isinstance(module, Holder):
                 inside = (*inside, f"{path}.")
             targeted, copied = config.targets(path), config.copies(path)
             if not (targeted or copied):

@@ -16,30 +16,60 @@ class Weight(nn.Module):
         self.weight = weight
 
 
-class BaseTunerLayer(nn.Module):
-    """A layer whose parameters the active adapters change.
-
-    What an adapter has stands in dictionaries of this module, under the adapter's name. A method
-    says what is made for an adapter (`make`) and which parameters the layer has with one
-    (`changed`). Merging copies these into the base layer and keeps what was there.
-    """
+class Holder(nn.Module):
+    """Holds what adapters have, in dictionaries of this module, under the adapter's name."""
 
     containers: tuple[str, ...] = ()
     """Dictionaries by adapter: of parameters, or (`lora_A.weight`) of modules with a `weight`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.settings: dict[str, Any] = {}
+        self.scaling: dict[str, float] = {}
+        self.active: list[str] = []
+        self.enabled = True
+        for container in self.containers:
+            holder, _, inner = container.partition(".")
+            self.add_module(holder, nn.ModuleDict() if inner else nn.ParameterDict())
+
+    def put(self, name: str, container: str, parameter: nn.Parameter) -> None:
+        """Give an adapter a parameter."""
+        holder, _, inner = container.partition(".")
+        getattr(self, holder)[name] = Weight(parameter) if inner else parameter
+
+    def tensors(self, name: str) -> dict[str, nn.Parameter]:
+        """Return an adapter's parameters by container."""
+        found = {}
+        for container in self.containers:
+            holder, _, inner = container.partition(".")
+            held = getattr(self, holder)
+            if name in held:
+                found[container] = held[name].weight if inner else held[name]
+        return found
+
+    def delete(self, name: str) -> None:
+        """Remove all that belongs to an adapter."""
+        for held in self.children():
+            if isinstance(held, nn.ModuleDict | nn.ParameterDict) and name in held:
+                del held[name]
+        self.settings.pop(name, None)
+        self.scaling.pop(name, None)
+        self.active = [one for one in self.active if one != name]
+
+
+class BaseTunerLayer(Holder):
+    """A layer whose parameters the active adapters change.
+
+    A method says what is made for an adapter (`make`) and which parameters the layer has with one
+    (`changed`). Merging copies these into the base layer and keeps what was there.
+    """
 
     def __init__(self, base_layer: nn.Module, name: str) -> None:
         super().__init__()
         self.base_layer = base_layer
         self.path = name
-        self.settings: dict[str, Any] = {}
-        self.scaling: dict[str, float] = {}
-        self.active: list[str] = []
         self.merged: list[str] = []
-        self.enabled = True
         self.kept: dict[str, Tensor] = {}
-        for container in self.containers:
-            holder, _, inner = container.partition(".")
-            self.add_module(holder, nn.ModuleDict() if inner else nn.ParameterDict())
 
     def get_base_layer(self) -> nn.Module:
         """Return the layer that the network had."""
@@ -86,30 +116,9 @@ class BaseTunerLayer(nn.Module):
         """Give the layer an adapter that does not train yet; dtype None is the layer's own."""
         for container, tensor in self.make(config).items():
             parameter = nn.Parameter(tensor.to(dtype or self.dtype), requires_grad=False)
-            holder, _, inner = container.partition(".")
-            getattr(self, holder)[name] = Weight(parameter) if inner else parameter
+            self.put(name, container, parameter)
         self.settings[name] = config
         self.scaling[name] = config.scaling(self.path) if hasattr(config, "scaling") else 1.0
-
-    def delete(self, name: str) -> None:
-        """Remove all that belongs to an adapter."""
-        for container in self.containers:
-            held = getattr(self, container.partition(".")[0])
-            if name in held:
-                del held[name]
-        self.settings.pop(name, None)
-        self.scaling.pop(name, None)
-        self.active = [one for one in self.active if one != name]
-
-    def tensors(self, name: str) -> dict[str, nn.Parameter]:
-        """Return an adapter's parameters by container."""
-        found = {}
-        for container in self.containers:
-            holder, _, inner = container.partition(".")
-            held = getattr(self, holder)
-            if name in held:
-                found[container] = held[name].weight if inner else held[name]
-        return found
 
     def merge(self, names: list[str]) -> dict[str, Tensor]:
         """Return the parameters with more adapters merged; `write` puts them in."""
@@ -138,15 +147,13 @@ class BaseTunerLayer(nn.Module):
         self.merged, self.kept = [], {}
 
 
-class ModulesToSave(nn.Module):
+class ModulesToSave(Holder):
     """A layer of which each adapter may have a copy that trains instead."""
 
     def __init__(self, original_module: nn.Module) -> None:
         super().__init__()
         self.original_module = original_module
         self.modules_to_save = nn.ModuleDict()
-        self.active: list[str] = []
-        self.enabled = True
 
     def forward(self, *args: Any, **keywords: Any) -> Any:
         """Return the output of the active adapter's copy, or of the layer."""
@@ -157,15 +164,10 @@ class ModulesToSave(nn.Module):
 
     def add(self, name: str) -> None:
         """Give an adapter a copy that does not train yet."""
+        self.settings[name] = None
         self.modules_to_save[name] = deepcopy(self.original_module).requires_grad_(
             requires_grad=False
         )
-
-    def delete(self, name: str) -> None:
-        """Remove an adapter's copy."""
-        if name in self.modules_to_save:
-            del self.modules_to_save[name]
-        self.active = [one for one in self.active if one != name]
 
     def tensors(self, name: str) -> dict[str, nn.Parameter]:
         """Return the parameters of an adapter's copy."""

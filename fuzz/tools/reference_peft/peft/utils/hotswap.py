@@ -9,7 +9,6 @@ from torch import nn
 from peft.configs import LoraConfig, load_config
 from peft.peft_model import PeftModel
 from peft.tuners.methods import LoraLayer, is_up
-from peft.tuners.tuners_utils import Weight
 
 
 def prepare_model_for_compiled_hotswap(model: PeftModel, *, target_rank: int) -> None:
@@ -23,9 +22,7 @@ def prepare_model_for_compiled_hotswap(model: PeftModel, *, target_rank: int) ->
                 shape[int(is_up(key))] = target_rank
                 padded = torch.zeros(shape, dtype=tensor.dtype)
                 padded[tuple(slice(size) for size in tensor.shape)] = tensor.detach()
-                parameter = nn.Parameter(padded, requires_grad=tensor.requires_grad)
-                holder, _, inner = key.partition(".")
-                getattr(layer, holder)[name] = Weight(parameter) if inner else parameter
+                layer.put(name, key, nn.Parameter(padded, requires_grad=tensor.requires_grad))
 
 
 def hotswap_adapter(model: PeftModel, folder: str, adapter_name: str, torch_device: str) -> None:
