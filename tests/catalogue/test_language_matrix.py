@@ -17,8 +17,9 @@ from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.project.fine_tune import NamedConfig
 
 sys.path.append(str(Path(__file__).parents[2]))  # last, so that the wheel is tested
-cases, networks, plays = (
-    import_module(f"benchmarks.language.{name}") for name in ("cases", "networks", "plays")
+absent, cases, networks, plays = (
+    import_module(f"benchmarks.language.{name}")
+    for name in ("absent", "cases", "networks", "plays")
 )
 CONFIGS = [case.adapter for case in cases.CASES if isinstance(case.adapter, NamedConfig)]
 STARTED = {case.case.method for case in cases.CASES if callable(case.adapter)}
@@ -36,7 +37,7 @@ def test_every_setting_of_lora_has_a_case_or_a_reason():
     used = {name for config in CONFIGS if config.name == "LoraConfig" for name in config.settings}
     used |= {f"{name}_config" for name in STARTED}
     fields = {field.name for field in dataclasses.fields(peft.LoraConfig)}
-    assert fields - used == cases.ABSENT.keys() & fields
+    assert fields - used == absent.ABSENT.keys() & fields
 
 
 def test_every_start_of_lora_has_a_case_or_a_reason():
