@@ -22,9 +22,8 @@ def _batches() -> Iterator[Tensor]:
 
 
 def _lora(targets: list[str], **settings: object) -> peft.LoraConfig:
-    return peft.LoraConfig(
-        r=4, lora_alpha=4, target_modules=targets, task_type="CAUSAL_LM", **settings
-    )
+    given = {"r": 4, "lora_alpha": 4, "target_modules": targets, "task_type": "CAUSAL_LM"}
+    return peft.LoraConfig(**{**given, **settings})
 
 
 def eva(model: nn.Module, *, targets: list[str]) -> nn.Module:
@@ -68,7 +67,8 @@ def xlora(model: nn.Module, *, targets: list[str]) -> nn.Module:
     with tempfile.TemporaryDirectory() as folder:
         adapters = {}
         for name in ("0", "1"):
-            drawn = peft.get_peft_model(networks.llama(), _lora(targets, init_lora_weights=False))
+            config = _lora(targets, lora_alpha=0.4, init_lora_weights=False)
+            drawn = peft.get_peft_model(networks.llama(), config)
             drawn.save_pretrained(Path(folder) / name)
             adapters[name] = str(Path(folder) / name)
         config = peft.XLoraConfig(

@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from peft_regress.cases import Json
-from peft_regress.catalogue.methods.method import ADAMW, Method, Shapes, moved_buffers
+from peft_regress.catalogue.methods.method import ADAMW, Method, Shapes, moved_buffers, whole_state
 from peft_regress.catalogue.methods.targets import find_heads
 from peft_regress.errors import UnsupportedCaseError
 
@@ -99,7 +99,7 @@ class GaLore(Method):
 
     def shipped_tensors(self, model: nn.Module) -> Mapping[str, Tensor]:
         """Return all parameters and buffers: an update has full size after projecting back."""
-        return {**moved_buffers(model, self.moving), **model.state_dict()}
+        return {**moved_buffers(model, self.moving), **whole_state(model)}
 
 
 GALORE = GaLore(name="galore", learning_rate=4e-3)

@@ -270,6 +270,15 @@ def base_name(name: str, prefix: str) -> str:
     return _COPIES.sub(".", plain)
 
 
+def whole_state(model: nn.Module) -> dict[str, Tensor]:
+    """Return all parameters and buffers by name; a tied weight by its first name alone."""
+    found: dict[Any, tuple[str, Tensor]] = {}
+    for name, tensor in model.state_dict().items():
+        place = (tensor.data_ptr(), tensor.shape, tensor.stride()) if tensor.numel() else name
+        found.setdefault(place, (name, tensor))
+    return dict(found.values())
+
+
 def moved_buffers(model: nn.Module, moving: Collection[str]) -> dict[str, Tensor]:
     """Return the buffers that training moves, such as running statistics, by name.
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Literal
 
 from peft_regress.cases import Json
-from peft_regress.catalogue.methods.method import Method, Shapes
+from peft_regress.catalogue.methods.method import Method, Shapes, whole_state
 from peft_regress.catalogue.methods.targets import head_parameters, no_targets, normalization_layers
 from peft_regress.errors import UnsupportedCaseError
 
@@ -84,7 +84,7 @@ class Selective(Method):
         """Return all parameters and buffers, or what trains and, if they change, the statistics."""
         shipped = {**super().shipped_tensors(model)}
         if self.trains == "all":
-            shipped |= model.state_dict()
+            shipped |= whole_state(model)
         if self.trains_batch_norm_statistics:
             # The count of batches matters only for a momentum of None; inference never reads it.
             ends = (".running_mean", ".running_var")
