@@ -14,6 +14,7 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
 from peft_regress import PeftRegressError
 from peft_regress.catalogue.matrix import matrix_cases
+from peft_regress.measure.own_adapters import adapter_of
 from peft_regress.project.fine_tune import NamedConfig
 
 sys.path.append(str(Path(__file__).parents[2]))  # last, so that the wheel is tested
@@ -63,6 +64,18 @@ def test_each_adapter_can_be_put_on_the_decoder_and_leaves_its_vocabulary_alone(
     assert model(**{name: rows[:2] for name, rows in test.items()}).logits.shape == (2, 64, 96)
     assert train["input_ids"].shape[1] == plays.LENGTH
     assert model.lm_head.weight is model.model.embed_tokens.weight
+
+
+@pytest.mark.parametrize("name", ["full", "galore-r4"])
+def test_a_tied_weight_is_shipped_once_and_loads(name, tmp_path):
+    method = adapter_of(next(case for case in cases.CASES if case.case.adapter_name == name))
+    model = method.adapt(networks.llama(), seed=0)
+    with torch.no_grad():
+        model.model.embed_tokens.weight += 1
+    assert "lm_head.weight" not in method.shipped_tensors(model)
+    method.save(model, tmp_path)
+    loaded = method.load(networks.llama(), tmp_path, trainable=False)
+    assert torch.equal(loaded.lm_head.weight, model.lm_head.weight)
 
 
 def test_the_source_knows_modern_spelling_better_than_the_folios():
