@@ -1,13 +1,13 @@
 """Ten small fine-tunings of one's own, of different kinds: the evidence for rules on own cases.
 
     python tools/studies/own_networks.py             whether rounding shows in the first losses
-    python tools/studies/own_networks.py --bounds    what the bounds say of rounding
+    python tools/studies/own_networks.py --referee   what the gate says of rounding, with a referee
 
 The first trains each under several instruction sets, in processes of their own, and prints by which
 loss the curves depart from that of this machine's own instructions.
 
 The second measures each in the same way, also with two threads, and judges it as on another kind of
-machine, where no curve is known: by bounds.
+machine.
 """
 
 import os
@@ -25,12 +25,14 @@ from variants import VARIANTS
 
 from peft_regress import FineTune, load_digits
 from peft_regress.gate import Observation, judge_case
-from peft_regress.gate.policy import bounds_on
+from peft_regress.gate.referees import referee_of
+from peft_regress.gate.repeats import KnownCurve
 from peft_regress.measure import ProfileCache, Recipe, measure
 from peft_regress.runs.schema import Machine, Record
 
 STEPS: Final = 30
 THREADS: Final = int(os.environ.get("STUDY_THREADS", "1"))
+HERE, THERE = (f"sha256:{digit * 64}" for digit in "01")
 INSTRUCTIONS: Final = {name: VARIANTS[name] for name in ("avx2", "sse")}
 
 
@@ -133,24 +135,33 @@ NETWORKS: Final = (
 # --- What a process of its own computes -----------------------------------------------------------
 
 
-def records() -> dict[str, Record]:
+def records(known: Mapping[str, list[KnownCurve]]) -> dict[str, Record]:
     """Return the record of each case, computed by the threads of this process."""
     torch.set_num_threads(THREADS)
     # The package computes on one thread.
     torch.set_num_threads = lambda nthreads: None  # noqa: ARG005
     profiles = ProfileCache()
     return {
-        case.id: measure(Recipe.of(case, Path("absent")), profiles=profiles, timed=False).record
+        case.id: measure(
+            Recipe.of(case, Path("absent")),
+            profiles=profiles,
+            timed=False,
+            keep_referee=True,
+            known=known.get(case.id, ()),
+        ).record
         for case in NETWORKS
     }
 
 
-def elsewhere(environment: Mapping[str, str]) -> dict[str, Record]:
-    """Return the records that a process of its own computes."""
+def elsewhere(
+    environment: Mapping[str, str], known: Mapping[str, list[KnownCurve]] | None = None
+) -> dict[str, Record]:
+    """Return the records that a process of its own computes, by the trainings that are known."""
     done = subprocess.run(
         [sys.executable, __file__, "--records"],
         env={**os.environ, **environment},
         check=True,
+        input=msgspec.json.encode(known or {}),
         stdout=subprocess.PIPE,
     )
     return msgspec.json.decode(done.stdout, type=dict[str, Record])
@@ -180,21 +191,30 @@ def print_departures() -> None:
             print(f"{name:5} {case:30} departs at loss {first + 1}, by {size:.1e}")
 
 
-def print_bounds() -> None:
+def print_verdicts() -> None:
     """Print what the gate says of each network: under rounding nothing."""
     here = elsewhere({})
-    for name, record in here.items():
-        bounds = bounds_on("first_losses", record.metrics["first_losses"], record)
-        print(f"{name:30} bounds " + " ".join(f"{bound:.1e}" for bound in bounds))
+    known = {
+        name: [
+            KnownCurve(
+                curve=record.curve or None,
+                definition=record.definition,
+                machine=HERE,
+                run_name=HERE,
+                referee=referee_of(record.referee),
+            )
+        ]
+        for name, record in here.items()
+    }
     runs = {**INSTRUCTIONS, "two threads": {"STUDY_THREADS": "2"}}
     for run, environment in runs.items():
-        there = elsewhere(environment)
+        there = elsewhere(environment, known)
         found = {name: judged(here[name], record) for name, record in there.items()}
         for name, metrics in found.items():
             print(f"{run:12} {name:30} {' '.join(metrics) or 'unchanged'}")
-        by_losses = sum("first_losses" in metrics for metrics in found.values())
+        repeats = sum(record.is_repeat for record in there.values())
         failed = sum(map(bool, found.values()))
-        print(f"{run}: {failed} of {len(found)} fail, {by_losses} by their first losses")
+        print(f"{run}: {failed} of {len(found)} fail, {repeats} repeat by their referee")
 
 
 def judged(old: Record, new: Record) -> list[str]:
@@ -206,15 +226,16 @@ def judged(old: Record, new: Record) -> list[str]:
             machine=Machine(digest=side, cpu="", cores=1, threads=1, instruction_set=""),
             run_name=side,
         )
-        for side, record in (("sha256:here", old), ("sha256:there", new))
+        for side, record in ((HERE, old), (THERE, new))
     ]
     return [reason.name for reason in judge_case(old.case.id, *sides).reasons]
 
 
 if __name__ == "__main__":
     if "--records" in sys.argv:
-        sys.stdout.buffer.write(msgspec.json.encode(records()))
-    elif "--bounds" in sys.argv:
-        print_bounds()
+        given = msgspec.json.decode(sys.stdin.buffer.read(), type=dict[str, list[KnownCurve]])
+        sys.stdout.buffer.write(msgspec.json.encode(records(given)))
+    elif "--referee" in sys.argv:
+        print_verdicts()
     else:
         print_departures()
