@@ -34,8 +34,8 @@ _UNSAID: Final = {
     "auto_mapping", "base_model_name_or_path", "inference_mode",
     "peft_type", "peft_version", "revision",
 }  # fmt: skip
-# Their `r` counts the blocks of a rotation: twice as many are smaller.
-_COUNT_BLOCKS: Final = {"OFTConfig"}
+# Their `r` counts the blocks of a rotation, or divides the bases: twice as many are smaller.
+_COUNT_BLOCKS: Final = {"OFTConfig", "RandLoraConfig"}
 # They train a whole matrix where the rank is half its size or more.
 _MAY_NOT_GROW: Final = {"LoKrConfig", "TinyLoraConfig", "UniLoraConfig"}
 

@@ -56,6 +56,10 @@ ADAPTERS = {
         on("OFTConfig", r=2, oft_block_size=0),
         {"doubled_rank_not_smaller": "no adapter with a rank"},
     ),
+    "RandLoRA": (
+        on("RandLoraConfig", r=2),
+        {"doubled_rank_not_smaller": "no adapter with a rank"},
+    ),
     "BOFT": (on("BOFTConfig", boft_block_size=4), {}),
     "HRA": (on("HRAConfig", r=2), {}),
     "VeRA": (on("VeraConfig", r=4), {}),
