@@ -73,7 +73,7 @@ ELSEWHERE = {
         rf"{TOX} bench(?:-edge)?(?: -- -n 2)?|python -m pip install \./fuzz"
         rf"|{TOX} (?:[a-z]+,)*(?:py|slow|nightly|selfbench|faults|coverage)"
     ),
-    ".github/workflows/bench.yml": rf"{TOX} bench-extended",
+    ".github/workflows/bench.yml": rf"{TOX} bench-(?:extended|language)",
     ".github/workflows/release.yml": r"git (?:tag|push) .*",
     ".github/actions/gate/action.yml": r"gh pr comment .*",
     "tests/tools/test_evidence_tables.py": r"python tools/docs/evidence_tables\.py --write",
