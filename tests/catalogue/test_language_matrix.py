@@ -6,6 +6,7 @@ import typing
 from importlib import import_module
 from pathlib import Path
 
+import language as tool
 import peft
 import peft.optimizers
 import pytest
@@ -98,3 +99,7 @@ def test_other_bytes_are_refused(names, tmp_path, monkeypatch):
     plays.read_plays.cache_clear()
     with pytest.raises(PeftRegressError, match=r"found sha256 [0-9a-f]{64}, expected"):
         read()
+
+
+def test_the_page_shows_what_each_case_learns_and_saves():
+    assert tool.cases(tool.recorded()) in tool.PAGE.read_text()

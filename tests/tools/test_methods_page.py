@@ -42,7 +42,3 @@ def test_accepted_records_have_the_states_of_the_page():
     wanted = {case.id for m in ("default", "extended") for case in matrix_cases(m, task="shift")}
     if wanted <= records.keys():
         assert _on_page("states") == tool.states(records)
-
-
-def test_the_page_shows_what_each_case_of_the_language_model_learns_and_saves():
-    assert _on_page("language") == tool.language(tool.recorded())
