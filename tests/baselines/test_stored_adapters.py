@@ -268,7 +268,7 @@ def test_what_lies_beside_shards_is_gathered_as_it_is(tmp_path):
     assert (gathered / "link").is_symlink()
 
 
-def test_every_method_with_a_small_adapter_that_reloads_has_one_stored_ten_megabytes_in_all(
+def test_every_method_with_a_small_adapter_that_reloads_has_one_stored_in_few_megabytes(
     own_storage,
 ):
     reloading = [
@@ -284,4 +284,6 @@ def test_every_method_with_a_small_adapter_that_reloads_has_one_stored_ten_megab
     }
     assert stored == {record.case.method for record in reloading}
     files = [path for path in (BASELINES / "adapters").rglob("*") if path.is_file()]
-    assert sum(path.stat().st_size for path in files) < 10e6
+    size = sum(path.stat().st_size for path in files)
+    # One for each built-in method, and one for each case of the language model.
+    assert size < 10e6 + 0.2e6 * sum(record.is_own for record in reloading)
