@@ -122,7 +122,7 @@ class _MissingConfig(_OwnAdapter):
     def definition(self) -> Json:
         return self.stated
 
-    def adapt(self, base: nn.Module, *, seed: int) -> nn.Module:  # noqa: ARG002
+    def adapt(self, base: nn.Module, *, seed: int) -> nn.Module:  # noqa: ARG002  (as of any method)
         raise UnsupportedCaseError(self.problem)
 
 

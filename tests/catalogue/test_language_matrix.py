@@ -59,7 +59,7 @@ def test_the_cases_are_a_matrix_of_the_project():
     assert {case.id for case in cases.CASES} == {case.id for case in matrix_cases("language")}
 
 
-def test_each_adapter_can_be_put_on_the_decoder_and_leaves_its_vocabulary_alone():
+def test_the_decoder_takes_the_sequences_and_ties_its_embeddings():
     model = networks.llama()
     train, test = plays.folio()
     assert model(**{name: rows[:2] for name, rows in test.items()}).logits.shape == (2, 64, 96)
@@ -101,5 +101,9 @@ def test_other_bytes_are_refused(names, tmp_path, monkeypatch):
         read()
 
 
-def test_the_page_shows_what_each_case_learns_and_saves():
-    assert tool.cases(tool.recorded()) in tool.PAGE.read_text()
+def test_the_page_shows_what_each_case_learns_and_saves_and_what_the_source_needs():
+    page = tool.PAGE.read_text()
+    assert tool.cases(tool.recorded()) in page
+    with torch.no_grad():
+        saved = networks.bits_saved(networks.llama().eval(), [plays.folio()[1]])
+    assert f"the decoder needs {-saved:.2f} bits" in page
