@@ -25,12 +25,20 @@ aten = torch.ops.aten
 
 
 def _products(*operators: Any, times: int = 1) -> Callable[[Formula], Formula]:
-    """Register a formula, `times` over; of complex numbers a multiply-add is four real ones."""
+    """Register a formula, `times` over; of complex numbers a multiply-add is four real ones.
+
+    A sparse factor multiplies the numbers that it holds.
+    """
 
     def register(formula: Formula) -> Formula:
         def counted(*args: Any, **kwargs: Any) -> int:
-            is_complex = any(isinstance(one, Tensor) and one.is_complex() for one in args)
-            return (4 if is_complex else 1) * times * formula(*args, **kwargs)
+            tensors = [one for one in args if isinstance(one, Tensor)]
+            is_complex = any(one.is_complex() for one in tensors)
+            flops = (4 if is_complex else 1) * times * formula(*args, **kwargs)
+            for one in tensors:
+                if one.is_sparse and flops:
+                    flops = flops * one._nnz() // one.numel()  # noqa: SLF001  (torch has no other)
+            return flops
 
         register_flop_formula(*operators)(counted)
         return formula
@@ -56,7 +64,7 @@ def _torch_s(product: Any, *, adds: bool) -> Callable[..., int]:
 
 for _operator, _product, _alike in (
     (aten.mm, aten.mm, ()),
-    (aten.addmm, aten.mm, (aten.addmm_, aten._addmm_activation)),  # noqa: SLF001
+    (aten.addmm, aten.mm, (aten.addmm_, aten._addmm_activation, aten._sparse_addmm)),  # noqa: SLF001
     (aten.bmm, aten.bmm, ()),
     (aten.baddbmm, aten.bmm, (aten.baddbmm_, aten.addbmm, aten.addbmm_)),
     (aten.convolution, aten.convolution, ()),

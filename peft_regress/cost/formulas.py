@@ -95,6 +95,7 @@ _MATRIX_WORDS = frozenset({
 _NO_MATRIX_WORK = frozenset({
     "linalg_vector_norm", "linalg_cross", "linalg_diagonal", "_linalg_check_errors",
     "linalg__powsum", "lu_unpack", "_sparse_softmax", "_sparse_log_softmax", "sparse_dim",
+    "_sparse_coo_tensor_with_dims_and_tensors", "_to_sparse", "sparse_mask",
 })
 # Of torchvision: it picks boxes, and pools, by weights that it makes of positions.
 _NO_MATRIX_WORK_OUTSIDE = frozenset({

@@ -56,7 +56,7 @@ def profile_training_step(
         NothingToTrainError: no parameter would get a gradient, or an update.
         NeedsValuesError: the model's path depends on values, or an operator has no fake kernel:
             fake=False measures it.
-        UnprofilableModelError: a tensor or a gradient is sparse, or an operator hides its work.
+        UnprofilableModelError: a tensor is nested, or an operator hides its work.
         UncountedOperatorError: an operator does matrix work and has no FLOP formula.
     """
     record = partial(record_training_step, model, make_optimizer, batch=batch, loss=loss)
@@ -208,7 +208,7 @@ def profile_inference(model: nn.Module, batch: Any, *, fake: bool | None = None)
     Raises:
         NeedsValuesError: only with fake=True: the model's path depends on values, or an operator
             has no fake kernel.
-        UnprofilableModelError: a tensor is sparse, or an operator hides its work.
+        UnprofilableModelError: a tensor is nested, or an operator hides its work.
         UncountedOperatorError: an operator does matrix work and has no FLOP formula.
     """
 

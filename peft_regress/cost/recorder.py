@@ -20,7 +20,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from peft_regress.cost.formulas import UncountedOperatorError, location_of
 from peft_regress.cost.module_trail import ModuleTrail, module_names
 from peft_regress.cost.operators import Operator, describe
-from peft_regress.cost.refusals import UnprofilableModelError
+from peft_regress.cost.refusals import NeedsValuesError, UnprofilableModelError
 from peft_regress.cost.step_cost import ByteSite, Category, FlopSite, Mark, Phase
 from peft_regress.cost.storages import Holding, has_parts, storages_of, tensors_in
 
@@ -44,7 +44,9 @@ class StepRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     Raises:
         UncountedOperatorError: an operator does matrix work and has no formula.
-        UnprofilableModelError: a tensor is sparse, or an operator hides the work of functions.
+        NeedsValuesError: a tensor is sparse, and this is a step on fake tensors.
+        UnprofilableModelError: a tensor is of another layout, or an operator hides the work of
+            functions.
     """
 
     supports_higher_order_operators = True
@@ -209,8 +211,14 @@ class StepRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             )
 
     def _check_layout(self, tensor: Tensor, operator: str) -> None:
-        """Refuse a tensor whose memory is not one storage."""
-        if tensor.is_nested or tensor.layout is not torch.strided:
+        """Refuse a tensor whose storages are not known."""
+        if tensor.layout is torch.sparse_coo:
+            if self._mode is not None:
+                raise NeedsValuesError(
+                    f"{operator}, reached in {self.location}, takes or makes a sparse tensor, "
+                    "whose bytes depend on values. Pass fake=False to run the step for real."
+                )
+        elif tensor.is_nested or tensor.layout is not torch.strided:
             layout = "nested" if tensor.is_nested else tensor.layout
             raise UnprofilableModelError(
                 f"{operator}, reached in {self.location}, takes or makes a tensor of the layout "

@@ -179,6 +179,32 @@ def test_a_registered_formula_is_used(monkeypatch):
     assert cost.paper_forward_flops == 0
 
 
+class SparseRotation(nn.Module):
+    """Multiplies (batch, 4) by a (4, 4) matrix of three trained numbers, as FRoD and SHiRA do."""
+
+    def __init__(self):
+        super().__init__()
+        self.values = nn.Parameter(torch.ones(3))
+        self.inner = nn.Sequential(nn.Linear(4, 4, bias=False))
+
+    def forward(self, x):
+        rotation = torch.sparse_coo_tensor(torch.tensor([[0, 1, 3], [0, 2, 1]]), self.values, (4, 4))
+        return torch.sparse.mm(rotation.coalesce(), self.inner(x).T).T
+
+
+@pytest.mark.filterwarnings("ignore:.*[Ss]parse.*invariant checks")
+def test_a_sparse_factor_multiplies_the_numbers_that_it_holds():
+    cost = step(SparseRotation(), (5, 4), loss="sum", classes=4, fake=None)
+    dense, sparse = 2 * 5 * 4 * 4, 2 * 5 * 3
+    assert cost.tensors == "real tensors"
+    assert cost.forward_flops == dense + sparse
+    # The gradients of the layer's weight, of the dense rotation, and of what is rotated.
+    assert cost.backward_flops == 2 * dense + sparse
+    # Of the rotation, its indices and numbers; the layer's product and what it is rotated into.
+    alive = 2 * 3 * 8 + 3 * 4 + 2 * 5 * 4 * 4
+    assert cost.peak_activation_bytes >= alive
+
+
 def torch_s_counter(model, shape):
     with FlopCounterMode(display=False) as counter:
         loss = model(torch.zeros(shape)).sum()

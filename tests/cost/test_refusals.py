@@ -68,7 +68,6 @@ UNCOUNTED = {
     "peft_regress_tests.product": lambda x: x + custom_product(x.detach(), torch.eye(4)),
     "aten.linalg_qr": lambda x: x @ torch.linalg.qr(x.T @ x + torch.eye(4)).Q,
     "aten._cdist_forward": lambda x: x + torch.cdist(x, x).sum(),
-    "aten._to_sparse": lambda x: torch.sparse.mm(torch.eye(BATCH).to_sparse(), x),
     "aten._int_mm": lambda x: (
         x + torch._int_mm(*torch.ones(2, 32, 32, dtype=torch.int8).unbind()).sum()
     ),
@@ -88,16 +87,10 @@ REFUSED = {
         lambda: nn.Sequential(linear(), Applying(lambda y: [y])),
         "returns a list; for num_classes=2 it must be logits",
     ),
-    **{
-        layout: Refused(
-            lambda convert=convert: in_closure(convert(torch.eye(4))),
-            rf"forward pass of module '1', .*{layout}",
-        )
-        for convert, layout in (
-            (Tensor.to_sparse, "torch.sparse_coo"),
-            (Tensor.to_sparse_csr, "torch.sparse_csr"),
-        )
-    },
+    "torch.sparse_csr": Refused(
+        lambda: in_closure(torch.eye(4).to_sparse_csr()),
+        r"forward pass of module '1', .*torch\.sparse_csr",
+    ),
     **{
         operator: Refused(
             lambda function=function: with_function(function),
