@@ -43,6 +43,7 @@ from peft_regress.text import count_of
 _SESSION = pytest.StashKey[RegressSession]()
 _COLLECTION = pytest.StashKey[CollectionHooks]()
 _KEPT = pytest.StashKey[KeptRecord]()
+_PROBLEM = pytest.StashKey[BaseException]()
 _OF_TORCH_ITSELF: Final = (
     r"ignore:.torch\.jit\.script_method. is deprecated:DeprecationWarning:torch\.jit\._script"
 )
@@ -104,6 +105,7 @@ def peft_regress(request: pytest.FixtureRequest, benchmark: Any) -> Callable[[Ca
         except PeftRegressError as error:
             problem = error
         if problem is not None:
+            request.node.stash[_PROBLEM] = _cause_of(problem)
             # Outside the handler, or pytest would print the error again as its context.
             pytest.fail(in_log(str(problem)), pytrace=False)
         session.keep(kept)
@@ -144,7 +146,8 @@ def pytest_runtest_makereport(
     report = yield
     kept = item.stash.get(_KEPT, None) if report.when == "call" else None
     if report.when != "teardown" and call.excinfo is not None and _KEPT not in item.stash:
-        kept = _not_measured(item, call.excinfo.value) if report.failed else None
+        error = item.stash.get(_PROBLEM, call.excinfo.value)
+        kept = _not_measured(item, error) if report.failed else None
     if kept is not None:
         # pytest-xdist sends every attribute of a report.
         vars(report)["peft_regress_record"] = msgspec.json.encode(kept).decode()
@@ -152,6 +155,13 @@ def pytest_runtest_makereport(
     if case is not None:
         vars(report)["peft_regress_case"] = case.id
     return report
+
+
+def _cause_of(error: BaseException) -> BaseException:
+    """Return what was wrong use of a new case, as it is recorded once the case is known."""
+    while isinstance(error, InputError) and error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def _not_measured(item: pytest.Item, error: BaseException) -> KeptRecord | None:
