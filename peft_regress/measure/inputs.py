@@ -26,6 +26,12 @@ def summaries_of(model: nn.Module) -> dict[str, TensorSummary]:
     return sums.summaries()
 
 
+def are_within(weights: Mapping[str, TensorSummary], model: nn.Module) -> bool:
+    """Return whether a model has each of some tensors, under whatever name."""
+    found = {(one.mean, one.norm) for one in summaries_of(model).values()}
+    return all((one.mean, one.norm) in found for one in weights.values())
+
+
 def numbers_of(optimizer: Optimizer) -> list[dict[str, float]]:
     """Return the numbers of each parameter group; of a tuple each with its position."""
     return [

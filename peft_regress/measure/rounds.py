@@ -33,6 +33,7 @@ from peft_regress.measure.invariants.filled import one_wide_image
 from peft_regress.measure.invariants.saving import StoredOutput
 from peft_regress.measure.invariants.watch import InvariantWatch
 from peft_regress.measure.objective import evaluated, is_pair, number
+from peft_regress.measure.own_adapters import CallableAdapter
 from peft_regress.measure.recipe import Recipe
 from peft_regress.measure.referee import refereed
 from peft_regress.measure.training import TrainingRun, device_of, move_nearby, on_device
@@ -118,6 +119,10 @@ class Rounds:
         if recipe.is_own:
             self._weights = inputs.summaries_of(base)
             self._made_with = inputs.fingerprint_of(self._weights, probe)
+        # What a callable alters of its base is no part of what it ships.
+        self._ships_all = not isinstance(recipe.adapter, CallableAdapter) or inputs.are_within(
+            self._weights, first
+        )
         self._watch = InvariantWatch(
             adapter=recipe.adapter,
             objective=recipe.objective,
@@ -195,7 +200,7 @@ class Rounds:
         """Return the stored adapter, unless it was made with another model or other data."""
         recipe = self._recipe
         found = stored_adapter(recipe.baselines, recipe.case, self._definition)
-        if found is None:
+        if found is None or not self._ships_all:
             return None
         theirs, ours = found[1].made_with, self._made_with
         if theirs is not UNSET and (ours is UNSET or not ours.resembles(theirs)):
@@ -296,7 +301,7 @@ class Rounds:
         fine_tune, rank = recipe.fine_tune, recipe.case.rank
         ranks = fine_tune.method.ranks if isinstance(fine_tune, BuiltIn) else ()
         is_higher = rank is not None and rank != min(ranks, default=rank)
-        if self._keep_adapters is None or is_higher:
+        if self._keep_adapters is None or is_higher or not self._ships_all:
             return
         if self.facts["saved_adapter_reloads"].holds:
             keep_adapter(

@@ -188,7 +188,9 @@ class SparseRotation(nn.Module):
         self.inner = nn.Sequential(nn.Linear(4, 4, bias=False))
 
     def forward(self, x):
-        rotation = torch.sparse_coo_tensor(torch.tensor([[0, 1, 3], [0, 2, 1]]), self.values, (4, 4))
+        rotation = torch.sparse_coo_tensor(
+            torch.tensor([[0, 1, 3], [0, 2, 1]]), self.values, (4, 4)
+        )
         return torch.sparse.mm(rotation.coalesce(), self.inner(x).T).T
 
 

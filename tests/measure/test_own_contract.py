@@ -204,22 +204,23 @@ def test_an_error_of_a_library_is_told_with_its_layer():
 # Building
 
 
-def test_the_invariants_see_a_base_that_wrapping_alters():
+def test_a_base_that_a_callable_alters_is_seen_and_no_adapter_of_it_kept(tmp_path):
     """The copy of the base is made before the adapter gets the model."""
 
     def alter(model, amount):
         with torch.no_grad():
             model[8].bias += amount
         model[:8].requires_grad_(False)
+        model[8].bias.requires_grad_(False)
         return model
 
-    identities = [
-        measured(fine_tune(lambda model, amount=amount: alter(model, amount))).invariants[
-            "identity_at_init"
-        ]
-        for amount in (0.0, 1.0)
-    ]
-    assert identities == [True, None]  # it may start anywhere
+    for amount, identity, kept in ((0.0, True, 1), (1.0, None, 0)):
+        folder = tmp_path / str(amount)
+        folder.mkdir()
+        altered = fine_tune(lambda model, amount=amount: alter(model, amount))
+        record = measured(altered, keep_adapters=folder)
+        assert record.invariants["identity_at_init"] is identity  # it may start anywhere
+        assert len(list(folder.iterdir())) == kept  # alone it would compute something else
 
 
 # What is shipped
