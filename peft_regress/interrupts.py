@@ -1,7 +1,5 @@
 """Let SIGTERM and SIGHUP end this process like Ctrl-C, so that no measurement is lost."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import signal

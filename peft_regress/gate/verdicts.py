@@ -1,7 +1,5 @@
 """Observations, verdicts, and the reasons for them. Pure."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field

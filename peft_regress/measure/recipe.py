@@ -1,7 +1,5 @@
 """A fine-tuning made ready to measure: build its model, adapt it, batch its data, train it."""
 
-from __future__ import annotations
-
 import contextlib
 import copy
 import dataclasses
@@ -11,7 +9,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import nn
@@ -54,7 +52,7 @@ class Recipe:
     objective: Objective
 
     @classmethod
-    def of(cls, case: Case | FineTune, baselines: Path) -> Recipe:
+    def of(cls, case: Case | FineTune, baselines: Path) -> Self:
         """Look up a case, or take a fine-tuning as it is.
 
         Raises `UnknownNameError` for a name that is not registered, `InputError` for a wrong rank.
@@ -78,7 +76,7 @@ class Recipe:
         objective = Objective(own_loss=loss, own_score=score, name=name)
         return cls(fine_tune=fine_tune, baselines=baselines, adapter=adapter, objective=objective)
 
-    def checked(self, data: Data) -> Recipe:
+    def checked(self, data: Data) -> Self:
         """Return an own case whose adapter also ships the buffers that training moves.
 
         Takes one loss of the unadapted model. Raises `CaseError` if that fails, or is not finite.

@@ -5,8 +5,6 @@ test report; the controller joins them, so that verdicts and run file are those 
 State lives in `config.stash`. Nothing here imports torch before a case is measured.
 """
 
-from __future__ import annotations
-
 import contextlib
 import queue
 import signal

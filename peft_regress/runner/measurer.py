@@ -1,7 +1,5 @@
 """What measures in a process, of pytest or of a worker; a worker's requests and answers."""
 
-from __future__ import annotations
-
 import gc
 from collections.abc import Iterator
 from itertools import islice

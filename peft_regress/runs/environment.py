@@ -1,7 +1,5 @@
 """Describe where a run happens: package versions, and what times depend on in the machine."""
 
-from __future__ import annotations
-
 import functools
 import json
 import os

@@ -4,8 +4,6 @@ Dask carries strings to the nodes and back. A task whose node dies starts again 
 often as Dask's `distributed.scheduler.allowed-failures` says; what fails by itself is a result.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import itertools

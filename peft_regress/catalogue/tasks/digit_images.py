@@ -5,8 +5,6 @@ Nothing is downloaded or drawn at random. Resizing is two products with a fixed 
 precision, rounded once to float32, so pixels do not depend on the processor.
 """
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import io

@@ -1,7 +1,5 @@
 """Measure a script as a case: run it twice, and make the record of what both runs show."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence

@@ -5,8 +5,6 @@ calls since the step before belong to it. Operators are recorded from the first 
 can train until the end of the second step.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import math

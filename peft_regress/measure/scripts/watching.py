@@ -1,7 +1,5 @@
 """Run a script in a process of its own, and read what was seen of its first optimizer steps."""
 
-from __future__ import annotations
-
 import codecs
 import contextlib
 import os
