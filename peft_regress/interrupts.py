@@ -8,9 +8,7 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Final
 
-_ENDING: Final = tuple(
-    getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)
-)
+_ENDING: Final[tuple[int, ...]] = (signal.SIGTERM, signal.SIGHUP)
 
 
 class EndingSignal(KeyboardInterrupt):
