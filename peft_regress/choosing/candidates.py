@@ -317,13 +317,10 @@ def try_all(
 
 def relimited(answer: Answer, limits: Limits) -> Answer:
     """Return the answer under other limits; the largest batches stay those of its own."""
-
-    def under(one: Candidate) -> Candidate:
-        return dataclasses.replace(one, **_fit(one.method, one.costs, limits))
-
-    return dataclasses.replace(
-        answer, limits=limits, candidates=[under(one) for one in answer.candidates]
-    )
+    candidates = [
+        dataclasses.replace(one, **_fit(one.method, one.costs, limits)) for one in answer.candidates
+    ]
+    return dataclasses.replace(answer, limits=limits, candidates=candidates)
 
 
 def _fit(method: str, costs: Costs, limits: Limits) -> dict[str, Any]:

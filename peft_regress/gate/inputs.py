@@ -167,7 +167,8 @@ def _of_rows(part: str, old: Tensors, new: Tensors, *, is_script: bool) -> Itera
     pairs = {
         _called(name, old, is_script=is_script): (old[name], new[name])
         for name in sorted(old.keys() & new.keys())
-        if _have_rows(old[name], new[name])
+        if (old[name].shape, old[name].dtype) == (new[name].shape, new[name].dtype)
+        if UNSET not in (old[name].rows, new[name].rows)
     }
     changed = {name: pair for name, pair in pairs.items() if _count_other(*pair)}
     if not changed:
@@ -191,11 +192,6 @@ def _called(name: str, tensors: Tensors, *, is_script: bool) -> str:
     elif tensors.keys() == {"0", "1"}:
         return "labels" if name == "1" else "inputs"
     return f"values of tensor {name}" if name.isdecimal() else name or "values"
-
-
-def _have_rows(was: TensorSummary, now: TensorSummary) -> bool:
-    kinds = {(tuple(one.shape), one.dtype) for one in (was, now)}
-    return len(kinds) == 1 and UNSET not in (was.rows, now.rows)
 
 
 def _count_other(was: TensorSummary, now: TensorSummary, *, in_order: bool = True) -> int:
