@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
     from torch.optim.lr_scheduler import LRScheduler
 
-
 STEPS: Final = 22
 BATCH: Final = 32
 SEEDS: Final = 3

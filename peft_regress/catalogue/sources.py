@@ -26,7 +26,6 @@ from peft_regress.project.own_cases import own_fine_tune
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-
 CLONE_REMEDY: Final = (
     "The built-in cases start from models in the repository: work in a checkout of peft_regress, "
     "or name its folder baselines with --baselines. "

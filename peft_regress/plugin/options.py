@@ -112,10 +112,7 @@ OPTIONS: Final = {
         ),
     ),
     "cases": ("GLOB", "measure only the cases whose id matches, such as 'shift/*'"),
-    "full": (
-        None,
-        "train every seed in full, also where the first one repeats the baseline",
-    ),
+    "full": (None, "train every seed in full, also where the first one repeats the baseline"),
     "matrix": (
         "NAME",
         (

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from peft_regress.measure.recipe import Recipe
     from peft_regress.measure.scripts.script_case import ScriptRecipe
 
-
 MEASURER: Final = f"{__name__}:Measurer"
 
 

@@ -32,7 +32,6 @@ MIXED_MACHINES = "mixed"
 Status = Literal["ok", "unsupported", "error"]
 Role = Literal["baseline", "history"]
 
-
 Amount = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 """FLOPs or bytes."""
 

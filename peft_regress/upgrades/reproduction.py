@@ -226,9 +226,7 @@ class Reproduction:
 
 
 def reproduce(
-    findings: Sequence[Finding],
-    observed: Mapping[str, Observation],
-    pythons: Mapping[str, Path],
+    findings: Sequence[Finding], observed: Mapping[str, Observation], pythons: Mapping[str, Path]
 ) -> Iterator[Reproduction]:
     """Write and run the scripts of the gravest findings that have one: own cases have none.
 

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.optim import Optimizer
 
-
 # HRA and BOFT multiply matrices of inputs x inputs at every step. A step of batch 32 on all layers
 # of resnet18 takes HRA 20 seconds and BOFT 46, on layers of at most this size less than one.
 _MOST_INPUTS: Final = 1024

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from peft_regress.catalogue.tasks.digits import Images
 
-
 EDGE_STEPS: Final = 2
 """Of SGD, that the runtime takes: the second loss shows the first update. A convolution of the
 runtime takes a hundred times as long as PyTorch's: a step of resnet18 on 224x224 half a minute."""

@@ -67,11 +67,7 @@ class ScriptRecipe:
         return self._loaded
 
     def measure(
-        self,
-        *,
-        has_reference: bool,
-        known: Sequence[KnownCurve] = (),
-        keep_referee: bool = False,
+        self, *, has_reference: bool, known: Sequence[KnownCurve] = (), keep_referee: bool = False
     ) -> schema.Record:
         """Run the script twice and return its record; one in error if it ever was measured.
 

@@ -419,8 +419,7 @@ class Watcher:
         """Keep which tensors of these groups train, by the names of the module that owns them."""
         trained = {id(p): p for group in groups for p in group["params"] if p.requires_grad}
         owners = sorted(
-            self._modules,
-            key=lambda module: -sum(id(p) in trained for p in module.parameters()),
+            self._modules, key=lambda module: -sum(id(p) in trained for p in module.parameters())
         )
         found = self._facts.setdefault("trained", {})
         for owner in owners:
