@@ -29,18 +29,9 @@ from peft_regress.gate.verdicts import (
 from peft_regress.metrics import BATCH_SUFFIX, METRICS, Kind
 
 Strand = Literal[
-    "status",
-    "coverage",
-    "budget",
-    "fit",
-    "costs",
-    "trained",
-    "inputs",
-    "invariant",
-    "function",
-    "quality",
-    "own",
-]
+    "status", "coverage", "budget", "fit", "costs", "trained", "inputs", "invariant", "function",
+    "quality", "own",
+]  # fmt: skip
 
 
 class Cause(NamedTuple):

@@ -25,13 +25,9 @@ Aspect = Literal["dtype", "one-sided", "constant", "shape", "numbers"]
 _ASPECTS: Final[tuple[Aspect, ...]] = get_args(Aspect)
 
 _COSTS: Final = (
-    "trainable_params",
-    "adapter_bytes",
-    "forward_flops",
-    "backward_flops",
-    "optimizer_flops",
+    "trainable_params", "adapter_bytes", "forward_flops", "backward_flops", "optimizer_flops",
     "peak_bytes",
-)
+)  # fmt: skip
 """What a reader asks of another definition; nothing is judged."""
 
 Tensors = Mapping[str, TensorSummary]
