@@ -21,18 +21,10 @@ from peft_regress.catalogue.built_in import TEST_BATCH, BuiltIn, built_in
 from peft_regress.catalogue.methods.method import Method
 from peft_regress.errors import InputError
 from peft_regress.imports import CaseError, calling
+from peft_regress.measure import training
 from peft_regress.measure.data import Data
 from peft_regress.measure.objective import Objective
 from peft_regress.measure.own_adapters import adapter_of
-from peft_regress.measure.training import (
-    Loop,
-    TrainingRun,
-    device_of,
-    finetune,
-    on_device,
-    seed_all,
-    training_steps,
-)
 from peft_regress.project.fine_tune import FineTune
 from peft_regress.project.own_cases import own_fine_tune
 from peft_regress.project.script import OwnCase, Script
@@ -85,8 +77,8 @@ class Recipe:
         base = self.base_model(seed)
         before = {key: tensor.clone() for key, tensor in base.named_buffers()}
         self.set_mode(base)
-        seed_all(seed)
-        batch = on_device(next(self.batches(data, seed=seed)), device_of(base))
+        training.seed_all(seed)
+        batch = training.on_device(next(self.batches(data, seed=seed)), training.device_of(base))
         with self.calling("before any adapter, the loss of the first batch"), torch.no_grad():
             loss = self.objective.loss(base, batch).item()
         if not math.isfinite(loss):
@@ -147,7 +139,7 @@ class Recipe:
         Raises `InputError` for data that no training can use, `CaseError` if the function fails.
         """
         if self.is_own:
-            seed_all(self.seeds[0])
+            training.seed_all(self.seeds[0])
         with self.calling("data()"):
             return Data.of(self.fine_tune, dtype=self.adapter.dtype)
 
@@ -169,7 +161,7 @@ class Recipe:
 
     def base_model(self, seed: int) -> nn.Module:
         """Return the unadapted model, built under a seed; raises what `_made` raises."""
-        seed_all(seed)
+        training.seed_all(seed)
         model = self._made(nn.Module, "model()", self.fine_tune.model)
         if self.is_own:  # the function may keep it for the next time
             model = copy.deepcopy(model)
@@ -182,7 +174,7 @@ class Recipe:
 
     def adapt(self, base: nn.Module, *, seed: int) -> nn.Module:
         """Return the base as the adapter wraps it; the base must not be used afterwards."""
-        seed_all(seed)
+        training.seed_all(seed)
         return self.adapter.adapt(base, seed=seed)
 
     def make_optimizer(self, model: nn.Module) -> Optimizer:
@@ -202,10 +194,10 @@ class Recipe:
             model.train(mode == "train")
 
     @property
-    def loop(self) -> Loop:
+    def loop(self) -> training.Loop:
         """Return the training loop."""
         own = self.fine_tune.schedule
-        return Loop(
+        return training.Loop(
             steps=self.fine_tune.steps,
             loss=self.objective.loss,
             set_mode=self.set_mode,
@@ -224,15 +216,15 @@ class Recipe:
         *,
         seed: int,
         **options: Any,
-    ) -> TrainingRun:
+    ) -> training.TrainingRun:
         """Run the training loop, or only some steps of it; the options are those of `finetune`."""
-        seed_all(seed)
-        return finetune(model, optimizer, batches, self.loop, seed=seed, **options)
+        training.seed_all(seed)
+        return training.finetune(model, optimizer, batches, self.loop, seed=seed, **options)
 
     def steps(self, data: Data, *, seed: int) -> Iterator[tuple[float, float]]:
         """Adapt a fresh model, then take one step of the same loop each time one is asked for."""
         model = self.adapted_model(seed)
         optimizer = self.make_optimizer(model)
-        seed_all(seed)
+        training.seed_all(seed)
         batches = self.batches(data, seed=seed)
-        return training_steps(model, optimizer, batches, self.loop, seed=seed)
+        return training.training_steps(model, optimizer, batches, self.loop, seed=seed)
