@@ -5,14 +5,12 @@ branches, commands and scripts. So each is of a type that says which letters it 
 checks them wherever a record is decoded, and nothing behind that needs to.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
-from typing import Annotated, Any, Final, TypeGuard
+from typing import Annotated, Any, Final, Self, TypeGuard
 
 import msgspec
 
@@ -84,7 +82,7 @@ class Case(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     rank: Rank | None = None
 
     @classmethod
-    def parse(cls, text: str) -> Case:
+    def parse(cls, text: str) -> Self:
         """Read an id such as `shift/lora-r4/resnet18`; looks up no name. Raises `InputError`."""
         task, ranked, architecture = split_case_id(text)
         method, rank = split_adapter_name(ranked)

@@ -4,8 +4,6 @@ A message says what failed, the value, where, and the command that fixes it. The
 attributes of the exception, so that callers need not parse text.
 """
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain

@@ -1,7 +1,5 @@
 """Read files; write them completely or not at all."""
 
-from __future__ import annotations
-
 import errno
 import os
 import secrets

@@ -1,7 +1,5 @@
 """Keep Python's garbage collector out of measurements."""
 
-from __future__ import annotations
-
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager

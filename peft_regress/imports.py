@@ -4,8 +4,6 @@ A failing import of foreign code is wrong use of this package, so it is an `Inpu
 the file and line where the error was raised, and no traceback. So is a failing call of it.
 """
 
-from __future__ import annotations
-
 import contextlib
 import importlib
 import logging

@@ -1,7 +1,5 @@
 """Let SIGTERM and SIGHUP end this process like Ctrl-C, so that no measurement is lost."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import signal
@@ -10,9 +8,7 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Final
 
-_ENDING: Final = tuple(
-    getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)
-)
+_ENDING: Final[tuple[int, ...]] = (signal.SIGTERM, signal.SIGHUP)
 
 
 class EndingSignal(KeyboardInterrupt):

@@ -4,8 +4,6 @@ A row says all that pages, reports and reproductions say of an invariant. Their 
 what they mean to a training: reports keep it.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 from peft_regress.metrics import METRICS

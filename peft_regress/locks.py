@@ -1,7 +1,5 @@
 """Lock files that are waited for no longer than a stated time."""
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import os

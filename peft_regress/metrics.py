@@ -4,8 +4,6 @@ docs/metrics.md explains each metric. The kind decides how the gate judges it (s
 Values are stored unscaled (bytes, FLOPs, fractions) and scaled only for display.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal

@@ -1,7 +1,5 @@
 """Processes of this package: what they inherit, and that they end with all that they started."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import select

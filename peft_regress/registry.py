@@ -10,8 +10,6 @@ registered one by one, such as every classifier of torchvision: `names()` lists 
 items are in no list and belong to no matrix.
 """
 
-from __future__ import annotations
-
 import re
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Literal, Protocol, get_args

@@ -1,7 +1,5 @@
 """Make strings from files or people safe to show."""
 
-from __future__ import annotations
-
 import contextlib
 import gettext
 import os

@@ -14,7 +14,8 @@ from packaging.version import Version
 from peft_regress.cases import Case
 from peft_regress.invariants import KNOWN
 from peft_regress.metrics import COST_METRICS
-from peft_regress.overlay.overlay import Overlay, ReplacesTorchError
+from peft_regress.overlay.folder import Overlay
+from peft_regress.overlay.overlay import ReplacesTorchError
 from peft_regress.overlay.pip import PipError, Planned
 from peft_regress.runner.measuring import MeasuringSetup
 from peft_regress.runs.own_code import code_of

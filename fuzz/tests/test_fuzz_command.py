@@ -21,8 +21,7 @@ from peft_fuzz.search import replay as replay_module
 from peft_fuzz.search.findings import accept_findings, read_finding, write_finding
 from peft_fuzz.search.sought import Counts, Found, Sought
 from peft_fuzz.search.worker import Begun
-from peft_regress.errors import InputError, PeftRegressError
-from peft_regress.workers.cluster import ClusterLostError
+from peft_regress.errors import AbsentError, InputError, PeftRegressError
 from peft_regress.workers.worker import RequestRefusedError
 
 ONE = finding()
@@ -290,7 +289,7 @@ def test_a_cluster_that_goes_loses_no_finding_and_no_report(world, monkeypatch, 
     monkeypatch.setattr(
         search_command, "opened_pool", lambda *_, **__: contextlib.nullcontext(world)
     )
-    gone = ClusterLostError("tcp://10.0.0.5:8786: the Dask scheduler has gone")
+    gone = AbsentError("tcp://10.0.0.5:8786: the Dask scheduler has gone")
     world.answers = [ONE, gone]
     if not was_begun:
         monkeypatch.setattr(world, "begin", Mock(side_effect=gone))

@@ -5,8 +5,6 @@ each. It follows from the entries and is written after them, before the name of 
 Whoever reads a storage reads all of its entries, and checks that the files say the same.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import shlex
 from collections.abc import Callable, Collection, Iterator, Sequence

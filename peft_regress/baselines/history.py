@@ -1,7 +1,5 @@
 """The history of cases: all entries, and what moved in them beyond its bound."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches

@@ -3,8 +3,6 @@
 A name is a run file, a journal, a folder of shards, a baseline storage, or an entry of it.
 """
 
-from __future__ import annotations
-
 import difflib
 import os
 from collections.abc import Iterable

@@ -1,7 +1,5 @@
 """What judges each case, which cases a run should hold, and which of them only repeat an entry."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Collection, Mapping
 from fnmatch import fnmatchcase

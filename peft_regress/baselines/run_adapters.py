@@ -4,8 +4,6 @@ There is a folder for each case, with the library's files and `stored.json`; `st
 those of a storage. This module imports no torch.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json

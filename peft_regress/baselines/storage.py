@@ -5,8 +5,6 @@ ledgers and adapters. `newest` names the newest entry, so that its absence shows
 without a remedy gets the commands that take the last whole state from git.
 """
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import re
@@ -15,7 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from shlex import quote
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple, Self, TypeVar
 
 import msgspec
 
@@ -110,7 +108,7 @@ class Link(NamedTuple):
     accepted: Acceptance
 
     @classmethod
-    def of(cls, entry: RunFile) -> Link:
+    def of(cls, entry: RunFile) -> Self:
         """Return the link of an entry."""
         return cls(entry_name(entry.path), entry.run.content_digest, acceptance_of(entry))
 

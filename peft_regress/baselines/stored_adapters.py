@@ -5,8 +5,6 @@ built-in method, the smallest of its cases, and one for each case of a user's ow
 naming an older adapter while that loads. This module imports no torch.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Iterator
 from pathlib import Path

@@ -4,8 +4,6 @@ Each table of the file is a group: a `reason`, and under `cases` the limits by g
 What a later glob says of a case goes before what an earlier one does.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase

@@ -1,7 +1,5 @@
 """The fine-tuning of a built-in case."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,7 +22,6 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.optim import Optimizer
     from torch.optim.lr_scheduler import LRScheduler
-
 
 STEPS: Final = 22
 BATCH: Final = 32
@@ -59,7 +56,7 @@ def built_in(case: Case, baselines: Path) -> BuiltIn:
     edge = task if isinstance(task, EdgeTask) else None
     brings = architecture if edge and isinstance(architecture, EfficientNetLite0) else None
 
-    def model() -> nn.Module:
+    def model() -> "nn.Module":
         import torch  # listing cases must not cost the import
 
         if brings:
@@ -98,10 +95,10 @@ def built_in(case: Case, baselines: Path) -> BuiltIn:
     )
 
 
-def cosine_to_zero(steps: int) -> Callable[[Optimizer], LRScheduler]:
+def cosine_to_zero(steps: int) -> "Callable[[Optimizer], LRScheduler]":
     """Return a schedule whose rates fall by a half cosine from the optimizer's own to zero."""
 
-    def schedule(optimizer: Optimizer) -> LRScheduler:
+    def schedule(optimizer: "Optimizer") -> "LRScheduler":
         from torch.optim.lr_scheduler import LambdaLR
 
         return LambdaLR(optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * step / steps)))

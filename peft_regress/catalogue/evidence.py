@@ -4,8 +4,6 @@
 apart. `choose --train` makes the same for a case of the user's own.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 import statistics

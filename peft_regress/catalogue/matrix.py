@@ -9,8 +9,6 @@ cases, each of which names its matrix, usually `own`.
 Imports no torch, so that listing and collecting stay fast.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from typing import Any, get_args

@@ -6,8 +6,6 @@ for each architecture, in half precision, and `manifest` with their digests. Imp
 until a source is read.
 """
 
-from __future__ import annotations
-
 import hashlib
 import shlex
 from collections.abc import Iterable, Mapping
@@ -25,7 +23,6 @@ from peft_regress.project.own_cases import own_fine_tune
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-
 
 CLONE_REMEDY: Final = (
     "The built-in cases start from models in the repository: work in a checkout of peft_regress, "
@@ -63,7 +60,7 @@ class SourceEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     packages: dict[str, str]
 
 
-def build_source(root: Path, architecture: Architecture) -> nn.Module:
+def build_source(root: Path, architecture: Architecture) -> "nn.Module":
     """Return the stored source model in single precision and eval mode; checks its bytes."""
     import safetensors.torch  # checking bytes must not cost the import
 
@@ -144,7 +141,7 @@ def _remedy(path: Path, name: str | None = None) -> str:
     )
 
 
-def source_model(architecture: Architecture, state: Mapping[str, Tensor]) -> nn.Module:
+def source_model(architecture: Architecture, state: Mapping[str, "Tensor"]) -> "nn.Module":
     """Return the source model with a state: in single precision and eval mode."""
     model = architecture.build(num_classes=NUM_CLASSES, seed=0)
     # Copies into the model's own tensors, which are single precision.

@@ -1,7 +1,5 @@
 """What each method costs on a network, from one profile of each."""
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 import functools
@@ -12,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Self
 
 import msgspec
 import torch
@@ -80,7 +78,7 @@ class Limits:
     storage: int | None = None
     runtime: Runtime = "eager"
 
-    def of(self, method: str) -> Limits:
+    def of(self, method: str) -> Self:
         """Return the limits of a method: those of the device where no other is given."""
         if self.device is None:
             return self
@@ -319,13 +317,10 @@ def try_all(
 
 def relimited(answer: Answer, limits: Limits) -> Answer:
     """Return the answer under other limits; the largest batches stay those of its own."""
-
-    def under(one: Candidate) -> Candidate:
-        return dataclasses.replace(one, **_fit(one.method, one.costs, limits))
-
-    return dataclasses.replace(
-        answer, limits=limits, candidates=[under(one) for one in answer.candidates]
-    )
+    candidates = [
+        dataclasses.replace(one, **_fit(one.method, one.costs, limits)) for one in answer.candidates
+    ]
+    return dataclasses.replace(answer, limits=limits, candidates=candidates)
 
 
 def _fit(method: str, costs: Costs, limits: Limits) -> dict[str, Any]:

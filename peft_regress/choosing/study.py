@@ -1,7 +1,5 @@
 """Fine-tune methods on a task until full fine-tuning learns no more, each at its own rate."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import math
@@ -12,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Self
 
 import msgspec
 import torch
@@ -59,7 +57,7 @@ class Trainer:
     storage: Path
 
     @classmethod
-    def of(cls, fine_tune: FineTune, storage: Path) -> Trainer:
+    def of(cls, fine_tune: FineTune, storage: Path) -> Self:
         """Train a case of the user's own."""
 
         def case(name: str, steps: int) -> FineTune:

@@ -1,7 +1,5 @@
 """The command `peft-regress choose`."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import math
@@ -199,7 +197,7 @@ def _study(architecture: str | None, task: str) -> Study | None:
     return evidence.of(architecture).get(task)
 
 
-def _trained(answer: Answer, case: FineTune, *, steps: int | None, ends: float) -> Answer:
+def _trained(answer: "Answer", case: FineTune, *, steps: int | None, ends: float) -> "Answer":
     from peft_regress.choosing.study import Plan, Trainer, as_code, study_of  # torch
 
     plan = Plan(

@@ -1,7 +1,5 @@
 """The command `peft-regress compat`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

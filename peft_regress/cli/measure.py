@@ -28,11 +28,7 @@ from peft_regress.text import count_of
 )
 @options.measuring_options
 def command(
-    *,
-    cases: str | None,
-    matrix: str,
-    save: Path,
-    ready: AbstractContextManager[MeasuringSetup],
+    *, cases: str | None, matrix: str, save: Path, ready: AbstractContextManager[MeasuringSetup]
 ) -> int:
     """Measure cases and write their run, without pytest and without a verdict.
 

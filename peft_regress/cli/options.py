@@ -33,7 +33,6 @@ from peft_regress.workers.pool import Pool, default_jobs
 if TYPE_CHECKING:
     from peft_regress.runner.measuring import MeasuringSetup
 
-
 format_option = click.option(
     "--format",
     "output",
@@ -128,7 +127,6 @@ replace_torch_option = click.option(
     "--yes", "replace_torch", is_flag=True, help="Allow another build of torch."
 )
 summary_option = file_option("--summary", help_text="Write the findings to this file, as Markdown.")
-
 
 _MOST: Final = 65536
 WHOLE: Final = click.IntRange(1, _MOST)

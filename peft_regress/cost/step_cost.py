@@ -4,13 +4,11 @@ Bytes are the requested sizes of storages: a view is free, and an allocator's ro
 (torch's CPU allocator does not round its own accounts; `MemTracker` rounds on CUDA only).
 """
 
-from __future__ import annotations
-
 import itertools
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Final, Literal, NamedTuple, get_args
+from dataclasses import dataclass, field, replace
+from typing import Final, Literal, NamedTuple, Self, get_args
 
 from peft_regress.metrics import COST_METRICS
 
@@ -192,7 +190,7 @@ class StepLog:
             tensors=self.tensors,
         )
 
-    def at_batch(self, batch: int) -> StepLog:
+    def at_batch(self, batch: int) -> Self:
         """Return the log of the same steps on a batch of another size; this one is of `MANY`.
 
         A tensor grows with the batch if, and only if, the prime divides its size.
@@ -202,7 +200,7 @@ class StepLog:
             FlopSite(*call[:3], _at_batch(call.flops, batch), _at_batch(call.paper_flops, batch))
             for call in self.flops
         ]
-        return StepLog(memory, flops, self.marks, self.tensors)
+        return replace(self, memory=memory, flops=flops)
 
     def largest_batch(self, room: int) -> int:
         """Return the largest batch with which both steps stay within so many bytes, 0 if none.

@@ -4,8 +4,6 @@ A breakdown adds up exactly on either side: its rows, the unchanged layers, and 
 not account for are the metric.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass

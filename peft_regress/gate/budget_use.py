@@ -5,11 +5,9 @@ run measured of the other case, or else of the other case's reference. A built-i
 nothing states a budget has that of its reference: a budget travels with its baseline.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Self
 
 import msgspec
 from msgspec import UNSET
@@ -49,7 +47,7 @@ class Others(NamedTuple):
         references: Mapping[str, Observation],
         observed: Mapping[str, Observation],
         beside: Mapping[str, Record],
-    ) -> Others:
+    ) -> Self:
         """Find the case that a budget names. beside: records of the run or storage, not judged."""
         budget = UNSET if new is None else new.record.budget
         name = None if budget is UNSET else budget.of

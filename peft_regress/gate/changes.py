@@ -7,8 +7,6 @@ after a hundred entries as after one. When the gate reports a change, a user acc
 reason, and the accepted entry is the new origin.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace

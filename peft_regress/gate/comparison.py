@@ -1,7 +1,5 @@
 """A run compared with its references, as reports show it; `judge` makes it. Pure."""
 
-from __future__ import annotations
-
 import functools
 from collections import Counter
 from collections.abc import Mapping

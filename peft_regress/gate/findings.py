@@ -5,8 +5,6 @@ status, its costs, each invariant, its function, its times. Strands of several c
 if they have an equal cause. The cause of costs is the part of a layer with most of the change.
 """
 
-from __future__ import annotations
-
 import math
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -31,18 +29,9 @@ from peft_regress.gate.verdicts import (
 from peft_regress.metrics import BATCH_SUFFIX, METRICS, Kind
 
 Strand = Literal[
-    "status",
-    "coverage",
-    "budget",
-    "fit",
-    "costs",
-    "trained",
-    "inputs",
-    "invariant",
-    "function",
-    "quality",
-    "own",
-]
+    "status", "coverage", "budget", "fit", "costs", "trained", "inputs", "invariant", "function",
+    "quality", "own",
+]  # fmt: skip
 
 
 class Cause(NamedTuple):

@@ -3,8 +3,6 @@
 Pure. What an old record could not say is no difference.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, Literal, NamedTuple, get_args
@@ -27,13 +25,9 @@ Aspect = Literal["dtype", "one-sided", "constant", "shape", "numbers"]
 _ASPECTS: Final[tuple[Aspect, ...]] = get_args(Aspect)
 
 _COSTS: Final = (
-    "trainable_params",
-    "adapter_bytes",
-    "forward_flops",
-    "backward_flops",
-    "optimizer_flops",
+    "trainable_params", "adapter_bytes", "forward_flops", "backward_flops", "optimizer_flops",
     "peak_bytes",
-)
+)  # fmt: skip
 """What a reader asks of another definition; nothing is judged."""
 
 Tensors = Mapping[str, TensorSummary]
@@ -169,7 +163,8 @@ def _of_rows(part: str, old: Tensors, new: Tensors, *, is_script: bool) -> Itera
     pairs = {
         _called(name, old, is_script=is_script): (old[name], new[name])
         for name in sorted(old.keys() & new.keys())
-        if _have_rows(old[name], new[name])
+        if (old[name].shape, old[name].dtype) == (new[name].shape, new[name].dtype)
+        if UNSET not in (old[name].rows, new[name].rows)
     }
     changed = {name: pair for name, pair in pairs.items() if _count_other(*pair)}
     if not changed:
@@ -193,11 +188,6 @@ def _called(name: str, tensors: Tensors, *, is_script: bool) -> str:
     elif tensors.keys() == {"0", "1"}:
         return "labels" if name == "1" else "inputs"
     return f"values of tensor {name}" if name.isdecimal() else name or "values"
-
-
-def _have_rows(was: TensorSummary, now: TensorSummary) -> bool:
-    kinds = {(tuple(one.shape), one.dtype) for one in (was, now)}
-    return len(kinds) == 1 and UNSET not in (was.rows, now.rows)
 
 
 def _count_other(was: TensorSummary, now: TensorSummary, *, in_order: bool = True) -> int:

@@ -1,7 +1,5 @@
 """Judge the invariants: which hold, and whether a false one is false as before. Pure."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Final
 

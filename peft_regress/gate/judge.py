@@ -3,8 +3,6 @@
 Pure: no IO, no torch, no clock. A worse run never passes if a better one fails.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Final

@@ -6,8 +6,6 @@ is the median over the launches, with the interval of the sign test: exact for a
 the noise, which is far from normal on a shared machine.
 """
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections import Counter

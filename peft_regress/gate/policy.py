@@ -8,8 +8,6 @@ runs and `tools/studies/variation.py` prints the differences. No bound with such
 than ten times the largest difference seen.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass

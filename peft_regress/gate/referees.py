@@ -3,8 +3,6 @@
 Where the bound on a step has grown too large to tell a change, a referee judges no further.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from itertools import accumulate, takewhile
 from typing import Final, NamedTuple

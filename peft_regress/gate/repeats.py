@@ -6,8 +6,6 @@ Where there is no referee, rounding shows in the first losses or in the last bit
 departs later, and further, is that of another computation.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Iterator, Mapping

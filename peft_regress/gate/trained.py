@@ -3,8 +3,6 @@
 Pure. What an old record could not say is no difference.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 

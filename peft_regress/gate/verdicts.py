@@ -1,7 +1,5 @@
 """Observations, verdicts, and the reasons for them. Pure."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,17 +11,9 @@ from peft_regress.metrics import BATCH_SUFFIX, Kind, Metric, MetricSpec
 from peft_regress.runs.schema import MIXED_MACHINES, Curve, Machine, Record, Run
 
 Verdict = Literal[
-    "newly_failing",
-    "over_budget",
-    "regressed",
-    "incomparable",
-    "missing",
-    "new",
-    "fixed",
-    "improved",
-    "known_defect",
-    "unchanged",
-]
+    "newly_failing", "over_budget", "regressed", "incomparable", "missing", "new", "fixed",
+    "improved", "known_defect", "unchanged",
+]  # fmt: skip
 """The gravest first: a case gets the gravest verdict of its reasons."""
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 
@@ -34,21 +24,10 @@ UNACCEPTED: frozenset[Verdict] = frozenset({"improved", "fixed"})
 Value = float | int | str | bool | None
 
 RemarkKind = Literal[
-    "new metric",
-    "not judged",
-    "same curve",
-    "rounding only",
-    "by bounds",
-    "within own bound",
-    "looser bound",
-    "looser budget",
-    "operators",
-    "model",
-    "unseeded",
-    "written",
-    "unseen",
+    "new metric", "not judged", "same curve", "rounding only", "by bounds", "within own bound",
+    "looser bound", "looser budget", "operators", "model", "unseeded", "written", "unseen",
     "sensitivity",
-]
+]  # fmt: skip
 """`new metric`: the reference's run could not know it. `not judged`: a score without a bound, or a
 budget on what was not measured. `same curve`: the first seed's training equals the reference's bit
 for bit. `rounding only`: it does not, but in float64. `by bounds`: neither, or nothing is known of
@@ -73,24 +52,10 @@ class Change(NamedTuple):
 
 
 ReasonKind = Literal[
-    "status",
-    "definition",
-    "trained",
-    "model",
-    "numerics",
-    "autocast",
-    "inputs",
-    "training",
-    "optimizer",
-    "rates",
-    "curve",
-    "evaluation",
-    "invariant",
-    "metric",
-    "samples",
-    "budget",
+    "status", "definition", "trained", "model", "numerics", "autocast", "inputs", "training",
+    "optimizer", "rates", "curve", "evaluation", "invariant", "metric", "samples", "budget",
     "fits",
-]
+]  # fmt: skip
 """What a reason is about; what means most to a training comes first. `model`: the unadapted one of
 a script. `numerics`: the precision class. `training`: that a side trained one seed alone. `rates`:
 of learning. `curve`: a loss after equal ones. `evaluation`: scores after equal losses. `samples`:

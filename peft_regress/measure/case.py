@@ -4,8 +4,6 @@ The one module that joins the torch parts. A case that a library cannot do becom
 the status `unsupported` or `error`, so that its appearing and its vanishing are both seen.
 """
 
-from __future__ import annotations
-
 import copy
 import warnings
 from collections.abc import Sequence

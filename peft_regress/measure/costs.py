@@ -3,8 +3,6 @@
 A built-in case, and `peft-regress cost`, on random images; one of the user's on its first batch.
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping

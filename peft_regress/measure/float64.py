@@ -4,8 +4,6 @@ What is built under a default dtype of float64 has it, and code that asks for fl
 float64. A number of less precision that remains would bring the processor's rounding back.
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
@@ -20,21 +18,6 @@ _LESS: Final = frozenset({torch.float32, torch.float16, torch.bfloat16})
 
 class LessPrecisionError(Exception):
     """Why a training cannot be had in float64."""
-
-
-@contextlib.contextmanager
-def float64() -> Iterator[Raising]:
-    """Compute in float64. Raises `LessPrecisionError` for a training with less."""
-    before = torch.get_default_dtype()
-    mode = Raising()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-    torch.set_default_dtype(torch.float64)
-    try:
-        with mode:
-            yield mode
-    finally:
-        torch.set_default_dtype(before)
-    if mode.left:
-        raise LessPrecisionError(mode.left)
 
 
 class Raising(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -75,6 +58,21 @@ class Raising(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 if isinstance(one, Tensor) and one.dtype in _LESS:
                     self.left = f"{func} stays {one.dtype}".replace("torch.", "")
         return found
+
+
+@contextlib.contextmanager
+def float64() -> Iterator[Raising]:
+    """Compute in float64. Raises `LessPrecisionError` for a training with less."""
+    before = torch.get_default_dtype()
+    mode = Raising()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    torch.set_default_dtype(torch.float64)
+    try:
+        with mode:
+            yield mode
+    finally:
+        torch.set_default_dtype(before)
+    if mode.left:
+        raise LessPrecisionError(mode.left)
 
 
 def _raised(asked: Any) -> Any:

@@ -1,7 +1,5 @@
 """A fine-tuning made ready to measure: build its model, adapt it, batch its data, train it."""
 
-from __future__ import annotations
-
 import contextlib
 import copy
 import dataclasses
@@ -11,7 +9,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import nn
@@ -23,18 +21,10 @@ from peft_regress.catalogue.built_in import TEST_BATCH, BuiltIn, built_in
 from peft_regress.catalogue.methods.method import Method
 from peft_regress.errors import InputError
 from peft_regress.imports import CaseError, calling
+from peft_regress.measure import training
 from peft_regress.measure.data import Data
 from peft_regress.measure.objective import Objective
 from peft_regress.measure.own_adapters import adapter_of
-from peft_regress.measure.training import (
-    Loop,
-    TrainingRun,
-    device_of,
-    finetune,
-    on_device,
-    seed_all,
-    training_steps,
-)
 from peft_regress.project.fine_tune import FineTune
 from peft_regress.project.own_cases import own_fine_tune
 from peft_regress.project.script import OwnCase, Script
@@ -54,7 +44,7 @@ class Recipe:
     objective: Objective
 
     @classmethod
-    def of(cls, case: Case | FineTune, baselines: Path) -> Recipe:
+    def of(cls, case: Case | FineTune, baselines: Path) -> Self:
         """Look up a case, or take a fine-tuning as it is.
 
         Raises `UnknownNameError` for a name that is not registered, `InputError` for a wrong rank.
@@ -78,7 +68,7 @@ class Recipe:
         objective = Objective(own_loss=loss, own_score=score, name=name)
         return cls(fine_tune=fine_tune, baselines=baselines, adapter=adapter, objective=objective)
 
-    def checked(self, data: Data) -> Recipe:
+    def checked(self, data: Data) -> Self:
         """Return an own case whose adapter also ships the buffers that training moves.
 
         Takes one loss of the unadapted model. Raises `CaseError` if that fails, or is not finite.
@@ -87,8 +77,8 @@ class Recipe:
         base = self.base_model(seed)
         before = {key: tensor.clone() for key, tensor in base.named_buffers()}
         self.set_mode(base)
-        seed_all(seed)
-        batch = on_device(next(self.batches(data, seed=seed)), device_of(base))
+        training.seed_all(seed)
+        batch = training.on_device(next(self.batches(data, seed=seed)), training.device_of(base))
         with self.calling("before any adapter, the loss of the first batch"), torch.no_grad():
             loss = self.objective.loss(base, batch).item()
         if not math.isfinite(loss):
@@ -149,7 +139,7 @@ class Recipe:
         Raises `InputError` for data that no training can use, `CaseError` if the function fails.
         """
         if self.is_own:
-            seed_all(self.seeds[0])
+            training.seed_all(self.seeds[0])
         with self.calling("data()"):
             return Data.of(self.fine_tune, dtype=self.adapter.dtype)
 
@@ -171,7 +161,7 @@ class Recipe:
 
     def base_model(self, seed: int) -> nn.Module:
         """Return the unadapted model, built under a seed; raises what `_made` raises."""
-        seed_all(seed)
+        training.seed_all(seed)
         model = self._made(nn.Module, "model()", self.fine_tune.model)
         if self.is_own:  # the function may keep it for the next time
             model = copy.deepcopy(model)
@@ -184,7 +174,7 @@ class Recipe:
 
     def adapt(self, base: nn.Module, *, seed: int) -> nn.Module:
         """Return the base as the adapter wraps it; the base must not be used afterwards."""
-        seed_all(seed)
+        training.seed_all(seed)
         return self.adapter.adapt(base, seed=seed)
 
     def make_optimizer(self, model: nn.Module) -> Optimizer:
@@ -204,10 +194,10 @@ class Recipe:
             model.train(mode == "train")
 
     @property
-    def loop(self) -> Loop:
+    def loop(self) -> training.Loop:
         """Return the training loop."""
         own = self.fine_tune.schedule
-        return Loop(
+        return training.Loop(
             steps=self.fine_tune.steps,
             loss=self.objective.loss,
             set_mode=self.set_mode,
@@ -226,15 +216,15 @@ class Recipe:
         *,
         seed: int,
         **options: Any,
-    ) -> TrainingRun:
+    ) -> training.TrainingRun:
         """Run the training loop, or only some steps of it; the options are those of `finetune`."""
-        seed_all(seed)
-        return finetune(model, optimizer, batches, self.loop, seed=seed, **options)
+        training.seed_all(seed)
+        return training.finetune(model, optimizer, batches, self.loop, seed=seed, **options)
 
     def steps(self, data: Data, *, seed: int) -> Iterator[tuple[float, float]]:
         """Adapt a fresh model, then take one step of the same loop each time one is asked for."""
         model = self.adapted_model(seed)
         optimizer = self.make_optimizer(model)
-        seed_all(seed)
+        training.seed_all(seed)
         batches = self.batches(data, seed=seed)
-        return training_steps(model, optimizer, batches, self.loop, seed=seed)
+        return training.training_steps(model, optimizer, batches, self.loop, seed=seed)

@@ -4,8 +4,6 @@ Float32 rounds otherwise on each kind of processor, and training amplifies that.
 training agrees to some 1e-14 on all of them, so what differs there was computed otherwise.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import itertools

@@ -26,14 +26,7 @@ from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel
 from peft_regress.errors import InputError
 from peft_regress.files import CACHE_VARIABLE, cache_folder, is_file, is_folder
 from peft_regress.locks import opened_lock
-from peft_regress.overlay.folder import (
-    SCHEMA,
-    Overlay,
-    build_folder,
-    read_folder,
-    remove_folder,
-    site_folders,
-)
+from peft_regress.overlay import folder as folders
 from peft_regress.overlay.pip import Planned, build_wheel, plan, released_versions
 from peft_regress.runs.environment import installed_packages
 from peft_regress.text import printable
@@ -164,7 +157,7 @@ class ReplacesTorchError(InputError):
 @contextmanager
 def opened_overlay(
     requirements: Sequence[str], *, replace_torch: bool = False, pre: bool = False
-) -> Iterator[Overlay]:
+) -> Iterator[folders.Overlay]:
     """Build the overlay of some requirements, or take an existing one, and keep it from removal.
 
     Raises `InputError` if a text is no requirement, `PipError` if pip finds no solution or cannot
@@ -183,7 +176,7 @@ def opened_overlay(
 
 
 @contextmanager
-def opened_part(planned: Sequence[Planned]) -> Iterator[Overlay]:
+def opened_part(planned: Sequence[Planned]) -> Iterator[folders.Overlay]:
     """Build an overlay of planned packages, without what else they would need, and hold it.
 
     Other processes may hold it too. Raises `PipError`, `InputError` for an unusable cache folder.
@@ -200,16 +193,16 @@ def opened_part(planned: Sequence[Planned]) -> Iterator[Overlay]:
         ) from error
     with opened_lock(_lock_file(folder), patience=_PATIENCE_SECONDS) as lock:
         lock.share()
-        overlay, is_built = read_folder(folder, planned), False
+        overlay, is_built = folders.read_folder(folder, planned), False
         while overlay is None:
             lock.own()
             # Another process may have built it while this one waited.
-            if read_folder(folder, planned) is None:
+            if folders.read_folder(folder, planned) is None:
                 # pip shares the lock: it may go on for a while if this process is killed.
-                build_folder(folder, planned, keep_open=[lock.handle])
+                folders.build_folder(folder, planned, keep_open=[lock.handle])
                 is_built = True
             lock.share()
-            overlay = read_folder(folder, planned)
+            overlay = folders.read_folder(folder, planned)
         yield dataclasses.replace(overlay, was_cached=not is_built)
 
 
@@ -250,7 +243,7 @@ def _shown(wanted: Sequence[Wanted]) -> str:
 def _key(planned: Sequence[Planned]) -> str:
     """Return the name of an overlay: a digest of its packages and of the running environment."""
     content = sorted((one.name, one.version, one.digest or one.source) for one in planned)
-    value = [SCHEMA, [sys.version, sys.prefix, *site_folders()], content]
+    value = [folders.SCHEMA, [sys.version, sys.prefix, *folders.site_folders()], content]
     return hashlib.sha256(msgspec.json.encode(value)).hexdigest()[:20]
 
 
@@ -268,7 +261,7 @@ def clean_overlays() -> tuple[list[str], list[str]]:
     for folder in sorted(cache_folder().glob("overlays/*/")):
         with opened_lock(_lock_file(folder)) as lock:
             if lock.own_now():
-                remove_folder(folder)
+                folders.remove_folder(folder)
                 removed.append(folder.name)
             else:
                 used.append(folder.name)

@@ -3,8 +3,6 @@
 pip has the user's settings (indexes, proxies, certificates); its error lines explain a failure.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import re

@@ -1,7 +1,5 @@
 """The outcome of a pytest run, and the text that shows it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 

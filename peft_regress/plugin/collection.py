@@ -1,7 +1,5 @@
 """Which cases a run measures: by which tests, what narrowed it, what is missing."""
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 from collections import Counter
@@ -9,7 +7,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 import pytest
@@ -228,9 +226,9 @@ class Collected(msgspec.Struct, frozen=True, kw_only=True):
     other_matrices: dict[str, int] = {}
     """How many cases belong to other matrices only, by matrix."""
 
-    def __or__(self, other: Collected) -> Collected:
+    def __or__(self, other: Self) -> Self:
         """Join two processes: every worker of pytest-xdist collects everything."""
-        return Collected(
+        return type(self)(
             cases=self.cases | other.cases,
             deselected=self.deselected | other.deselected,
             selected=self.selected | other.selected,

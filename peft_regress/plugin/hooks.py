@@ -5,8 +5,6 @@ test report; the controller joins them, so that verdicts and run file are those 
 State lives in `config.stash`. Nothing here imports torch before a case is measured.
 """
 
-from __future__ import annotations
-
 import contextlib
 import queue
 import signal
@@ -22,16 +20,8 @@ from peft_regress.cases import Case
 from peft_regress.errors import InputError, PeftRegressError
 from peft_regress.files import is_folder
 from peft_regress.interrupts import ending_signals_interrupt
+from peft_regress.plugin import collection
 from peft_regress.plugin.closing_text import RunOutcome, closing_text
-from peft_regress.plugin.collection import (
-    CollectionHooks,
-    Coverage,
-    SkippedCases,
-    case_of,
-    chosen_from_collected,
-    kept_from_collection,
-    known_case_of,
-)
 from peft_regress.plugin.options import RegressOptions, add_options, set_up_benchmarks
 from peft_regress.plugin.session import RegressSession
 from peft_regress.report import case_text
@@ -41,7 +31,7 @@ from peft_regress.runs.schema import Failure, Measurement, error_record
 from peft_regress.text import count_of
 
 _SESSION = pytest.StashKey[RegressSession]()
-_COLLECTION = pytest.StashKey[CollectionHooks]()
+_COLLECTION = pytest.StashKey[collection.CollectionHooks]()
 _KEPT = pytest.StashKey[KeptRecord]()
 _PROBLEM = pytest.StashKey[BaseException]()
 _OF_TORCH_ITSELF: Final = (
@@ -76,20 +66,20 @@ def pytest_configure(config: pytest.Config) -> None:
         if config.pluginmanager.hasplugin("benchmark"):
             set_up_benchmarks(config, options.baselines)
         if options.off:
-            config.pluginmanager.register(SkippedCases(), "peft_regress_off")
+            config.pluginmanager.register(collection.SkippedCases(), "peft_regress_off")
             return
         session = RegressSession(config, options)
         if not session.is_worker and not config.getoption("collectonly"):
             left = session.keeper.prepare()
     except InputError as error:
         raise pytest.UsageError(line_in_log(str(error))) from None
-    collection = CollectionHooks(options, session.references)
+    collecting = collection.CollectionHooks(options, session.references)
     config.stash[_SESSION] = session
-    config.stash[_COLLECTION] = collection
-    config.pluginmanager.register(collection, "peft_regress_collection")
+    config.stash[_COLLECTION] = collecting
+    config.pluginmanager.register(collecting, "peft_regress_collection")
     # Last, so that its wrappers are first: a record is kept before anything is written to a
     # terminal, which may be gone.
-    config.pluginmanager.register(_RunHooks(config, session, collection, left), "peft_regress_run")
+    config.pluginmanager.register(_RunHooks(config, session, collecting, left), "peft_regress_run")
 
 
 @pytest.fixture
@@ -131,7 +121,7 @@ def _check_may_measure(request: pytest.FixtureRequest, case: Case) -> None:
     if refusal is not None:
         # First: its reason may be the marker itself.
         raise refusal
-    if case_of(request.node) != case:
+    if collection.case_of(request.node) != case:
         raise InputError(
             f"{request.node.nodeid} measures {case.id}, but its marker case(...) does not say so. "
             "Take cases and markers from peft_regress.case_params(), one case a test."
@@ -151,7 +141,7 @@ def pytest_runtest_makereport(
     if kept is not None:
         # pytest-xdist sends every attribute of a report.
         vars(report)["peft_regress_record"] = msgspec.json.encode(kept).decode()
-    case = known_case_of(item)
+    case = collection.known_case_of(item)
     if case is not None:
         vars(report)["peft_regress_case"] = case.id
     return report
@@ -168,7 +158,7 @@ def _not_measured(item: pytest.Item, error: BaseException) -> KeptRecord | None:
     """Return that the test of a case failed before it measured: else the case would be missing."""
     session = item.config.stash.get(_SESSION, None)
     with contextlib.suppress(PeftRegressError):  # its marker or the baselines are wrong
-        case = case_of(item)
+        case = collection.case_of(item)
         if session is not None and case is not None:
             session.references()
             return _failed(session, case, Failure.of(error))
@@ -191,7 +181,7 @@ class _RunHooks:
 
     _config: pytest.Config
     _session: RegressSession
-    _collection: CollectionHooks
+    _collection: collection.CollectionHooks
     _left: list[str]
     """Names the journals of runs that died."""
     _opened: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
@@ -278,12 +268,12 @@ class _RunHooks:
             self._take_report(report)
         if self._has_cases:
             self._session.add_unreached(self._collection.collected.selected)
-            coverage = Coverage(
+            coverage = collection.Coverage(
                 known=self._session.known_cases(),
                 measured=frozenset(self._session.records),
                 collected=self._collection.collected,
-                before_collection=kept_from_collection(self._config.option),
-                after_collection=chosen_from_collected(self._config.option),
+                before_collection=collection.kept_from_collection(self._config.option),
+                after_collection=collection.chosen_from_collected(self._config.option),
                 was_interrupted=self._was_interrupted,
             )
             self._outcome = self._session.finish(coverage)

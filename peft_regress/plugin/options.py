@@ -1,12 +1,10 @@
 """The pytest options, parsed once into one frozen value, and those of pytest-benchmark."""
 
-from __future__ import annotations
-
 import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 import pytest
 
@@ -68,7 +66,7 @@ class RegressOptions:
         return self.matrix in (matrices_of(case) or {self.matrix})
 
     @classmethod
-    def of(cls, config: pytest.Config) -> RegressOptions:
+    def of(cls, config: pytest.Config) -> Self:
         """Read the options of a pytest run, and take the settings of its project.
 
         Raises `InputError` for a value out of range, and for settings that cannot be used.
@@ -114,10 +112,7 @@ OPTIONS: Final = {
         ),
     ),
     "cases": ("GLOB", "measure only the cases whose id matches, such as 'shift/*'"),
-    "full": (
-        None,
-        "train every seed in full, also where the first one repeats the baseline",
-    ),
+    "full": (None, "train every seed in full, also where the first one repeats the baseline"),
     "matrix": (
         "NAME",
         (

@@ -1,7 +1,5 @@
 """What the author of a case allows: budgets for its costs, and bounds for its changes."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Final, Literal

@@ -4,8 +4,6 @@
 constants are measured by tools/studies/process_peak.py, on x86-64 under Linux.
 """
 
-from __future__ import annotations
-
 import math
 import tomllib
 from collections.abc import Mapping

@@ -40,11 +40,8 @@ class OwnMetric:
 
     def __post_init__(self) -> None:
         """Raise `InputError` for a value that no metric can have."""
-        for name, known in (
-            ("unit", get_args(Unit)),
-            ("direction", get_args(Direction)),
-            ("kind", OWN_KINDS),
-        ):
+        allowed = {"unit": get_args(Unit), "direction": get_args(Direction), "kind": OWN_KINDS}
+        for name, known in allowed.items():
             value = getattr(self, name)
             if value not in known:
                 raise UnknownNameError(f"{name} of a metric", str(value), known)

@@ -4,8 +4,6 @@ A module that holds cases is imported when the cases are first asked for, so tha
 pytest run that needs none imports none.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -3,8 +3,6 @@
 Imports no torch, so that listing and collecting cases stay fast.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The table `[tool.peft_regress]` of pyproject.toml: cases, storage, bounds, budgets and so on."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass
 from fnmatch import fnmatchcase

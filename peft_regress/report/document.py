@@ -3,8 +3,6 @@
 `markdown` and `html` write the same document in their syntax.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -114,7 +112,7 @@ class Section:
 
     title: Words
     """Empty if the body stands alone."""
-    body: tuple[Block, ...] = ()
+    body: "tuple[Block, ...]" = ()
     level: int = 0
     """Of a heading in Markdown; at 0 the title is a paragraph."""
     style: Style | None = None

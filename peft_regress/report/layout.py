@@ -1,11 +1,9 @@
 """How text and tables are laid out: in a width, with or without colours. Pure."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, Self
 
 import wcwidth
 
@@ -107,7 +105,7 @@ class Row:
     """Whether the row is a part of a row above it."""
 
     @classmethod
-    def of(cls, *cells: str) -> Row:
+    def of(cls, *cells: str) -> Self:
         """Return a row without notes."""
         return cls(cells=cells)
 

@@ -1,7 +1,5 @@
 """Records are kept on disk as they are made, and those of an earlier run may be taken."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import os

@@ -1,7 +1,5 @@
 """What measures in a process, of pytest or of a worker; a worker's requests and answers."""
 
-from __future__ import annotations
-
 import gc
 from collections.abc import Iterator
 from itertools import islice
@@ -26,7 +24,6 @@ if TYPE_CHECKING:
     from peft_regress.measure.data import Data
     from peft_regress.measure.recipe import Recipe
     from peft_regress.measure.scripts.script_case import ScriptRecipe
-
 
 MEASURER: Final = f"{__name__}:Measurer"
 

@@ -34,6 +34,7 @@ from peft_regress.runs.journal import Header, KeptRecord, Line, check_kept, head
 from peft_regress.runs.run_file import write_run_file
 from peft_regress.runs.schema import Failure, Record, Run, Selection, error_record
 from peft_regress.text import redacted
+from peft_regress.workers import worker as workers
 from peft_regress.workers.pool import (
     Environment,
     GivenUpError,
@@ -42,12 +43,6 @@ from peft_regress.workers.pool import (
     Pool,
     Seat,
     UnusableEnvironmentError,
-)
-from peft_regress.workers.worker import (
-    RequestRefusedError,
-    WorkerError,
-    WorkerProcess,
-    WorkerTimeoutError,
 )
 
 CASE_SECONDS: Final = 600.0
@@ -99,7 +94,7 @@ def ask_case(seat: Seat, environment: Environment, request: CaseRequest) -> Case
                 ),
             )
             return _measured(seat, worker, request, answer) if request.measures else answer
-        except WorkerError as error:
+        except workers.WorkerError as error:
             worker.kill()
             # An earlier case may have left the worker unusable.
             if is_fresh or seat.is_stopped:
@@ -107,7 +102,7 @@ def ask_case(seat: Seat, environment: Environment, request: CaseRequest) -> Case
 
 
 def _measured(
-    seat: Seat, worker: WorkerProcess, request: CaseRequest, answer: CaseAnswer
+    seat: Seat, worker: workers.WorkerProcess, request: CaseRequest, answer: CaseAnswer
 ) -> CaseAnswer:
     case, files = Case.parse(request.case), dict[str, bytes]()
     with tempfile.TemporaryDirectory(dir=seat.folder, ignore_cleanup_errors=True) as scratch:
@@ -116,13 +111,13 @@ def _measured(
             kept = worker.ask(f"{MEASURER}.measure", asked, KeptRecord)
             check_kept(case.id, kept, answer.definition)
             files = run_adapters.adapter_files(Path(scratch), case)
-        except RequestRefusedError:
+        except workers.RequestRefusedError:
             raise
-        except (WorkerError, InputError) as error:
+        except (workers.WorkerError, InputError) as error:
             worker.kill()
             if seat.is_stopped:
-                raise WorkerError("interrupted") from None
-            if isinstance(error, WorkerTimeoutError):
+                raise workers.WorkerError("interrupted") from None
+            if isinstance(error, workers.WorkerTimeoutError):
                 limit = f"no result within {worker.time_limit:g} s"
                 failure = Failure(type="TimeoutError", message=limit)
             else:

@@ -1,7 +1,5 @@
 """Describe where a run happens: package versions, and what times depend on in the machine."""
 
-from __future__ import annotations
-
 import functools
 import json
 import os
@@ -9,14 +7,7 @@ import platform
 import re
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
-from importlib.metadata import (
-    Distribution,
-    PackageNotFoundError,
-    distribution,
-    distributions,
-    entry_points,
-    packages_distributions,
-)
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
@@ -72,8 +63,8 @@ def installed_packages(root: str = "peft-regress") -> dict[str, str]:
 def installed_version(name: str) -> str | None:
     """Return the version of an installed package; None without it."""
     try:
-        return distribution(name).version
-    except PackageNotFoundError:
+        return metadata.distribution(name).version
+    except metadata.PackageNotFoundError:
         return None
 
 
@@ -89,23 +80,22 @@ def imported_packages() -> dict[str, str]:
 
     Left out are pytest, its plugins and their requirements, which other runners do not load.
     """
-    plugins = {
-        point.dist.name for point in entry_points(group="pytest11") if point.dist is not None
-    }
+    points = metadata.entry_points(group="pytest11")
+    plugins = {point.dist.name for point in points if point.dist is not None}
     runner = packages_with({"pytest", "pytest-xdist", *plugins} - {"peft-regress"})
     roots = loaded_packages() - runner.keys() - {"peft-regress"}
     return packages_with(roots, without=_SHOWN_WITH | runner.keys())
 
 
-_owners = functools.cache(packages_distributions)
+_owners = functools.cache(metadata.packages_distributions)
 
 
 @functools.cache
 def is_from_folder(package: str) -> bool:
     """Return whether a package was installed from a folder of this machine, such as a checkout."""
     try:
-        return "dir_info" in _local_source(distribution(package))
-    except PackageNotFoundError:
+        return "dir_info" in _local_source(metadata.distribution(package))
+    except metadata.PackageNotFoundError:
         return False
 
 
@@ -113,13 +103,13 @@ def files_from_here(*, without: Collection[str]) -> set[str]:
     """Return the files of all packages but some that came from a folder or file of this machine."""
     return {
         str(found.locate_file(file))
-        for found in distributions()
+        for found in metadata.distributions()
         if _local_source(found) and canonicalize_name(found.name) not in without
         for file in found.files or ()
     }
 
 
-def _local_source(found: Distribution) -> dict[str, Any]:
+def _local_source(found: metadata.Distribution) -> dict[str, Any]:
     """Return what direct_url.json says of a package from this machine; empty for any other."""
     text = found.read_text("direct_url.json")
     # Conda states the folder where it built a package.
@@ -143,8 +133,8 @@ def packages_with(roots: Iterable[str], *, without: Iterable[str] = ()) -> dict[
             continue
         seen.add(name)
         try:
-            version, requirements = _stated_by(distribution, name)
-        except PackageNotFoundError:
+            version, requirements = _stated_by(metadata.distribution, name)
+        except metadata.PackageNotFoundError:
             # Optional and not installed: it cannot have changed a number.
             continue
         versions[name] = _as_version(version)
@@ -159,7 +149,9 @@ def packages_with(roots: Iterable[str], *, without: Iterable[str] = ()) -> dict[
 
 
 @functools.cache
-def _stated_by(find: Callable[[str], Distribution], name: str) -> tuple[str, tuple[str, ...]]:
+def _stated_by(
+    find: Callable[[str], metadata.Distribution], name: str
+) -> tuple[str, tuple[str, ...]]:
     """Return version and requirements of an installed package, whose text is read once."""
     found = find(name)
     return found.version, tuple(found.requires or ())

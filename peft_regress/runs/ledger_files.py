@@ -5,8 +5,6 @@ storage has each as one compressed file beside its entries: `ledgers/<2 hex>/<64
 digest is that of the ledger's canonical JSON.
 """
 
-from __future__ import annotations
-
 import gzip
 import zlib
 from collections.abc import Mapping

@@ -3,8 +3,6 @@
 Imports are read from the source, also those inside functions, so that every process finds the same.
 """
 
-from __future__ import annotations
-
 import ast
 import contextlib
 import functools

@@ -4,8 +4,6 @@ Every struct is frozen and refuses unknown fields, so a file of another tool or 
 that names the key, never a silently half-read record.
 """
 
-from __future__ import annotations
-
 import hashlib
 import itertools
 import math
@@ -34,7 +32,6 @@ MIXED_MACHINES = "mixed"
 Status = Literal["ok", "unsupported", "error"]
 Role = Literal["baseline", "history"]
 
-
 Amount = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 """FLOPs or bytes."""
 
@@ -61,7 +58,7 @@ class Failure(_Strict, frozen=True, kw_only=True):
         return f"{self.type}: {pattern_of(self.message)}"
 
     @classmethod
-    def of(cls, error: BaseException) -> Failure:
+    def of(cls, error: BaseException) -> Self:
         """Return the type and the message of an exception, redacted."""
         # A file name in a message may hold bytes that are no text; a record must stay writable.
         message = redacted(str(error).encode("utf-8", "backslashreplace").decode().strip())
@@ -200,7 +197,7 @@ class MadeWith(_Strict, frozen=True, kw_only=True):
     weights_norm: float
     probe_norm: float
 
-    def resembles(self, other: MadeWith) -> bool:
+    def resembles(self, other: Self) -> bool:
         """Return whether an adapter made with `other` must give its output here too."""
         return self.shapes == other.shapes and all(
             math.isclose(getattr(self, name), getattr(other, name), rel_tol=1e-5)

@@ -29,17 +29,10 @@ from peft_regress.project.own_cases import own_fine_tune
 from peft_regress.text import clean
 
 FACTS: Final = (
-    "trainable_params",
-    "forward_flops",
-    "backward_flops",
-    "saved_for_backward_bytes",
-    "aten_ops",
-    "identity_at_start",
-    "filled_loss",
-    "merged_equals_unmerged",
-    "optimizer_state_bytes",
+    "trainable_params", "forward_flops", "backward_flops", "saved_for_backward_bytes", "aten_ops",
+    "identity_at_start", "filled_loss", "merged_equals_unmerged", "optimizer_state_bytes",
     "loss_after_step",
-)
+)  # fmt: skip
 """What a script can print. The last two describe an update, the three before them an adapter.
 
 torch itself counts the FLOPs, at batch 1 and 224x224. They equal the metrics, except for grouped
@@ -226,9 +219,7 @@ class Reproduction:
 
 
 def reproduce(
-    findings: Sequence[Finding],
-    observed: Mapping[str, Observation],
-    pythons: Mapping[str, Path],
+    findings: Sequence[Finding], observed: Mapping[str, Observation], pythons: Mapping[str, Path]
 ) -> Iterator[Reproduction]:
     """Write and run the scripts of the gravest findings that have one: own cases have none.
 

@@ -166,10 +166,7 @@ def find_responsible(  # noqa: PLR0913  (both sides, and what was found between 
 
 
 def _attempts(
-    name: str,
-    before: Mapping[str, Planned],
-    new: Planned | None,
-    base_requirements: Sequence[str],
+    name: str, before: Mapping[str, Planned], new: Planned | None, base_requirements: Sequence[str]
 ) -> Iterator[AbstractContextManager[Overlay]]:
     """Yield a package with nothing else; then, if it does not import, with what pip says."""
     others = [one for one in before.values() if one.name != name]

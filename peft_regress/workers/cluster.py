@@ -4,8 +4,6 @@ Dask carries strings to the nodes and back. A task whose node dies starts again 
 often as Dask's `distributed.scheduler.allowed-failures` says; what fails by itself is a result.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import itertools
@@ -42,10 +40,6 @@ _CONNECT_SECONDS: Final = 10.0
 _WAIT_SECONDS: Final = 30.0
 """How long to wait for the first worker, and for a result that is there."""
 _POLL_SECONDS: Final = 0.5
-
-
-class ClusterLostError(AbsentError):
-    """A scheduler that has gone, or one without a worker."""
 
 
 @dataclass(eq=False)
@@ -172,7 +166,7 @@ class DaskPool:
                 work.future.set_result(answer)
 
     def _workers(self) -> list[str]:
-        """Return the workers with the resource. Raises `ClusterLostError`."""
+        """Return the workers with the resource. Raises `AbsentError`."""
         try:
             if str(self._client.status) != "running":
                 raise self.lost()
@@ -181,20 +175,20 @@ class DaskPool:
             raise self.lost() from None
         return [name for name, one in known.items() if _SLOT in (one["resources"] or {})]
 
-    def lost(self) -> ClusterLostError:
+    def lost(self) -> AbsentError:
         """Return the error of a scheduler that has gone."""
-        return ClusterLostError(f"{self._address}: the Dask scheduler has gone")
+        return AbsentError(f"{self._address}: the Dask scheduler has gone")
 
     def prepare(self, node: Node) -> None:
         """Let the workers prepare, those that join later too.
 
-        Raises `NodeError` for a worker that lacks something, `ClusterLostError` if there is none.
+        Raises `NodeError` for a worker that lacks something, `AbsentError` if there is none.
         """
         with contextlib.suppress(TimeoutError):
             self._client.wait_for_workers(1, timeout=_WAIT_SECONDS)
         workers = self._workers()
         if not workers:
-            raise ClusterLostError(
+            raise AbsentError(
                 f"{self._address}: no worker has the resource {_SLOT}=1. Start some with "
                 f'`dask worker {self._address} --nthreads 1 --resources "{_SLOT}=1"`'
             )
@@ -234,7 +228,7 @@ def opened_cluster(
 ) -> Iterator[DaskPool]:
     """Connect to a scheduler, and prepare its workers for the cases of the settings in use.
 
-    code: the packages whose code must be the same there. Raises `InputError`, `ClusterLostError`
+    code: the packages whose code must be the same there. Raises `InputError`, `AbsentError`
     if there is no scheduler or no worker, `NodeError` for a worker that lacks something.
     """
     if not _ADDRESS.fullmatch(address):
@@ -296,7 +290,7 @@ def _client(address: str) -> Client:
             )
     except Exception as error:  # noqa: BLE001  (whatever Dask raises of what it cannot read)
         problem = clean(str(error) or type(error).__name__, longest=200)
-        raise ClusterLostError(
+        raise AbsentError(
             f"{address}: no Dask scheduler answers there ({problem}). Start one with `dask "
             "scheduler`, and name the address that it prints"
         ) from None

@@ -5,8 +5,6 @@ installed must be installed there too. The worker process stays for the next tas
 environment, so that libraries are imported once.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import shutil
@@ -106,23 +104,6 @@ def own_code() -> OwnCode | None:
     search = list(dict.fromkeys([str(root), *below]))
     names = sorted({name for found in modules for name in found})
     return OwnCode(folder=str(root), search=search, modules=names)
-
-
-def check(name: str, dask_worker: Worker) -> str | None:
-    """Return what this node lacks for a command; None if it lacks nothing."""
-    return _node_of(name, dask_worker).lack
-
-
-def do(name: str, task: str) -> str:
-    """Do a `Job`; return the answer, both as JSON. Raises what Dask can carry."""
-    return _node_of(name, get_worker()).do(msgspec.json.decode(task, type=Job))
-
-
-def _node_of(name: str, worker: Worker) -> Node:
-    """Return a worker's part of a command, by the name under which it was registered."""
-    found = worker.plugins[name]
-    assert isinstance(found, Node)  # noqa: S101  (the name is the command's own)
-    return found
 
 
 _CARRIED: Final[dict[type[Exception], type[PeftRegressError]]] = {
@@ -226,3 +207,20 @@ class Node(WorkerPlugin):
         self._seat.close()
         self._opened.close()
         self._planned = None
+
+
+def check(name: str, dask_worker: Worker) -> str | None:
+    """Return what this node lacks for a command; None if it lacks nothing."""
+    return _node_of(name, dask_worker).lack
+
+
+def do(name: str, task: str) -> str:
+    """Do a `Job`; return the answer, both as JSON. Raises what Dask can carry."""
+    return _node_of(name, get_worker()).do(msgspec.json.decode(task, type=Job))
+
+
+def _node_of(name: str, worker: Worker) -> Node:
+    """Return a worker's part of a command, by the name under which it was registered."""
+    found = worker.plugins[name]
+    assert isinstance(found, Node)  # noqa: S101  (the name is the command's own)
+    return found

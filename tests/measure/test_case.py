@@ -139,7 +139,7 @@ def test_an_error_in_training_is_an_error_of_the_case(tiny, monkeypatch):
     def explode(*args, **kwargs):
         raise ValueError("a kernel refused")
 
-    monkeypatch.setattr("peft_regress.measure.recipe.finetune", explode)
+    monkeypatch.setattr("peft_regress.measure.training.finetune", explode)
     record = measured(tiny, case()).record
     assert (record.status, record.error.type, record.error.message) == (
         "error",

@@ -15,7 +15,7 @@ from peft_regress.cases import Case
 from peft_regress.gate import judge
 from peft_regress.gate.repeats import KnownCurve, curves_of
 from peft_regress.gate.verdicts import observations_of
-from peft_regress.measure import recipe as recipe_module
+from peft_regress.measure import training
 from peft_regress.measure.case import measure
 from peft_regress.measure.costs import ProfileCache
 from peft_regress.measure.definition import define
@@ -70,14 +70,14 @@ def trained():
 def lengths(monkeypatch):
     """Return how many steps each training took, in order."""
     found = []
-    train = recipe_module.finetune
+    train = training.finetune
 
     def counted(*parts, **how):
         run = train(*parts, **how)
         found.append(len(run.losses))
         return run
 
-    monkeypatch.setattr(recipe_module, "finetune", counted)
+    monkeypatch.setattr(training, "finetune", counted)
     return found
 
 

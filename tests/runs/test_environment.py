@@ -31,7 +31,7 @@ def installed(monkeypatch):
             raise PackageNotFoundError(name)
         return SimpleNamespace(version=f"1.{len(name)}", requires=packages[name])
 
-    monkeypatch.setattr(environment, "distribution", find)
+    monkeypatch.setattr(environment.metadata, "distribution", find)
     return packages
 
 
@@ -66,7 +66,7 @@ def test_packages_are_what_is_required_here(installed, packages, found):
 def test_a_version_that_no_run_file_may_hold_is_recorded_as_odd(monkeypatch, stated):
     """Another package's metadata may say anything; the run file must stay readable."""
     found = SimpleNamespace(version=stated, requires=["good", "not a (requirement"])
-    monkeypatch.setattr(environment, "distribution", lambda _: found)
+    monkeypatch.setattr(environment.metadata, "distribution", lambda _: found)
     versions = installed_packages("root")
     assert versions.keys() == {"good", "python", "root"}
     assert versions["root"].startswith("odd-")

@@ -23,6 +23,7 @@ from fake_interpreters import logged, wait_until, write_worker
 from peft_regress.baselines.run_adapters import adapters_of_run
 from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.cli import options
+from peft_regress.errors import AbsentError
 from peft_regress.project.own_cases import use_settings
 from peft_regress.project.settings import Settings, read_settings
 from peft_regress.runner.measurer import CaseAnswer
@@ -30,7 +31,7 @@ from peft_regress.runs.journal import Header, KeptRecord, Line, header_of, journ
 from peft_regress.runs.run_file import read_run_file
 from peft_regress.runs.schema import Selection
 from peft_regress.workers import cluster as cluster_module
-from peft_regress.workers.cluster import ClusterLostError, DaskPool
+from peft_regress.workers.cluster import DaskPool
 from peft_regress.workers.node import facts_here, own_code
 from peft_regress.workers.pool import NodeError
 
@@ -382,7 +383,7 @@ def pool_of(workers, **more):
 
 def test_a_cluster_without_a_slot_is_refused_with_what_to_start():
     pool = pool_of({"tcp://a:2": {"resources": None}})
-    with pytest.raises(ClusterLostError, match=r'`dask worker tcp://a:1 .* "slot=1"`$'):
+    with pytest.raises(AbsentError, match=r'`dask worker tcp://a:1 .* "slot=1"`$'):
         pool.prepare(None)
 
 

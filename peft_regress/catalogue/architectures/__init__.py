@@ -1,7 +1,5 @@
 """Networks to adapt, and what one must provide to be measured. No torch at import."""
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING, Protocol
 
 from peft_regress.registry import Named
@@ -17,5 +15,5 @@ class Architecture(Named, Protocol):
     def head(self) -> str:
         """The qualified name of the last layer, which `head` methods train."""
 
-    def build(self, *, num_classes: int, seed: int) -> nn.Module:
+    def build(self, *, num_classes: int, seed: int) -> "nn.Module":
         """Build the model with weights drawn under `seed`; leave the global generators alone."""

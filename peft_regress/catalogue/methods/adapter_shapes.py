@@ -53,10 +53,7 @@ def dora_shapes(layer: nn.Module, rank: int) -> Shapes:
     """DoRA: LoRA and one magnitude per output channel, shaped to broadcast over the weight."""
     out, _, kernel = _sizes(layer)
     magnitude = (1, out, *(1 for _ in kernel)) if kernel else (out,)
-    return {
-        **lora_shapes(layer, rank),
-        f"lora_magnitude_vector.{ADAPTER}.weight": magnitude,
-    }
+    return {**lora_shapes(layer, rank), f"lora_magnitude_vector.{ADAPTER}.weight": magnitude}
 
 
 def adalora_shapes(layer: nn.Module, rank: int) -> Shapes:

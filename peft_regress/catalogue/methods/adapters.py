@@ -25,47 +25,24 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.optim import Optimizer
 
-
 # HRA and BOFT multiply matrices of inputs x inputs at every step. A step of batch 32 on all layers
 # of resnet18 takes HRA 20 seconds and BOFT 46, on layers of at most this size less than one.
 _MOST_INPUTS: Final = 1024
 _OF_BLOCKS: Final = f"a block of {BLOCK_SIZE} divides, the head excluded"
 _NARROW_LAYERS: Final = f"Conv2d with groups == 1 and Linear of at most {_MOST_INPUTS} inputs,"
 _WITH_GROUPED: Final = Targets(description="Conv2d and Linear, the head excluded", grouped=True)
-_GROUPED_ALONE: Final = Targets(
-    description="Conv2d with groups > 1, the head excluded", grouped=True, ungrouped=False
-)
 _LINEAR_FIRST: Final = Targets(
     description="Linear besides the head, or without one Conv2d with groups == 1", linear_first=True
 )
-_IN_BLOCKS: Final = Targets(
-    description=f"Conv2d with groups == 1 and Linear whose inputs {_OF_BLOCKS}",
-    block_size=BLOCK_SIZE,
-)
-_NARROW: Final = Targets(
-    description=f"{_NARROW_LAYERS} the head excluded", most_inputs=_MOST_INPUTS
-)
-_NARROW_IN_BLOCKS: Final = Targets(
-    description=f"{_NARROW_LAYERS} which {_OF_BLOCKS}",
-    block_size=BLOCK_SIZE,
-    most_inputs=_MOST_INPUTS,
-)
 _LORA_PLUS_RATIO: Final = 4
-# The budget falls from the initial to the target rank between these of the 22 steps of a run. That
-# is after the first losses, so they are a fingerprint of the method and not of its masks.
-_ADALORA_SCHEDULE: Final[dict[str, Json]] = {
-    "total_step": 22,
-    "tinit": 4,
-    "tfinal": 8,
-    "deltaT": 2,
-    "beta1": 0.85,
-    "beta2": 0.85,
-}
 
 
 def _adalora(rank: int | None) -> dict[str, Json]:
     ranks = {"init_r": _adalora_initial_rank(rank or 0), "target_r": rank}
-    return {**ranks, "lora_alpha": rank, "lora_dropout": 0.0, **_ADALORA_SCHEDULE}
+    # The budget falls from the initial to the target rank between these of the 22 steps of a run.
+    # That is after the first losses, so these show the method and not its masks.
+    falls = {"total_step": 22, "tinit": 4, "tfinal": 8, "deltaT": 2, "beta1": 0.85, "beta2": 0.85}
+    return {**ranks, "lora_alpha": rank, "lora_dropout": 0.0, **falls}
 
 
 def _adalora_initial_rank(target: int) -> int:
@@ -235,7 +212,9 @@ _FLOAT32: Final = (
         config="HRAConfig",
         shapes=shapes.hra_shapes,
         settings=lambda rank: {"r": rank},
-        targets=_NARROW,
+        targets=Targets(
+            description=f"{_NARROW_LAYERS} the head excluded", most_inputs=_MOST_INPUTS
+        ),
         float32_numerics="hra",
     ),
     PeftAdapter(
@@ -244,7 +223,10 @@ _FLOAT32: Final = (
         config="OFTConfig",
         shapes=shapes.oft_shapes,
         settings=lambda _rank: {"r": 0, "oft_block_size": BLOCK_SIZE},
-        targets=_IN_BLOCKS,
+        targets=Targets(
+            description=f"Conv2d with groups == 1 and Linear whose inputs {_OF_BLOCKS}",
+            block_size=BLOCK_SIZE,
+        ),
         ranks=(),
     ),
     PeftAdapter(
@@ -254,7 +236,11 @@ _FLOAT32: Final = (
         shapes=shapes.boft_shapes,
         settings=lambda _rank: {"boft_block_size": BLOCK_SIZE, "boft_n_butterfly_factor": 1},
         scales=(".boft_s.",),
-        targets=_NARROW_IN_BLOCKS,
+        targets=Targets(
+            description=f"{_NARROW_LAYERS} which {_OF_BLOCKS}",
+            block_size=BLOCK_SIZE,
+            most_inputs=_MOST_INPUTS,
+        ),
         ranks=(),
         wrapping=_without_cuda_extension,
     ),
@@ -314,7 +300,9 @@ GROUPED: Final = tuple(
     replace(
         method,
         name=f"{method.name}-grouped",
-        targets=_GROUPED_ALONE,
+        targets=Targets(
+            description="Conv2d with groups > 1, the head excluded", grouped=True, ungrouped=False
+        ),
         ranks=(96,),
         matrices=("extended",),
         architectures=("mobilenet_v2", "shufflenet_v2_x0_5"),

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.optim import Optimizer
 
-
 _MATRIX_DIMENSIONS: Final = (2, 4)
 
 

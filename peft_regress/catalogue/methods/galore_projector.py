@@ -1,13 +1,9 @@
 """Make GaLore's projector accept convolution weights. Imports torch: import it late."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from galore_torch.galore_projector import GaLoreProjector
-
-if TYPE_CHECKING:
-    from torch import Size, Tensor
+from torch import Size, Tensor
 
 
 class FlatteningProjector(GaLoreProjector):  # type: ignore[misc]  # galore_torch has no types

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.optim import Optimizer
 
-
 BaseDtype = Literal["float32", "bfloat16", "float64"]
 Shapes = dict[str, tuple[int, ...]]
 """By parameter name."""

@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.optim import Optimizer
 
-
 _ADAPTER_FILE: Final = "adapter_model.safetensors"
 _DEFINITION_NAMES: Final = {"r": "rank", "lora_alpha": "alpha", "lora_dropout": "dropout"}
 _STARTS: Final = ("init_weights", "init_lora_weights", "init_ia3_weights")

@@ -16,7 +16,6 @@ from peft_regress.errors import UnsupportedCaseError
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-
 _BATCH_NORM_MOMENTUM: Final = 0.1
 _TARGETS: Final = {"biases": "biases", "normalization": "normalization layers with a weight"}
 

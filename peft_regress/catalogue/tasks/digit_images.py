@@ -5,8 +5,6 @@ Nothing is downloaded or drawn at random. Resizing is two products with a fixed 
 precision, rounded once to float32, so pixels do not depend on the processor.
 """
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import io
@@ -26,7 +24,6 @@ IMAGE_SIZE: Final = 32
 
 # Mean and standard deviation of MNIST's pixels, the usual constants, for both scanners alike.
 _MEAN, _DEVIATION = 0.1307, 0.3081
-
 
 DIGITS_FILE: Final = Path(__file__).with_name("digits.npz")
 DIGITS_SHA256: Final = "0a92c1b0dd1ba4b8371dac51309f992bb137f6ffa445622292ee211a4b510fb4"

@@ -4,8 +4,6 @@ Such a case is not trained to an accuracy, since its programs cost the same on a
 images serve: no two pixels are equal, so no kernel has a tie to break. No torch at import.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -18,7 +16,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from peft_regress.catalogue.tasks.digits import Images
-
 
 EDGE_STEPS: Final = 2
 """Of SGD, that the runtime takes: the second loss shows the first update. A convolution of the
@@ -45,7 +42,7 @@ class EdgeTask:
             "steps": EDGE_STEPS,
         }
 
-    def load(self) -> tuple[Images, Images]:
+    def load(self) -> "tuple[Images, Images]":
         """Draw the images of all steps: (steps * batch, 3, resolution, resolution)."""
         import torch  # listing names must not cost the import
 
@@ -56,7 +53,7 @@ class EdgeTask:
         labels = torch.randint(NUM_CLASSES, shape[:1], generator=generator)
         return (images, labels), (images[: self.batch], labels[: self.batch])
 
-    def prepare(self, model: nn.Module, *, head: str, seed: int) -> None:
+    def prepare(self, model: "nn.Module", *, head: str, seed: int) -> None:
         """Leave the model as it is."""
 
 

@@ -3,8 +3,6 @@
 A crash of the runtime ends the fork alone, and each program's memory is measured from one start.
 """
 
-from __future__ import annotations
-
 import atexit
 import functools
 import os
@@ -52,12 +50,11 @@ class Ran:
     """By how much the process grew, with the program and the plan."""
 
 
-@functools.cache
-def shared_runtime() -> Runtime:
-    """Return the one runtime of this process, with which it ends: starting one takes 5 s."""
-    runtime = Runtime()
-    atexit.register(runtime.close)
-    return runtime
+class _RunProgram(msgspec.Struct, frozen=True, kw_only=True):
+    folder: str
+    """With the program and its inputs, by step and position; what it gives is written there."""
+    steps: int
+    learning_rate: float | None
 
 
 class Runtime:
@@ -118,6 +115,14 @@ class Runtime:
             raise _problem(folder, status, worker.errors(before))
 
 
+@functools.cache
+def shared_runtime() -> Runtime:
+    """Return the one runtime of this process, with which it ends: starting one takes 5 s."""
+    runtime = Runtime()
+    atexit.register(runtime.close)
+    return runtime
+
+
 def _problem(folder: Path, status: int, said: Sequence[str]) -> PeftRegressError:
     told = next((line for line in said if any(part in line for part in _NO_KERNEL)), "")
     operator, code = "", ""
@@ -146,13 +151,6 @@ def _refusing_kernel(said: Sequence[str]) -> tuple[str, str, str]:
 
 
 # --- The worker's side ----------------------------------------------------------------------------
-
-
-class _RunProgram(msgspec.Struct, frozen=True, kw_only=True):
-    folder: str
-    """With the program and its inputs, by step and position; what it gives is written there."""
-    steps: int
-    learning_rate: float | None
 
 
 def run_forked(request: _RunProgram) -> int:

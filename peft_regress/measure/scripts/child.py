@@ -1,7 +1,5 @@
 """`python -m peft_regress.measure.scripts.child REQUEST`: run a script as Python would, watched."""
 
-from __future__ import annotations
-
 import runpy
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What lies beyond the watched steps: the epoch's end, an evaluation, where the rate goes."""
 
-from __future__ import annotations
-
 import contextlib
 import gc
 import itertools

@@ -1,7 +1,5 @@
 """The losses of a script as its author means them: without a scaler's factor, divisions named."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from typing import Any
 

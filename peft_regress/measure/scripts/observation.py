@@ -1,7 +1,5 @@
 """What is asked of the process that runs a script, and what it saw."""
 
-from __future__ import annotations
-
 import math
 
 from msgspec import Struct

@@ -1,7 +1,5 @@
 """Measure a script as a case: run it twice, and make the record of what both runs show."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -69,11 +67,7 @@ class ScriptRecipe:
         return self._loaded
 
     def measure(
-        self,
-        *,
-        has_reference: bool,
-        known: Sequence[KnownCurve] = (),
-        keep_referee: bool = False,
+        self, *, has_reference: bool, known: Sequence[KnownCurve] = (), keep_referee: bool = False
     ) -> schema.Record:
         """Run the script twice and return its record; one in error if it ever was measured.
 

@@ -1,7 +1,5 @@
 """Record the steps of a script: as `cost` does, but what has no formula is named, not refused."""
 
-from __future__ import annotations
-
 import contextlib
 import gc
 from collections.abc import Callable, Iterable, Iterator

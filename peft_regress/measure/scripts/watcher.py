@@ -5,8 +5,6 @@ calls since the step before belong to it. Operators are recorded from the first 
 can train until the end of the second step.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import math
@@ -421,8 +419,7 @@ class Watcher:
         """Keep which tensors of these groups train, by the names of the module that owns them."""
         trained = {id(p): p for group in groups for p in group["params"] if p.requires_grad}
         owners = sorted(
-            self._modules,
-            key=lambda module: -sum(id(p) in trained for p in module.parameters()),
+            self._modules, key=lambda module: -sum(id(p) in trained for p in module.parameters())
         )
         found = self._facts.setdefault("trained", {})
         for owner in owners:

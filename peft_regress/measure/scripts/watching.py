@@ -1,7 +1,5 @@
 """Run a script in a process of its own, and read what was seen of its first optimizer steps."""
 
-from __future__ import annotations
-
 import codecs
 import contextlib
 import os
@@ -11,7 +9,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Any, Final
 
 import msgspec
 
@@ -55,20 +53,18 @@ def watch_script(  # noqa: PLR0913  (all but the script have defaults)
     is_module: bool = False,
     steps: int = 4,
     until: Event | None = None,
-    nudge: float = 0.0,
-    float64: bool = False,
-    kept_start: str | None = None,
     env: Mapping[str, str] | None = None,
     folder: Path | None = None,
     time_limit: float = 600,
     python: str = sys.executable,
     shows: IO[str] | None = None,
+    **how: Any,
 ) -> WatchedScript:
     """Run a script until it has taken some optimizer steps, and return what was seen.
 
     script: a file, or with `is_module` a module's name. folder: where it runs; default: here.
     until: watch on to that event. time_limit: seconds. shows: where its output goes as it comes;
-    default: nowhere.
+    default: nowhere. how: what else a `WatchRequest` has.
 
     Raises `InputError` if there is no such script, and `ScriptError` if it ends or is still running
     after `time_limit` without having taken a step; the message has the end of its output. Where it
@@ -91,10 +87,8 @@ def watch_script(  # noqa: PLR0913  (all but the script have defaults)
             args=tuple(args),
             steps=steps,
             until=until,
-            nudge=nudge,
-            float64=float64,
-            kept_start=kept_start,
             answer=str(answer),
+            **how,
         )
         request.write_bytes(encoded(asked))
         words = [python, "-m", "peft_regress.measure.scripts.child", str(request)]

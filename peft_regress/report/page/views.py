@@ -17,13 +17,7 @@ from peft_regress.report.html import HtmlWriter
 from peft_regress.report.layout import Row, Table
 from peft_regress.report.markdown import MOST_CASES
 from peft_regress.report.page.content import ABSENT, Content, Mark, number
-from peft_regress.report.page.data import (
-    COSTS,
-    batches_of,
-    encode_case,
-    shared_data,
-    tradeoffs,
-)
+from peft_regress.report.page.data import COSTS, batches_of, encode_case, shared_data, tradeoffs
 from peft_regress.report.page.sheets import key_of_modules, sheet_body, sheet_head, sheet_modules
 from peft_regress.report.results import results
 from peft_regress.report.sentences import REPEATED, narrowing_words

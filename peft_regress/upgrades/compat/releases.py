@@ -1,7 +1,5 @@
 """Load an adapter in the environment of a release, by a worker there."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from concurrent.futures import Future
 from pathlib import Path
@@ -99,7 +97,7 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True):
     """Why it does not merge."""
     training_problem: str = ""
     """Why it does not load to train on."""
-    without: Loaded | None = None
+    without: "Loaded | None" = None
     """What becomes of a refused one without its unknown fields, which peft refuses before 0.14."""
 
 
