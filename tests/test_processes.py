@@ -1,7 +1,5 @@
 """Processes end with all that they started, by themselves, at a deadline, and with their parent."""
 
-from __future__ import annotations
-
 import signal
 import subprocess
 import sys

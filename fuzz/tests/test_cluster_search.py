@@ -1,7 +1,5 @@
 """`search --on`: the nodes of a Dask cluster search, whatever happens to them."""
 
-from __future__ import annotations
-
 import json
 import re
 import threading

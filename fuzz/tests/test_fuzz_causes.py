@@ -1,7 +1,5 @@
 """Causes: what tells two findings apart, and what does not."""
 
-from __future__ import annotations
-
 import pytest
 from fuzz_examples import example, failure, layer
 

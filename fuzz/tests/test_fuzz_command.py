@@ -1,7 +1,5 @@
 """`peft-fuzz search` and `replay`: corpus, findings on disk, reports, exit codes, bad input."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 from concurrent.futures import Future

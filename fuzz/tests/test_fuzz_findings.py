@@ -1,7 +1,5 @@
 """Findings on disk, and the corpus: strict to read, written whole, changed by `accept` alone."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

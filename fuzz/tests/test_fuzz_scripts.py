@@ -1,7 +1,5 @@
 """The scripts of findings: without this project they show the failure, or say that it is gone."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """The search: it finds, makes smaller, goes on after a finding, and ends in time."""
 
-from __future__ import annotations
-
 import itertools
 
 import pytest

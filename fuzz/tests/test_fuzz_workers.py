@@ -1,7 +1,5 @@
 """A worker that runs examples: its answers and its crashes."""
 
-from __future__ import annotations
-
 import sys
 import threading
 import time

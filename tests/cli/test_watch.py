@@ -1,7 +1,5 @@
 """`peft-regress watch` as it is typed."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """A process that forks for each script to watch, and the script that most tests run."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Scripts that do what few do: each runs watched as it does by itself."""
 
-from __future__ import annotations
-
 from textwrap import dedent, indent
 
 import pytest

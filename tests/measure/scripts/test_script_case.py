@@ -1,7 +1,5 @@
 """A script as a case: what its record holds, and which of its changes are told."""
 
-from __future__ import annotations
-
 import msgspec
 import pytest
 from builders import observe

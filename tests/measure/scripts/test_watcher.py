@@ -1,7 +1,5 @@
 """What is seen of scripts as people write them: each runs in a process of its own."""
 
-from __future__ import annotations
-
 import math
 import re
 from pathlib import Path

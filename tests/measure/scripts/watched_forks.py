@@ -4,8 +4,6 @@ python watched_forks.py    reads a path a line, answers with an exit code; of a 
                            this request is watched, and a .py runs by itself
 """
 
-from __future__ import annotations
-
 import gc
 import os
 import runpy
