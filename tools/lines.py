@@ -24,7 +24,7 @@ class Part(NamedTuple):
 
 
 PARTS: Final = (
-    Part("peft_regress/, Python", ("peft_regress/**/*.py",), "lines", 34_726),
+    Part("peft_regress/, Python", ("peft_regress/**/*.py",), "lines", 34_737),
     Part("modules there", ("peft_regress/**/*.py",), "files", 217),
     Part("fuzz/peft_fuzz/", ("fuzz/peft_fuzz/**/*.py",), "lines", 9_376),
     Part(
@@ -33,7 +33,7 @@ PARTS: Final = (
         "lines",
         3_005,
     ),
-    Part("tests, both", ("tests/**/*.py", "fuzz/tests/**/*.py"), "lines", 41_151),
+    Part("tests, both", ("tests/**/*.py", "fuzz/tests/**/*.py"), "lines", 41_155),
     Part("tools, both", ("tools/**/*.py", "fuzz/tools/**/*.py"), "lines", 7_645),
 )
 

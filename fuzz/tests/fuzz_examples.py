@@ -1,7 +1,5 @@
 """Examples of the fuzzer, and a library in memory that has defects to find."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The finding that docs/fuzz.md explains is one that the fuzzer makes, shown as it shows it."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Lives run with the installed peft: sound ones pass, and each check sees its defect."""
 
-from __future__ import annotations
-
 import msgspec
 import peft
 import pytest

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from msgspec import UNSET
+from msgspec import structs
 from torch import nn
 
 from peft_regress.cases import Case
@@ -215,14 +215,9 @@ class _Measuring:
         )
 
     def failed(self, status: Status, error: Exception, *, after_steps: int = 0) -> Measurement:
-        raised = error
-        if isinstance(error, CaseError) and isinstance(error.__cause__, Exception):
-            raised = error.__cause__
-        failure = schema.Failure(
-            type=type(raised).__name__,
-            message=schema.Failure.of(error).message,
-            after_steps=after_steps if status == "error" else UNSET,
-        )
+        failure = schema.Failure.of_case(error)
+        if status == "error":
+            failure = structs.replace(failure, after_steps=after_steps)
         return self._record(status, error=failure)
 
     def _record(self, status: Status, **content: Any) -> Measurement:

@@ -26,10 +26,17 @@ def summaries_of(model: nn.Module) -> dict[str, TensorSummary]:
     return sums.summaries()
 
 
-def are_within(weights: Mapping[str, TensorSummary], model: nn.Module) -> bool:
-    """Return whether a model has each of some tensors, under whatever name."""
-    found = {(one.mean, one.norm) for one in summaries_of(model).values()}
-    return all((one.mean, one.norm) in found for one in weights.values())
+def alters(model: nn.Module, weights: Mapping[str, TensorSummary]) -> bool:
+    """Return whether an adapted model has frozen parameters in place of its base's `weights`.
+
+    Wrapping renames, so they are told by their numbers. A part that trains may be another one.
+    """
+    found = summaries_of(model)
+    kept = {(one.mean, one.norm) for one in found.values()}
+    lost = [one.shape for one in weights.values() if (one.mean, one.norm) not in kept]
+    ours = {(one.mean, one.norm) for one in weights.values()}
+    frozen = (found[name] for name, p in model.named_parameters() if not p.requires_grad)
+    return any(one.shape in lost and (one.mean, one.norm) not in ours for one in frozen)
 
 
 def numbers_of(optimizer: Optimizer) -> list[dict[str, float]]:

@@ -120,9 +120,8 @@ class Rounds:
             self._weights = inputs.summaries_of(base)
             self._made_with = inputs.fingerprint_of(self._weights, probe)
         # What a callable alters of its base is no part of what it ships.
-        self._ships_all = not isinstance(recipe.adapter, CallableAdapter) or inputs.are_within(
-            self._weights, first
-        )
+        is_callable = isinstance(recipe.adapter, CallableAdapter)
+        self._ships_all = not (is_callable and inputs.alters(first, self._weights))
         self._watch = InvariantWatch(
             adapter=recipe.adapter,
             objective=recipe.objective,

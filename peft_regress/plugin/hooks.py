@@ -149,7 +149,7 @@ def pytest_runtest_makereport(
 
 def _cause_of(error: BaseException) -> BaseException:
     """Return what was wrong use of a new case, as it is recorded once the case is known."""
-    while isinstance(error, InputError) and error.__cause__ is not None:
+    while type(error) is InputError and error.__cause__ is not None:
         error = error.__cause__
     return error
 
@@ -161,7 +161,7 @@ def _not_measured(item: pytest.Item, error: BaseException) -> KeptRecord | None:
         case = collection.case_of(item)
         if session is not None and case is not None:
             session.references()
-            return _failed(session, case, Failure.of(error))
+            return _failed(session, case, Failure.of_case(error))
     return None
 
 

@@ -6,7 +6,7 @@ import logging
 import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import pytest
@@ -37,6 +37,9 @@ from peft_regress.runs.environment import commit_of, describe_machine, installed
 from peft_regress.runs.journal import Header, KeptRecord, Line, run_of
 from peft_regress.runs.run_file import write_run_file
 from peft_regress.runs.schema import SCHEMA_VERSION, Record, with_budget
+
+if TYPE_CHECKING:
+    from peft_regress.measure.rounds import RoundRunner
 
 _THIS_RUN = "this run"
 _RELATIVE: Final = "relative_step_seconds"
@@ -138,7 +141,7 @@ class RegressSession:
         timed = self._benchmark_document(stats)["benchmarks"] if stats else []
         return msgspec.structs.replace(kept, times=next(iter(timed), None))
 
-    def _measured(self, case: Case, run_rounds: Callable[..., Any], *, timed: bool) -> KeptRecord:
+    def _measured(self, case: Case, run_rounds: "RoundRunner", *, timed: bool) -> KeptRecord:
         self.define(case)
         return self._measurer.measured(
             run_rounds=run_rounds,

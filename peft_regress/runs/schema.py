@@ -16,6 +16,7 @@ from msgspec import UNSET, UnsetType
 
 from peft_regress.cases import Address, Case, CaseId, Digest, Moment, Name, Version
 from peft_regress.errors import AbsentError, InputError
+from peft_regress.imports import CaseError
 from peft_regress.metrics import Metric, Numerics
 from peft_regress.project.budgets import Bound, Budget
 from peft_regress.text import clean, count_of, pattern_of, redacted
@@ -63,6 +64,12 @@ class Failure(_Strict, frozen=True, kw_only=True):
         # A file name in a message may hold bytes that are no text; a record must stay writable.
         message = redacted(str(error).encode("utf-8", "backslashreplace").decode().strip())
         return cls(type=type(error).__name__, message=message or "no message")
+
+    @classmethod
+    def of_case(cls, error: BaseException) -> Self:
+        """Return the same of a case; the type is what a function of its own raised, if one did."""
+        raised = error.__cause__ if isinstance(error, CaseError) else None
+        return cls(type=type(raised or error).__name__, message=cls.of(error).message)
 
 
 class Defect(_Sparse, frozen=True, kw_only=True):

@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from peft_regress.cost import UncountedOperatorError, formulas, register_flop_formula
 from peft_regress.cost.formulas import does_matrix_work, formula_of, paper_formula_of
 from peft_regress.cost.operators import describe
+from peft_regress.cost.refusals import NeedsValuesError
 from peft_regress.errors import PeftRegressError
 
 aten = torch.ops.aten
@@ -188,10 +189,9 @@ class SparseRotation(nn.Module):
         self.inner = nn.Sequential(nn.Linear(4, 4, bias=False))
 
     def forward(self, x):
-        rotation = torch.sparse_coo_tensor(
-            torch.tensor([[0, 1, 3], [0, 2, 1]]), self.values, (4, 4)
-        )
-        return torch.sparse.mm(rotation.coalesce(), self.inner(x).T).T
+        places = torch.tensor([[0, 1, 3], [0, 2, 1]])
+        rotation = torch.sparse_coo_tensor(places, self.values, (4, 4)).coalesce()
+        return torch.sparse.mm(rotation, self.inner(x).T).T
 
 
 @pytest.mark.filterwarnings("ignore:.*[Ss]parse.*invariant checks")
@@ -202,9 +202,11 @@ def test_a_sparse_factor_multiplies_the_numbers_that_it_holds():
     assert cost.forward_flops == dense + sparse
     # The gradients of the layer's weight, of the dense rotation, and of what is rotated.
     assert cost.backward_flops == 2 * dense + sparse
-    # Of the rotation, its indices and numbers; the layer's product and what it is rotated into.
-    alive = 2 * 3 * 8 + 3 * 4 + 2 * 5 * 4 * 4
-    assert cost.peak_activation_bytes >= alive
+    # The batch, the layer's product, what it is rotated into and the zeros that this is added to;
+    # the indices, and of the coalesced rotation both they and the numbers.
+    assert cost.peak_activation_bytes == 4 * (5 * 4 * 4) + 2 * 3 * 8 + (2 * 3 * 8 + 3 * 4)
+    with pytest.raises(NeedsValuesError, match=r"forward pass of the model itself, .* sparse"):
+        step(SparseRotation(), (5, 4), loss="sum", classes=4, fake=True)
 
 
 def torch_s_counter(model, shape):

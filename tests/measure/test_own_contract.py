@@ -207,20 +207,29 @@ def test_an_error_of_a_library_is_told_with_its_layer():
 def test_a_base_that_a_callable_alters_is_seen_and_no_adapter_of_it_kept(tmp_path):
     """The copy of the base is made before the adapter gets the model."""
 
-    def alter(model, amount):
+    def altered(model, amount):
         with torch.no_grad():
             model[8].bias += amount
         model[:8].requires_grad_(False)
         model[8].bias.requires_grad_(False)
         return model
 
-    for amount, identity, kept in ((0.0, True, 1), (1.0, None, 0)):
-        folder = tmp_path / str(amount)
+    def with_new_head(model):
+        model.requires_grad_(False)
+        model[8] = nn.Linear(model[8].in_features, model[8].out_features)
+        return model
+
+    rows = (
+        (lambda model: altered(model, 0.0), True, 1),
+        (lambda model: altered(model, 1.0), None, 0),  # alone it would compute something else
+        (with_new_head, None, 1),  # which ships
+    )
+    for adapter, identity, kept in rows:
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
         folder.mkdir()
-        altered = fine_tune(lambda model, amount=amount: alter(model, amount))
-        record = measured(altered, keep_adapters=folder)
+        record = measured(fine_tune(adapter), keep_adapters=folder)
         assert record.invariants["identity_at_init"] is identity  # it may start anywhere
-        assert len(list(folder.iterdir())) == kept  # alone it would compute something else
+        assert len(list(folder.iterdir())) == kept
 
 
 # What is shipped

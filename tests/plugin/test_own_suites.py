@@ -132,10 +132,29 @@ def test_a_case_that_cannot_be_measured_is_in_error_never_missing_and_not_accept
     assert "toy/own/one is in error (" in err
     assert "`--allow-errors toy/own/one`" in err
     assert not list((suite.folder / "data").glob("*/*.json"))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "kind"),
+    [
+        ("adapter=lambda model: model.nowhere", "AttributeError"),
+        ("data=lambda: {}[0]", "KeyError"),
+        ("loss=lambda model, batch: batch.nowhere", "AttributeError"),
+    ],
+)
+def test_wrong_use_that_was_accepted_is_known(suite, command, wrong, kind):
+    """A case that has a reference is recorded in the words of one that has none."""
+    added = f'GATES.append(FineTune("toy/own/one", **{{**PARTS, **dict({wrong})}}))\n'
+    parts = "PARTS = dict(model=build, data=load, adapter='full', steps=4, batch=8)\n"
+    suite.write({"toy_gates.py": CASES + parts + added})
+    suite.run("--regress-cases=toy/own/one")
+    (failed,) = suite.saved()
+    assert failed.status_text.startswith(f"error ({kind}: ")
+    accept = ("accept", suite.folder / "run.json", "--reason", "first")
     assert command(*accept, "--allow-errors", "toy/own/*")[0] == 0
-    done = suite.run("--regress-cases=*/one")
+    done = suite.run("--regress-cases=toy/own/one")
     assert "missing in" not in done.out
-    assert "1 known defect" in done.out, "with a reference it is recorded in other words"
+    assert "1 known defect" in done.out
 
 
 @pytest.mark.parametrize("asked", ["", "packages/one", "packages/one/test_toy.py"])

@@ -1,7 +1,5 @@
 """A method on two sides: what a worker computes, and workers that crash, hang or lack it."""
 
-from __future__ import annotations
-
 import sys
 from contextlib import contextmanager
 from types import SimpleNamespace

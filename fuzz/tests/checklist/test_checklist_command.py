@@ -1,7 +1,5 @@
 """`checklist`: what it prints and writes, how it ends; on real checkouts, too."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,7 +1,5 @@
 """The rows of a checklist: what is within bounds, out of them, or not measured."""
 
-from __future__ import annotations
-
 import math
 
 import msgspec

@@ -1,7 +1,5 @@
 """The findings: every script still prints the output that stands with it."""
 
-from __future__ import annotations
-
 import re
 import tomllib
 from importlib.metadata import PackageNotFoundError, distribution, version

@@ -1,7 +1,5 @@
 """The page of the fuzzer names every check, state and formula; the architecture, every file."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Drawn settings: what the installed peft has, on the network's layers, small when shrunk."""
 
-from __future__ import annotations
-
 import warnings
 
 import peft

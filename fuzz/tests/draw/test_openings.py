@@ -1,7 +1,5 @@
 """What chance seldom draws is among the openings of lives, and makes sense there."""
 
-from __future__ import annotations
-
 import pytest
 from hypothesis import find
 from msgspec.structs import replace

@@ -1,7 +1,5 @@
 """The formulas against peft: what it computes with filled adapters, unmerged and merged."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """The control: the fuzzer on adapters that are right by construction, and on one that is not."""
 
-from __future__ import annotations
-
 import shutil
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """The injected faults that the fuzzer is tried with."""
 
-from __future__ import annotations
-
 import msgspec
 import power
 import pytest
