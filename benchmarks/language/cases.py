@@ -170,7 +170,6 @@ _OF_BERT: Final = {
 }
 BERT: Final[dict[str, tuple[Any, float]]] = {
     "full": ("full", 1e-3),
-    "head": ("head", 1e-2),
     "lora-r4": (_lora(**_OF_BERT), 1e-2),
     "lora-biases-r4": (_lora(**_OF_BERT, bias="all"), 1e-2),
     "ia3": (_of("IA3Config", **_OF_BERT, feedforward_modules=["output.dense"]), 3e-2),
@@ -303,4 +302,5 @@ CASES: Final = (
         )
         for method, (adapter, rate) in methods.items()
     ),
+    _case("head", "head", 1e-2, on="capitals/bert", also_train=["classifier"]),
 )

@@ -22,7 +22,7 @@ SHA256: Final = {
     "llama": "2f2ef2cd5d4aff3c1dcf725abce2ad24cdb12979975850e5c92bce2f77eec8ce",
     "mixtral": "5f05abf27b77fb46da671a2b6cc740ebcea9c2b88af5f3346c4da79b34f95d00",
     "t5": "8cd11929f8cbb8c017c84ed1062500134d142ada2709a99bc8049703220024d6",
-    "bert": "be4c615ea714917bbd6c1ce0f4595c2f93d6ce34502e1ac374753eb06ca96668",
+    "bert": "499a82c4ec673cbf357d7d95bc2fbda134bcd38984bf27a6f6a0b9deebd66c34",
 }
 """Of each source; tools/data/plays.py trains them."""
 PROMPT: Final = 8
