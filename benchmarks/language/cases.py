@@ -170,14 +170,14 @@ _OF_BERT: Final = {
 }
 BERT: Final[dict[str, tuple[Any, float]]] = {
     "full": ("full", 1e-3),
-    "lora-r4": (_lora(**_OF_BERT), 1e-2),
-    "lora-biases-r4": (_lora(**_OF_BERT, bias="all"), 1e-2),
+    "lora-r4": (_lora(**_OF_BERT), 3e-3),
+    "lora-biases-r4": (_lora(**_OF_BERT, bias="all"), 3e-3),
     "ia3": (_of("IA3Config", **_OF_BERT, feedforward_modules=["output.dense"]), 3e-2),
     "ln_tuning": (
         _linear("LNTuningConfig", task_type="SEQ_CLS", target_modules=["LayerNorm"]),
         1e-2,
     ),
-    "prompt": (_of("PromptTuningConfig", task_type="SEQ_CLS", **_PROMPT), 3e-2),
+    "prompt": (_of("PromptTuningConfig", task_type="SEQ_CLS", **_PROMPT), 1e-2),
 }
 """The same of the encoder that tells spellings."""
 
@@ -246,7 +246,7 @@ _BOUNDS: Final = {
     "llama": Bound(0.05, "no training is 0.4 bits below full fine-tuning"),
     "mixtral": Bound(0.05, "no training is 0.3 bits below full fine-tuning"),
     "t5": Bound(0.02, "no training is 0.15 bits below full fine-tuning"),
-    "bert": Bound(0.05, "no training is 0.0 bits below full fine-tuning"),
+    "bert": Bound(0.1, "no training is 1.4 bits below full fine-tuning"),
 }
 
 
@@ -271,6 +271,7 @@ def _case(
 
 _OTHERWISE: Final[dict[str, dict[str, Any]]] = {
     "lora-dropout-r4": {"mode": "train"},
+    "lora-monteclora-r4": {"mode": "train"},
     "multitask_prompt": {"data": plays.folio_of_one_task},
     "poly-r4": {"data": plays.folio_of_one_task},
 }
@@ -296,11 +297,11 @@ CASES: Final = (
     *(
         _case(method, adapter, rate, on=on)
         for on, methods in (
-            ("capitals/bert", BERT),
+            ("lower_case/bert", BERT),
             ("folio_passages/t5", T5),
             ("folio/mixtral", MIXTRAL),
         )
         for method, (adapter, rate) in methods.items()
     ),
-    _case("head", "head", 1e-2, on="capitals/bert", also_train=["classifier"]),
+    _case("head", "head", 1e-2, on="lower_case/bert", also_train=["classifier"]),
 )

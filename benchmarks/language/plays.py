@@ -107,10 +107,10 @@ def spellings() -> Rows:
     return _spellings(PARTS["source"][0], *PARTS["train"], count=2000)
 
 
-def capitals() -> tuple[Rows, Rows]:
-    """Return the same in capitals to train on, and the starts of two other plays to test on."""
+def lower_case() -> tuple[Rows, Rows]:
+    """Return the same without capitals to train on, and the starts of two other plays to test."""
     test = _spellings(PARTS["source"][1], *PARTS["test"], count=_TEST_ROWS // 2)
-    return _in_capitals(spellings()), _in_capitals(test)
+    return _without_capitals(spellings()), _without_capitals(test)
 
 
 def _spellings(modern: str, original: str, *, count: int) -> Rows:
@@ -121,8 +121,8 @@ def _spellings(modern: str, original: str, *, count: int) -> Rows:
     return {"input_ids": rows.flatten(0, 1), "labels": torch.arange(2).repeat(count)}
 
 
-def _in_capitals(rows: Rows) -> Rows:
+def _without_capitals(rows: Rows) -> Rows:
     import torch  # listing cases must not cost the import
 
-    capital = torch.tensor([CHARACTERS.index(character.upper()) for character in CHARACTERS])
-    return {**rows, "input_ids": capital[rows["input_ids"]]}
+    small = torch.tensor([CHARACTERS.index(character.lower()) for character in CHARACTERS])
+    return {**rows, "input_ids": small[rows["input_ids"]]}

@@ -105,12 +105,16 @@ def test_the_page_shows_what_each_case_learns_and_saves():
     assert tool.cases(tool.recorded()) in tool.PAGE.read_text()
 
 
-@pytest.mark.parametrize("on", ["folio/llama", "folio/mixtral", "folio_passages/t5", "capitals/bert"])
+@pytest.mark.parametrize(
+    "on", ["folio/llama", "folio/mixtral", "folio_passages/t5", "lower_case/bert"]
+)
 def test_the_page_shows_what_each_source_needs(on):
     task, network = on.split("/")
     full = next(case for case in cases.CASES if case.id == f"{task}/full/{network}")
     torch.manual_seed(0)  # of a new head
     with torch.no_grad():
         saved = full.score(full.model().eval(), [full.data()[1]])
-    row = next(line for line in tool.PAGE.read_text().splitlines() if line.startswith(f"| `{network}`"))
+    row = next(
+        line for line in tool.PAGE.read_text().splitlines() if line.startswith(f"| `{network}`")
+    )
     assert row.endswith(f" {-saved:.2f} bits |")
