@@ -14,29 +14,34 @@ PAGE: Final = ROOT / "benchmarks" / "language" / "plays.md"
 
 
 def cases(records: Mapping[str, Record]) -> str:
-    """Return what each case of the language model learns and saves, the best learner first."""
+    """Return what each case learns and saves, by network, the best learner first."""
     wanted = matrix_cases("language")
     require(wanted, records, matrix="language")
-    found = {case.adapter_name: records[case.id] for case in wanted}
     values = {
-        name: {metric: one.value for metric, one in record.metrics.items()}
-        for name, record in found.items()
+        case.id: {metric: one.value for metric, one in records[case.id].metrics.items()}
+        for case in wanted
     }
     rows = []
-    for name in sorted(found, key=lambda name: -values[name].get("score", -math.inf)):
-        record, value = found[name], values[name]
+    networks = list(dict.fromkeys(case.architecture for case in wanted))
+    for case in sorted(
+        wanted,
+        key=lambda one: (networks.index(one.architecture), -values[one.id].get("score", -math.inf)),
+    ):
+        record, value = records[case.id], values[case.id]
         false = [f"`{one}`" for one, holds in record.invariants.items() if holds is False]
         cells = ["", "", "", "", record.status]
         if record.status == "ok":
+            full = values[f"{case.task}/full/{case.architecture}"]
             peak, ships = (
-                f"{100 * value[metric] / values['full'][metric]:.0f} %"
+                f"{100 * value[metric] / full[metric]:.0f} %"
                 for metric in ("peak_bytes", "adapter_bytes")
             )
             trains = f"{value['trainable_params']:,}"
             state = f"false: {', '.join(false)}" if false else "ok"
             cells = [f"{-value['score']:.2f}", trains, peak, ships, state]
-        rows.append([f"`{name}`", *cells])
-    return table(("method", "bits a character", "trains", "peak bytes", "ships", "state"), rows)
+        rows.append([case.architecture, f"`{case.adapter_name}`", *cells])
+    heads = ("network", "method", "bits", "trains", "peak bytes", "ships", "state")
+    return table(heads, rows)
 
 
 if __name__ == "__main__":
