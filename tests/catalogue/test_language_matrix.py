@@ -6,7 +6,7 @@ import typing
 from importlib import import_module
 from pathlib import Path
 
-import language as tool
+import methods as tool
 import peft
 import peft.optimizers
 import pytest
@@ -101,10 +101,6 @@ def test_other_bytes_are_refused(names, tmp_path, monkeypatch):
         read()
 
 
-def test_the_page_shows_what_each_case_learns_and_saves():
-    assert tool.cases(tool.recorded()) in tool.PAGE.read_text()
-
-
 @pytest.mark.parametrize(
     "on", ["folio/llama", "folio/mixtral", "folio_passages/t5", "lower_case/bert"]
 )
@@ -115,6 +111,6 @@ def test_the_page_shows_what_each_source_needs(on):
     with torch.no_grad():
         saved = full.score(full.model().eval(), [full.data()[1]])
     row = next(
-        line for line in tool.PAGE.read_text().splitlines() if line.startswith(f"| `{network}`")
+        line for line in tool.PLAYS.read_text().splitlines() if line.startswith(f"| `{network}`")
     )
     assert row.endswith(f" {-saved:.2f} bits |")
