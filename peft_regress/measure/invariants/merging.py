@@ -15,7 +15,6 @@ from peft_regress.measure.invariants.filled import Filled
 from peft_regress.measure.invariants.probe import Probe
 from peft_regress.measure.objective import largest_of
 
-
 _NO_BIAS: Final = functools.partial(
     facts.refused, "peft does not merge it", ValueError, RuntimeError, said="layer has no bias"
 )
