@@ -16,7 +16,7 @@ from torch import nn
 
 from peft_regress.cases import Case
 from peft_regress.cost import NothingToTrainError, UncountedOperatorError, UnprofilableModelError
-from peft_regress.errors import AbsentError, InputError, UnsupportedCaseError
+from peft_regress.errors import AbsentError, InputError, RefusedAdapterError, UnsupportedCaseError
 from peft_regress.gate.repeats import KnownCurve
 from peft_regress.imports import CaseError, told
 from peft_regress.measure.costs import ProfileCache, Reports, case_costs, metrics_of, step_ledger
@@ -127,9 +127,9 @@ class _Measuring:
         except (InputError, AbsentError):
             raise
         except (UnsupportedCaseError, ValueError, NotImplementedError) as error:
-            return self.failed("unsupported", self._unless_new(error))
+            return self.failed("unsupported", self._unless_new(error, RefusedAdapterError))
         except Exception as error:  # noqa: BLE001  (whatever a library raises is this case's state)
-            return self.failed("error", self._unless_new(error))
+            return self.failed("error", self._unless_new(error, InputError))
         rounds = None
         try:
             costs = case_costs(recipe, self.profiles, data)
@@ -173,10 +173,10 @@ class _Measuring:
             content |= {"numerics": "bfloat16"} if is_half(first) else {}
         return content
 
-    def _unless_new(self, error: Exception) -> Exception:
-        """Return an error of wrapping; raise `InputError` if nothing says that it ever worked."""
+    def _unless_new(self, error: Exception, kind: type[InputError]) -> Exception:
+        """Return an error of wrapping; raise it as a kind if nothing says that it ever worked."""
         if self.recipe.is_own and not self.has_reference:
-            raise InputError(f"the adapter cannot be put on the model: {told(error)}") from error
+            raise kind(f"the adapter cannot be put on the model: {told(error)}") from error
         return error
 
     def _measured(

@@ -304,6 +304,11 @@ def refuses_autocast(original, self, x, **how):
     return original(self, x, **how)
 
 
+@fault(LINEAR, "forward", PATHS, said="under autocast, the outputs differ by")
+def triples_under_autocast(original, self, x, **how):
+    return original(self, x, **how) * (3.0 if torch.is_autocast_enabled("cpu") else 1.0)
+
+
 @fault(LINEAR, "forward", PATHS, said="off in training mode, the outputs differ by")
 def stays_on_in_training(original, self, x, **how):
     stays_on = self.training and self.disable_adapters
@@ -420,8 +425,27 @@ def test_a_merge_that_fails_half_way_is_no_matter_of_the_deletion():
 
     config = peft.LoraConfig(r=2, target_modules=["0", "6"], lora_bias=True)
     record = measured(fine_tune(config, model=network))
-    assert record.invariants[UNMERGE] is False
-    assert record.invariants[DELETE] is True
+    assert false_facts(record) == {PATHS: mock.ANY}  # add_weighted_adapter leaves biases out
+    assert "layer has no bias" in record.invariant_notes[UNMERGE]
+    assert "layer has no bias" in record.invariant_notes["merge_equals_unmerged"]
+
+
+def test_a_merge_that_stays_is_no_matter_of_what_follows():
+    """OSF does not unmerge; of two active adapters it runs the first."""
+    found = false_facts(measured(fine_tune(peft.OSFConfig(target_modules=["6"], effective_rank=4))))
+    assert found == {LEAK: "with two active ones, the output is that of default alone"}
+
+
+def test_what_rounding_to_bfloat16_alone_does_is_no_defect():
+    class Sine(nn.Module):
+        def forward(self, x):
+            return x.sin()
+
+    def network():
+        return nn.Sequential(nn.Flatten(), nn.Linear(192, 8), Sine(), nn.Linear(8, 3))
+
+    config = peft.LoraConfig(r=2, target_modules=["1"], lora_alpha=1500)
+    assert measured(fine_tune(config, model=network)).invariants[PATHS] is True
 
 
 def test_rounding_of_a_weight_is_judged_by_what_was_merged_into_it():

@@ -47,6 +47,10 @@ ADAPTERS = {
         lora(target_modules=["6"], init_lora_weights="olora"),
         {"disabled_equals_base": "alters the base"},
     ),
+    "KaSA": (
+        lora(target_modules=["6"], kasa_config=peft.tuners.lora.config.KasaConfig()),
+        {"identity_at_init": "singular values", "disabled_equals_base": "alters the base"},
+    ),
     "DoRA on a linear layer": (lora(target_modules=["6"], use_dora=True), {}),
     "dropout": (lora(lora_dropout=0.2), {}),
     "LoHa": (peft.LoHaConfig(r=2, target_modules=TARGETS), {}),
@@ -64,6 +68,7 @@ ADAPTERS = {
     "HRA": (on("HRAConfig", r=2), {}),
     "VeRA": (on("VeraConfig", r=4), {}),
     "AdaLoRA": (on("AdaLoraConfig", init_r=4, target_r=2, total_step=4, tinit=1, tfinal=1), {}),
+    "Uni-LoRA": (on("UniLoraConfig", r=2), {"identity_at_init": RANDOM}),
     "VB-LoRA": (
         on("VBLoRAConfig", r=2, num_vectors=8, vector_length=4, topk=2),
         {"identity_at_init": RANDOM},
