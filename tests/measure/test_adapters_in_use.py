@@ -430,12 +430,6 @@ def test_a_merge_that_fails_half_way_is_no_matter_of_the_deletion():
     assert "layer has no bias" in record.invariant_notes["merge_equals_unmerged"]
 
 
-def test_a_merge_that_stays_is_no_matter_of_what_follows():
-    """OSF does not unmerge; of two active adapters it runs the first."""
-    found = false_facts(measured(fine_tune(peft.OSFConfig(target_modules=["6"], effective_rank=4))))
-    assert found == {LEAK: "with two active ones, the output is that of default alone"}
-
-
 def test_what_rounding_to_bfloat16_alone_does_is_no_defect():
     class Sine(nn.Module):
         def forward(self, x):
@@ -444,7 +438,7 @@ def test_what_rounding_to_bfloat16_alone_does_is_no_defect():
     def network():
         return nn.Sequential(nn.Flatten(), nn.Linear(192, 8), Sine(), nn.Linear(8, 3))
 
-    config = peft.LoraConfig(r=2, target_modules=["1"], lora_alpha=1500)
+    config = peft.LoraConfig(r=2, target_modules=["1"], lora_alpha=2000)
     assert measured(fine_tune(config, model=network)).invariants[PATHS] is True
 
 
