@@ -67,7 +67,7 @@ OF_PEFT = {
     "AdaLoRA": of_lm("AdaLoraConfig", task_type="CAUSAL_LM", total_step=4, **ATTENTION),
     "ShadowPEFT": of_lm("ShadowConfig", task_type="CAUSAL_LM", shadow_dropout=0.0),
     "repeated layers": of_classes("LoraConfig", r=2, layer_replication=[(0, 1), (0, 1)]),
-    "OSF": of_classes("OSFConfig", effective_rank=4),
+    "OSF": ({}, peft.OSFConfig(target_modules=["6"], effective_rank=4)),
     "tied tokens": of_lm("TrainableTokensConfig", token_indices=[1], target_modules=["wte"]),
     "a tied embedding": of_lm("LoraConfig", r=2, target_modules=["wte"]),
     "a prompt for classes": (
@@ -96,7 +96,6 @@ WRONG = {
     ),
 }  # fmt: skip
 """What peft 0.21 gets wrong, and a part of each note."""
-
 
 ALIKE = {"one layer", "a saved module"}
 """LoRA, as others above, and a copied module, as in test_own_contract.py."""
