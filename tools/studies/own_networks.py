@@ -14,6 +14,7 @@ import multiprocessing
 import os
 import sys
 from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 from unittest.mock import patch
@@ -158,8 +159,8 @@ def elsewhere(
 ) -> dict[str, Record]:
     """Return the records that a process of its own computes, by the trainings that are known."""
     spawn = multiprocessing.get_context("spawn")
-    with patch.dict(os.environ, environment), spawn.Pool(1) as pool:
-        return pool.apply(records, (known or {},))
+    with patch.dict(os.environ, environment), ProcessPoolExecutor(1, mp_context=spawn) as pool:
+        return pool.submit(records, known or {}).result()
 
 
 def curves(environment: Mapping[str, str]) -> dict[str, list[float]]:
