@@ -146,7 +146,7 @@ class Serialisation(Faults, area="serialisation", case="lora-r4"):
     def loaded_adapter_is_frozen(original, model, state, **kwargs):
         """An adapter that was loaded no longer trains, although is_trainable was asked for."""
         result = original(model, state, **kwargs)
-        model.set_requires_grad(model.active_adapters, requires_grad=False)
+        model.set_requires_grad(kwargs["adapter_name"], requires_grad=False)
         return result
 
     @fault(at=(*_SAVE, _LOAD), case="lora-r1")

@@ -55,6 +55,7 @@ class Fault:
 
 FAULTS: Final[dict[str, Fault]] = {}
 """By name."""
+FINETUNE: Final = "peft_regress.measure.training:finetune"
 
 
 class Faults:
@@ -72,7 +73,7 @@ class Faults:
                 continue
             stated = {**shared, **getattr(replacement, "stated", {})}
             at, also, case = stated.pop("at"), stated.pop("also", ()), stated.pop("case", "")
-            case = case or OTHER_CASES[name.partition("_")[0]][1]
+            case = case or OTHER_CASES[name.partition("_")[0]].id
             made = Fault(
                 name=name.replace("_", "-"),
                 area=area,
@@ -88,14 +89,14 @@ class Faults:
 
 
 def _tried_elsewhere(made: Fault, prefix: str) -> Fault:
-    words, case, layer = OTHER_CASES[prefix]
+    other = OTHER_CASES[prefix]
     return replace(
         made,
         name=f"{prefix}-{made.name.removeprefix('lora-')}",
-        area="language model" if case.startswith("folio") else made.area,
-        wrong=f"{made.wrong.removesuffix('.')}, in {words}.",
-        case=case,
-        at=tuple(target.replace(CONVOLUTION, layer) for target in made.at),
+        area="language model" if other.id.startswith("folio/") else made.area,
+        wrong=f"{made.wrong.removesuffix('.')}, in {other.words}.",
+        case=other.id,
+        at=tuple(target.replace(CONVOLUTION, other.layer) for target in made.at),
     )
 
 
@@ -110,23 +111,19 @@ def passing(wrong: str, settings: dict[str, Any], **stated: Any) -> Callable[...
     return replacement
 
 
-def before_each_step(**stated: Any) -> Callable[..., Any]:
-    """Make a fault of a function of the step's number from 1, the model and the optimizer."""
+def before_each_step(act: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a fault in `FINETUNE`: `act` gets the step from 1, the model and the optimizer."""
 
-    def state(act: Callable[..., Any]) -> Callable[..., Any]:
-        @fault(at="peft_regress.measure.training:finetune", **stated)
-        @functools.wraps(act)
-        def replacement(original, model, optimizer, *rest, **kwargs):
-            steps = itertools.count(1)
-            handle = optimizer.register_step_pre_hook(lambda *_: act(next(steps), model, optimizer))
-            try:
-                return original(model, optimizer, *rest, **kwargs)
-            finally:
-                handle.remove()
+    @functools.wraps(act)
+    def replacement(original, model, optimizer, *rest, **kwargs):
+        steps = itertools.count(1)
+        handle = optimizer.register_step_pre_hook(lambda *_: act(next(steps), model, optimizer))
+        try:
+            return original(model, optimizer, *rest, **kwargs)
+        finally:
+            handle.remove()
 
-        return replacement
-
-    return state
+    return replacement
 
 
 def fault(**stated: Any) -> Callable[[_Function], _Function]:

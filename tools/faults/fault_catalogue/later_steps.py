@@ -11,7 +11,7 @@ from unittest.mock import patch
 import torch
 from torch.nn import functional
 
-from fault_catalogue.fault import Faults, before_each_step, fault
+from fault_catalogue.fault import FINETUNE, Faults, before_each_step, fault
 from peft_regress.catalogue.built_in import STEPS
 
 _DROPOUT: Final = "shift/lora-dropout-r4/mobilenet_v3_small"
@@ -157,19 +157,22 @@ class LaterSteps(Faults, area="later steps", case="lora-r4"):
         each = [original(self, model, [batch]) for batch in batches]
         return {name: statistics.fmean(one[name] for one in each) for name in each[0]}
 
-    @before_each_step(case="head")
+    @fault(at=FINETUNE, case="head")
+    @before_each_step
     def rate_a_thousandth_higher_from_step_ten(step, _model, optimizer):
         """From the tenth step on the optimizer takes 1.001 of the learning rate."""
         for group in optimizer.param_groups:
             group["lr"] *= 1.001 if step >= 10 else 1.0
 
-    @before_each_step(also=("ia3", "prefix", "fourierft"))
+    @fault(at=FINETUNE, also=("ia3", "prefix", "fourierft"))
+    @before_each_step
     def gradient_lost_at_step_nine(step, model, _optimizer):
         """One tensor has no gradient at the ninth step."""
         if step == 9:
             next(p for p in model.parameters() if p.requires_grad).grad = None
 
-    @before_each_step()
+    @fault(at=FINETUNE)
+    @before_each_step
     def moments_start_again_at_step_eleven(step, _model, optimizer):
         """Adam's moments start at zero again at the eleventh step."""
         if step == 11:
@@ -200,14 +203,13 @@ class LaterSteps(Faults, area="later steps", case="lora-r4"):
 
 
 class LateDropout(torch.nn.Module):
-    """A dropout in every mode, after some steps."""
+    """A dropout of a tenth in every mode, after some steps."""
 
     def __init__(self, *, after):
         super().__init__()
         self.steps = -after
 
-    def forward(self, x):
-        """Drop a tenth."""
+    def forward(self, x):  # noqa: D102
         self.steps += torch.is_grad_enabled()
         return functional.dropout(x, p=0.1, training=True) if self.steps > 0 else x
 

@@ -11,6 +11,7 @@ from fault_catalogue.fault import Faults, InjectedError, fault
 from fault_catalogue.later_steps import LateDropout
 
 _LAYER: Final = "peft.tuners.lora.layer:_ConvNd"
+_TUNER: Final = "peft.tuners.tuners_utils:BaseTuner"
 _TUNER_LAYER: Final = "peft.tuners.tuners_utils:BaseTunerLayer"
 
 
@@ -28,10 +29,7 @@ class Lora(Faults, area="LoRA", case="lora-r4"):
         """The library no longer supports convolutions as targets."""
         raise InjectedError("Target module Conv2d is not supported")
 
-    @fault(
-        at="peft.tuners.tuners_utils:BaseTuner._mark_only_adapters_as_trainable",
-        also=("vera", "oft"),
-    )
+    @fault(at=f"{_TUNER}._mark_only_adapters_as_trainable", also=("vera", "oft"))
     def lora_half_of_the_layers_frozen(original, self, model):
         """Every other adapter is left frozen."""
         from peft.tuners.tuners_utils import BaseTunerLayer
@@ -102,7 +100,7 @@ class Lora(Faults, area="LoRA", case="lora-r4"):
 
     @fault(at=f"{_LAYER}.forward", also=("vera", "oft"))
     def lora_base_computed_twice(original, self, x, **kwargs):
-        """Each layer computes its base layer a second time, for nothing."""
+        """Each layer computes its base a second time, for nothing."""
         self.base_layer(x)
         return original(self, x, **kwargs)
 
@@ -123,7 +121,7 @@ class Lora(Faults, area="LoRA", case="lora-r4"):
     def lora_dropout_left_on(original, self, adapter, *args, **kwargs):
         """A dropout that was not asked for is on, in eval mode too."""
         original(self, adapter, *args, **kwargs)
-        self.lora_dropout[adapter] = LateDropout(after=-1)
+        self.lora_dropout[adapter] = LateDropout(after=-1)  # before the first step too
 
     @fault(at=f"{_LAYER}.update_layer", case="shift/lora-dropout-r4/mobilenet_v3_small")
     def dropout_of_lora_ignored(original, self, adapter, *args, **kwargs):

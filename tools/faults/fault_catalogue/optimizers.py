@@ -30,11 +30,15 @@ def second_moment_in(dtype):
 
 
 class Settings(Faults, area="optimizers", case="head", at="torch.optim.adamw:AdamW.__init__"):
-    adam_decays_weights = passing("Weight decay is on, torch's default.", {"weight_decay": 0.01})
+    adam_decays_weights = passing("Weight decay is 0.01 instead of 0.", {"weight_decay": 0.01})
     adam_eps_changed = passing("Eps is 1e-8, torch's default, instead of 1e-6.", {"eps": 1e-8})
-    adam_betas_swapped = passing("The rates of the moments are swapped.", {"betas": (0.999, 0.9)})
-    adam_keeps_a_third_moment = passing("AMSGrad is on, with a third moment.", {"amsgrad": True})
-    adam_ignores_foreach = passing("Foreach is on, asked to be off.", {"foreach": True}, stops=True)
+    adam_betas_swapped = passing("The two decay rates are swapped.", {"betas": (0.999, 0.9)})
+    adam_keeps_a_third_moment = passing("AMSGrad keeps a third moment.", {"amsgrad": True})
+    adam_ignores_foreach = passing(
+        "One kernel updates all tensors although foreach=False was asked for.",
+        {"foreach": True},
+        stops=True,
+    )
     loraplus_ratio_ignored = passing(
         "LoRA+ gives B the learning rate of A.",
         {"loraplus_lr_ratio": 1},

@@ -3,7 +3,7 @@
 import sys
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from torch import nn
 
@@ -34,13 +34,22 @@ OWN: Final = _case("small", bias="lora_only")
 OWN_WITHOUT_BIASES: Final = _case("small-without-biases")
 OWN_CASES: Final = {one.id: one for one in (OWN, OWN_WITHOUT_BIASES, *CASES)}
 
+
+class OtherCase(NamedTuple):
+    """A case in which faults of LoRA are tried as well; `layer` is its `CONVOLUTION`."""
+
+    words: str
+    id: str
+    layer: str
+
+
 CONVOLUTION: Final = "lora.layer:_ConvNd"
 OTHER_CASES: Final = {
-    "own": ("an own case", OWN.id, CONVOLUTION),
-    "vera": ("VeRA", "folio/vera-r16/llama", "vera.layer:Linear"),
-    "ia3": ("IA3", "folio/ia3/llama", "ia3.layer:Linear"),
-    "prefix": ("a prefix", "folio/prefix/llama", "prefix_tuning.model:PrefixEncoder"),
-    "fourierft": ("FourierFT", "folio/fourierft/llama", "fourierft.layer:FourierFTLinear"),
-    "oft": ("OFT", "folio/oft/llama", "oft.layer:Linear"),
+    "own": OtherCase("an own case", OWN.id, CONVOLUTION),
+    "vera": OtherCase("VeRA", "folio/vera-r16/llama", "vera.layer:Linear"),
+    "ia3": OtherCase("IA3", "folio/ia3/llama", "ia3.layer:Linear"),
+    "prefix": OtherCase("a prefix", "folio/prefix/llama", "prefix_tuning.model:PrefixEncoder"),
+    "fourierft": OtherCase("FourierFT", "folio/fourierft/llama", "fourierft.layer:FourierFTLinear"),
+    "oft": OtherCase("OFT", "folio/oft/llama", "oft.layer:Linear"),
 }
-"""Where faults of LoRA's convolutions are tried as well, by a prefix: its words, case and layer."""
+"""By the first word of the names of their faults."""

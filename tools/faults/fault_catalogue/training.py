@@ -7,9 +7,11 @@ from typing import Final
 import torch
 from torch.nn import functional
 
-from fault_catalogue.fault import Faults, before_each_step, fault
+from fault_catalogue.fault import FINETUNE, Faults, before_each_step, fault
 
+_LOAD: Final = "peft_regress.catalogue.tasks.digits:DigitsTask.load"
 _MEAN, _DEVIATION = 0.1307, 0.3081
+_BUILD: Final = "peft_regress.catalogue.architectures.torchvision_models:_build"
 _MODES: Final = "peft_regress.catalogue.methods.method:Method.set_mode"
 _SOURCE: Final = "peft_regress.catalogue.sources:source_model"
 
@@ -31,9 +33,7 @@ def of_each(kind, **stated):
     return state
 
 
-class Data(
-    Faults, area="data", at="peft_regress.catalogue.tasks.digits:DigitsTask.load", case="head"
-):
+class Data(Faults, area="data", at=_LOAD, case="head"):
     def labels_shuffled(original, self):
         """Each training image has the label of the image before it."""
         (images, labels), test = original(self)
@@ -86,10 +86,8 @@ class Data(
         """Unseen classes are trained from the source's own head instead of a new one."""
 
 
-class TrainingLoop(
-    Faults, area="training loop", at="peft_regress.measure.training:finetune", case="head"
-):
-    @before_each_step()
+class TrainingLoop(Faults, area="training loop", at=FINETUNE, case="head"):
+    @before_each_step
     def schedule_off_by_one(_step, _model, optimizer):
         """Each step but the first has the learning rate of the step before it."""
         for group in optimizer.param_groups:
@@ -97,7 +95,7 @@ class TrainingLoop(
             group["lr"] = group.get("last_lr", rate)
             group["last_lr"] = rate
 
-    @before_each_step()
+    @before_each_step
     def schedule_left_out(_step, _model, optimizer):
         """The learning rate stays at its peak."""
         for group in optimizer.param_groups:
@@ -127,7 +125,7 @@ class TrainingLoop(
             group["params"] = [p for p in group["params"] if id(p) not in head]
         return original(model, optimizer, *rest, **kwargs)
 
-    @before_each_step()
+    @before_each_step
     def gradients_clipped(_step, model, _optimizer):
         """Gradients are clipped to a norm of 1, which was not asked for."""
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -163,12 +161,7 @@ class BatchNorm(Faults, area="BatchNorm", case="bn_head"):
         return original(self, x)
 
 
-class BaseModel(
-    Faults,
-    area="base model",
-    at="peft_regress.catalogue.architectures.torchvision_models:_build",
-    case="head",
-):
+class BaseModel(Faults, area="base model", at=_BUILD, case="head"):
     @of_each(torch.nn.BatchNorm2d, at=_SOURCE)
     def running_statistics_not_loaded(layer):
         """The source model comes without the running statistics of its BatchNorm layers."""
