@@ -1,14 +1,12 @@
 """Which signal sees a fault of a library in a case of one's own."""
 
 import re
-from functools import partial
 from pathlib import Path
 
 import peft
 import pytest
 import torch
 from own_training import false_facts, fine_tune, measured
-from peft.optimizers import create_lorafa_optimizer
 from peft.tuners.lora.layer import Linear
 from peft.utils import save_and_load
 from torch import nn
@@ -56,12 +54,6 @@ def test_a_frozen_weight_that_moves_is_named(monkeypatch):
     named = false_facts(record)["frozen_unchanged"]
     assert named == "base_model.model.6.base_layer.weight"
     assert record.defects["frozen_unchanged"] == Defect(tensors=[named])
-
-
-def test_what_an_optimizer_freezes_need_not_train():
-    lorafa = partial(create_lorafa_optimizer, r=2, lora_alpha=8, lr=1e-3)
-    record = measured(fine_tune(peft.LoraConfig(r=2, target_modules=["6"]), optimizer=lorafa))
-    assert false_facts(record) == {}
 
 
 class Merging(nn.Linear):
