@@ -128,14 +128,14 @@ def bits_saved(model: nn.Module, batches: Sequence[Any]) -> float:
     def predicted(batch: Any) -> tuple[Tensor, Tensor]:
         ids = batch["input_ids"]
         # A prompt comes before the sequence.
-        return model(**batch).logits[:, -ids.shape[1] : -1], ids[:, 1:]
+        return model(**batch).logits[:, -ids.shape[1] : -1].double(), ids[:, 1:]
 
     return -_bits(map(predicted, batches))
 
 
 def bits_of_labels_saved(model: nn.Module, batches: Sequence[Any]) -> float:
     """Return the same of labels that each have their logits."""
-    return -_bits((model(**batch).logits, batch["labels"]) for batch in batches)
+    return -_bits((model(**batch).logits.double(), batch["labels"]) for batch in batches)
 
 
 def _bits(predictions: Iterable[tuple[Tensor, Tensor]]) -> float:
@@ -143,7 +143,7 @@ def _bits(predictions: Iterable[tuple[Tensor, Tensor]]) -> float:
 
     nats = count = 0.0
     for logits, labels in predictions:
-        each, wanted = logits.double().flatten(0, -2), labels.flatten()
-        nats += functional.cross_entropy(each, wanted, reduction="sum").item()
-        count += wanted.numel()
+        each = logits.flatten(0, -2)
+        nats += functional.cross_entropy(each, labels.flatten(), reduction="sum").item()
+        count += labels.numel()
     return nats / count / math.log(2)
