@@ -15,7 +15,8 @@ from peft_regress.catalogue.sources import require_sources
 from peft_regress.errors import InputError, PeftRegressError
 from peft_regress.gate import paired_times
 from peft_regress.gate.policy import DEFAULT_POLICY
-from peft_regress.runner.measurer import MEASURER, CaseRequest, project_folder
+from peft_regress.project.project import current_project
+from peft_regress.runner.measurer import MEASURER, CaseRequest
 from peft_regress.workers.pool import Environment, Seat
 from peft_regress.workers.worker import WorkerError, WorkerProcess
 
@@ -120,7 +121,7 @@ def _launch(case: Case, plan: _Plan, *, base_first: bool) -> list[paired_times.T
     """
     with contextlib.ExitStack() as stack:
         base, candidate = workers = [_started(stack, one, plan) for one in plan.interpreters]
-        storage, folder = str(plan.baselines.absolute()), project_folder()
+        storage, folder = str(plan.baselines.absolute()), current_project().folder
         request = CaseRequest(case=case.id, baselines=storage, folder=folder)
         before, after = (worker.ask(f"{MEASURER}.prepare", request, str) for worker in workers)
         if before != after:
