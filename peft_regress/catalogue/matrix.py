@@ -4,8 +4,7 @@ A matrix combines all tasks, methods, their ranks, and architectures that name i
 method may name the `tasks` and `architectures` that it is for, and a task the `adaptations` that it
 is measured with, in place of all. The `default` matrix is the gate; `extended` has the other
 methods of the libraries; the cases of `edge` run in ExecuTorch. After these come a project's own
-cases, each of which names its matrix, usually `own`. They are those of the process's project, for
-which this module asks as it asks the registry.
+cases, those of `current_project()`, each of which names its matrix, usually `own`.
 
 Imports no torch, so that listing and collecting stay fast.
 """

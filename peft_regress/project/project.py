@@ -105,8 +105,7 @@ class Project:
         cases, sources = dict(self._cases), dict(self._sources)
         fine_tunes = _as_list(given, source)
         for fine_tune in fine_tunes:
-            name = fine_tune.id
-            earlier = sources.get(name, GIVEN)
+            name, earlier = fine_tune.id, sources.get(fine_tune.id, GIVEN)
             if cases.setdefault(name, fine_tune) is not fine_tune:
                 raise InputError(
                     f"case {name!r} of {source} has the id of a case of {earlier}. Choose another "
@@ -131,13 +130,12 @@ def current_project() -> Project:
     """Return the project of this process: of the working folder, unless other settings are set.
 
     It is state of the process, since a suite gives its cases to `case_params` alone. Commands, the
-    plugin, workers and the look-up of cases by name ask for it; all others get it, or a part of it.
+    plugin, workers and the look-up of cases by name ask for it; the others get it or a part of it.
     """
     return _CURRENT
 
 
 def _shown(path: Path) -> Path:
-    """Return a path relative to the working folder if it lies below."""
     here = Path.cwd()
     return path.relative_to(here) if path.is_relative_to(here) else path
 

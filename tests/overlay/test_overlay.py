@@ -184,8 +184,7 @@ def planning(monkeypatch):
 
 
 def resolved(text, tmp_path):
-    wanted = overlays.read_requirements([text], Pip(), scratch=tmp_path)
-    return overlays._resolved(wanted, Pip())
+    return overlays._resolved(overlays.read_requirements([text], Pip(), scratch=tmp_path), Pip())
 
 
 def test_a_yanked_release_and_a_known_constraint_are_remarks(planning, monkeypatch, tmp_path):

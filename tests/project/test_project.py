@@ -106,8 +106,7 @@ def test_bounds_of_the_settings_hold_where_a_case_has_none_itself(project):
         rule.format("*", "accuracy", 0.3, "third"),
     ]
     project("gates:GATES", more=f"bounds = [{', '.join(rules)}]")
-    own = _case("photos/full/a", bounds={"accuracy": Bound(0.5, "mine")})
-    current_project().add(own)
+    (own,) = current_project().add(_case("photos/full/a", bounds={"accuracy": Bound(0.5, "mine")}))
     assert current_project().bounds_of(own.case) == {
         "peak_bytes": Bound(0.1, "first"),
         "accuracy": Bound(0.5, "mine"),

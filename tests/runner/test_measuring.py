@@ -71,8 +71,7 @@ def worker(tmp_path, monkeypatch):
 
 
 def measured(python, *, cases=CASES, jobs=1, baselines=SETUP.baselines, **options):
-    changed = {"project": current_project(), "jobs": jobs, "baselines": baselines}
-    setup = dataclasses.replace(SETUP, **changed)
+    setup = dataclasses.replace(SETUP, project=current_project(), jobs=jobs, baselines=baselines)
     return measure_cases(cases, python=Path(python), setup=setup, **options)
 
 
@@ -330,7 +329,7 @@ def test_the_packages_that_cases_load_are_known_unless_a_case_fails(monkeypatch)
 
 def test_what_is_known_reaches_the_measuring_code(monkeypatch):
     measurer = Measurer()
-    measurer._project = current_project()
+    measurer._project = SETUP.project
     measurer._recipe = SimpleNamespace(packages=dict, loaded=lambda: {"torch"})
     given = []
 
