@@ -29,20 +29,21 @@ from peft_regress.measure.rounds import RoundRunner, Rounds, plain_rounds
 from peft_regress.measure.scripts.script_case import ScriptRecipe
 from peft_regress.measure.training import single_thread, undisturbed
 from peft_regress.metrics import METRICS
-from peft_regress.project.own_cases import own_fine_tune
+from peft_regress.project.project import Project
 from peft_regress.project.script import Script
 from peft_regress.runs import schema
 from peft_regress.runs.ledger import with_plans
-from peft_regress.runs.own_code import stated_by
 from peft_regress.runs.schema import Measurement, Status
 
 _NO_STEP: Final = (NothingToTrainError, UncountedOperatorError, UnprofilableModelError)
 
 
-def recipe_of(case: Case, baselines: Path) -> Recipe | ScriptRecipe:
-    """Look up a case; raises what `Recipe.of` raises."""
-    own = own_fine_tune(case)
-    return ScriptRecipe(own) if isinstance(own, Script) else Recipe.of(case, baselines)
+def recipe_of(case: Case, baselines: Path, project: Project) -> Recipe | ScriptRecipe:
+    """Look up a case, of a project or built in; raises what `Recipe.of` raises."""
+    own = project.cases().get(case.id, case)
+    if isinstance(own, Script):
+        return ScriptRecipe(own, project.settings.folder)
+    return Recipe.of(own, baselines)
 
 
 @single_thread()
@@ -223,7 +224,6 @@ class _Measuring:
     def _record(self, status: Status, **content: Any) -> Measurement:
         stated: dict[str, Any] = {"error": None, "metrics": {}, "invariants": {}}
         stated |= {"ledger": schema.Ledger(), "numerics": self.recipe.adapter.numerics}
-        stated |= stated_by(self.recipe.fine_tune)
         made = schema.Record(
             case=self.recipe.case,
             definition=self.definition,
