@@ -127,7 +127,7 @@ def test_what_is_false_in_a_new_case_and_mended_in_another_are_two_findings():
         [make_record(DORA[0], invariants=true), make_record(DORA[1], invariants=false)],
     )
     states = {one.verdict: one.cases for one in findings if one.cause.what == "paths_agree"}
-    assert states == {"improved": (DORA[0],), "new": (DORA[1],)}
+    assert states == {"fixed": (DORA[0],), "new": (DORA[1],)}
 
 
 MESSAGE = "layer1.0.conv 'l1' wants 1 channels of \"x1\""

@@ -191,10 +191,7 @@ class TestDefinition:
         cases += [case(method="lora-bf16"), case(method="loha"), case(method="lokr")]
         assert len({define(Recipe.of(one, tiny)) for one in cases}) == len(cases)
 
-    @pytest.mark.parametrize(
-        ("name", "value"),
-        [("PROTOCOL_VERSION", 99), ("FIRST_LOSSES", 5)],
-    )
+    @pytest.mark.parametrize(("name", "value"), [("PROTOCOL_VERSION", 99), ("FIRST_LOSSES", 5)])
     def test_changes_with_what_defines_the_measurement(self, tiny, monkeypatch, name, value):
         before = define(Recipe.of(case(), tiny))
         monkeypatch.setattr(definition, name, value)

@@ -3,8 +3,6 @@
 `page_tables.py` says how; it takes some minutes.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import sys

@@ -3,8 +3,6 @@
 `tools/studies/accuracy_study.py` makes evidence.json; `page_tables.py` says how to renew them.
 """
 
-from __future__ import annotations
-
 import functools
 import statistics
 import sys

@@ -3,8 +3,6 @@
 `page_tables.py` says how; the rest of the page is written by hand.
 """
 
-from __future__ import annotations
-
 import itertools
 import sys
 from collections.abc import Sequence

@@ -109,10 +109,7 @@ CHANGES = {
         "opt = torch.optim.Adagrad(trained, lr=0.01, foreach=False)\n" + LOOP,
         {"optimizer"},
     ),
-    "less trains": (
-        "net[4].bias.requires_grad_(False)\n" + LOOP,
-        {"trained", "trainable_params"},
-    ),
+    "less trains": ("net[4].bias.requires_grad_(False)\n" + LOOP, {"trained", "trainable_params"}),
     "a scaled loss": (SCALED + LOOP, {"first_losses", "gradient_norms"}),
     "a scaled loss and one more buffer": (
         f"net.register_buffer('added', torch.ones(3), persistent=False)\n{SCALED}{LOOP}",
