@@ -2,16 +2,17 @@
 
 import sys
 from collections import OrderedDict
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from torch import nn
 
-sys.path.append(str(Path(__file__).resolve().parents[3]))
-
-from benchmarks.language.cases import CASES
 from peft_regress import FineTune, NamedConfig
 from peft_regress.catalogue.tasks.digits import SHIFT
+
+sys.path.append(str(Path(__file__).resolve().parents[3]))
+_LANGUAGE: Final = import_module("benchmarks.language.cases").CASES
 
 
 def _net() -> nn.Module:
@@ -32,7 +33,7 @@ def _case(name: str, **settings: Any) -> FineTune:
 OWN: Final = _case("small", bias="lora_only")
 # peft refuses a second adapter beside one with biases.
 OWN_WITHOUT_BIASES: Final = _case("small-without-biases")
-OWN_CASES: Final = {one.id: one for one in (OWN, OWN_WITHOUT_BIASES, *CASES)}
+OWN_CASES: Final = {one.id: one for one in (OWN, OWN_WITHOUT_BIASES, *_LANGUAGE)}
 
 
 class OtherCase(NamedTuple):
