@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from peft_regress.catalogue.methods.method import Method
-from peft_regress.cost.batches import leaves_of, map_batch
+from peft_regress.cost.batches import batch_as, leaves_of
 from peft_regress.measure.float64 import float64
 from peft_regress.measure.invariants import facts, tuner
 from peft_regress.measure.invariants.facts import Fact
@@ -58,9 +58,7 @@ class _Way(NamedTuple):
         It is 2^16 times that of float32, which the model in float64 shows.
         """
         model = copy.deepcopy(self.model()).double()
-        batch = map_batch(
-            probe.batch, lambda leaf: leaf.double() if leaf.is_floating_point() else leaf
-        )
+        batch = batch_as(torch.float64, probe.batch)
         with float64():
             exact = facts.attempt(lambda: probe.objective.outputs(model, batch))
         return exact is not None and not agree(self.wanted, exact, tolerance=self.tolerance / 2**16)
