@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+from packaging.version import Version
 
 from peft_regress import registry
+from peft_regress.baselines.history import read_entries
 from peft_regress.gate.policy import DEFAULT_POLICY as POLICY
 from peft_regress.gate.policy import numerics_of_method
 from peft_regress.invariants import INVARIANTS
@@ -181,15 +183,26 @@ def test_only_the_page_on_publishing_has_an_address_without_an_owner():
     assert [page.name for page in PAGES if "OWNER" in page.read_text()] == ["publishing.md"]
 
 
-def test_every_change_names_the_release_that_made_it():
+def test_both_sides_of_each_further_change_are_in_the_stored_runs():
     page = (ROOT / "docs" / "upgrading.md").read_text()
-    changes = re.findall(
-        r"^### (0\.\d+\.\d+): .*?^\$ peft-regress bisect peft (.*?)$\n(.*?)^```",
-        page, re.MULTILINE | re.DOTALL,
-    )  # fmt: skip
-    assert len(changes) >= 5
-    for release, _, output in changes:
-        assert output.startswith(f"peft {release} is the first release that changes what ")
+    rows = re.findall(
+        r"^\| (0\.\S+) \| `(\S+)` \| `(\w+)` \| ([^|]+) \| ([^|]+) \|", page, re.MULTILINE
+    )
+    entries = read_entries(ROOT / "baselines", ())
+    for release, case, name, *sides in rows:
+        holding = {
+            Version(one.run.environment["peft"]): one for one in entries if case in one.run.cases
+        }
+        before = max(one for one in holding if one < Version(release))
+        after = min(one for one in holding if one >= Version(release))
+        assert [_shown(holding[one].run.cases[case], name) for one in (before, after)] == sides
+    assert len(rows) >= 10
+
+
+def _shown(record, name):
+    if name in METRICS:
+        return format_value(record.value_of(name), METRICS[name].unit)
+    return record.status if name == "status" else str(record.invariants[name]).lower()
 
 
 def test_the_table_of_devices_is_that_of_the_package():
