@@ -172,7 +172,7 @@ PLAIN, WASTEFUL = f"({PRODUCT} * 1.01)", f"(({PRODUCT} + {PRODUCT}) / 2 * 1.01)"
 CHANGES = {
     "regresses": (PLAIN, WASTEFUL, 1, "1. regressed in 1 case: forward"),
     "improves": (WASTEFUL, PLAIN, 0, "1. improved in 1 case: forward"),
-    "touches-nothing": (PLAIN, PLAIN, 0, "not by this change: regressed in 1 case: first"),
+    "touches-nothing": (PLAIN, PLAIN, 0, "not by this change: regressed in 1 case: filled"),
 }
 
 
