@@ -1,0 +1,8 @@
+"""What a training step keeps for its backward pass although no gradient that it takes needs it.
+
+`lean` puts operators that keep less into a model. Importing this package imports no torch.
+"""
+
+from peft_regress.memory.lean import Lean, Left, Reason, Replaced, lean
+
+__all__ = ["Lean", "Left", "Reason", "Replaced", "lean"]
