@@ -3,6 +3,6 @@
 `lean` puts operators that keep less into a model. Importing this package imports no torch.
 """
 
-from peft_regress.memory.lean import Lean, Left, Reason, Replaced, lean
+from peft_regress.memory.lean import Keeps, Lean, Reason, lean
 
-__all__ = ["Lean", "Left", "Reason", "Replaced", "lean"]
+__all__ = ["Keeps", "Lean", "Reason", "lean"]

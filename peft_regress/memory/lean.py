@@ -1,11 +1,11 @@
-"""Replace operators that keep more for the backward pass than gradients need.
+"""Replace operators that keep more for the backward pass than the gradients need.
 
 Imports no torch, like all that `peft_regress` exports.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
@@ -14,60 +14,47 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
+class Keeps(StrEnum):
+    """What a replaced operator keeps for the backward pass, beside parameters and buffers."""
+
+    NOTHING = "nothing"
+    MASK = "a mask, 1 byte for each element"
+    INDICES = "indices, 4 bytes for each element of the output"
+    OUTPUT = "the output, which another operator keeps too"
+
+
 class Reason(StrEnum):
-    """Why a module keeps what it kept."""
+    """Why an operator stays."""
 
     TRAINS = "a parameter of its own trains"
     NEEDS_VALUES = "its gradient needs the values of its input or output"
     BATCH_STATISTICS = "it normalizes by the statistics of the batch"
-    KEPT_ANYWAY = "another operator keeps the same tensor, or it keeps none"
-    NO_LOWER_PEAK = "the peak is not lower with it replaced"
-    UNKNOWN_USE = "whether a mask is smaller depends on what follows: give a batch"
-    SETTINGS = "no exact replacement is known for its settings"
+    KEEPS_NO_MORE = "it keeps nothing, or what another operator keeps too"
+    NO_LOWER_PEAK = "the peak is no lower with it replaced"
+    NOT_MEASURED = "a mask may take more than it saves: give a batch"
+    SETTINGS = "no exact replacement is known for its settings or its input"
     OWN_FORWARD = "its forward is not torch's own"
 
 
 @dataclass(frozen=True)
-class Replaced:
-    """A module that keeps less now."""
-
-    module: str
-    """Its name in `named_modules`."""
-    operator: str
-    """Its class, such as BatchNorm2d."""
-    keeps: str
-    """What it still keeps, beside parameters and buffers."""
-    freed_bytes: int | None
-    """What it kept alive alone, or before others, and frees, in one forward pass; None without a
-    batch."""
-
-
-@dataclass(frozen=True)
-class Left:
-    """A module that was not replaced."""
-
-    module: str
-    operator: str
-    reason: Reason
-
-
-@dataclass(frozen=True)
 class Lean:
-    """What `lean` did to a model."""
+    """What `lean` did to a model; modules by their names in `named_modules`."""
 
-    replaced: tuple[Replaced, ...]
-    left: tuple[Left, ...]
+    replaced: Mapping[str, Keeps]
+    left: Mapping[str, Reason]
+    freed_bytes: Mapping[str, int]
+    """What a forward pass keeps less, by the replaced module that kept it first."""
     plain_peak_bytes: int | None
     """The most bytes at one moment of a training step before; None without a batch."""
     peak_bytes: int | None
     """The same now."""
-    _model: nn.Module = field(repr=False)
+    model: nn.Module = field(repr=False)
 
     def undo(self) -> None:
-        """Give the modules of the model their own operators back."""
-        from peft_regress.memory.operators import restore
+        """Give all modules of the model torch's operators back."""
+        from peft_regress.memory.operators import replace
 
-        restore(self._model)
+        replace(self.model, {})
 
 
 def lean(
@@ -76,10 +63,9 @@ def lean(
     """Make an adapted model keep less between the forward and the backward pass.
 
     Autograd keeps the inputs of frozen convolutions, of BatchNorm in eval mode, of ReLU6 and of
-    pooling, though no gradient of a trained parameter needs their values. Here such modules get
-    functions with the same forward kernel that keep nothing, a mask or what is kept anyway. Outputs
-    are the same bit for bit, gradients within rounding. Call it on the model as it trains: frozen,
-    adapted, and with BatchNorm in its mode.
+    pooling, though no gradient of a trained parameter needs their values. Such modules get
+    functions with the same forward kernels that keep less. Outputs are the same bit for bit,
+    gradients within rounding. Call it on the model as it trains: adapted, in its mode.
 
     >>> from torch import nn
     >>> from peft_regress import lean
@@ -87,21 +73,21 @@ def lean(
     >>> first, frozen = nn.Conv2d(3, 8, 3), nn.Sequential(nn.BatchNorm2d(8), nn.ReLU6())
     >>> model = nn.Sequential(first, frozen.eval().requires_grad_(False))
     >>> leaner = lean(model, RandomTensor((2, 3, 32, 32)))
-    >>> [(one.module, one.keeps) for one in leaner.replaced]
-    [('1.0', 'nothing'), ('1.1', 'a mask, a byte an element')]
+    >>> {name: keeps.name for name, keeps in leaner.replaced.items()}
+    {'1.0': 'NOTHING', '1.1': 'MASK'}
     >>> leaner.plain_peak_bytes, leaner.peak_bytes
     (258112, 202512)
     >>> leaner.undo()
 
-    Names, `state_dict`, hooks, classes and merging stay as they are, a copy of the model is as lean,
-    and a pickled model is plain. Each call decides anew: where a parameter trains, BatchNorm is in
-    train mode, or autocast, `torch.func` or a compiler is at work, torch's own operator runs.
+    Names, `state_dict`, classes, hooks and merging stay as they are. A copy of the model is lean
+    too, a pickled model is not. Torch's own operator runs whenever a parameter of the module
+    trains, BatchNorm is in train mode, or autocast, `torch.func` or a compiler is at work.
 
     Args:
         model: any module. Operators that its code calls as functions are not seen.
-        batch: what `loss` gets, or shapes of it (`peft_regress.cost.RandomTensor`). With it, each
-            module's choice, and then the peak of a training step, is measured on fake tensors: what
-            does not lower the peak is not replaced. Without it, nothing is measured.
+        batch: what `loss` gets, or the shapes of it (`peft_regress.cost.RandomTensor`). With it,
+            what each module keeps and the peak of a training step are measured on fake tensors,
+            and what does not lower the peak is not replaced. Without it, nothing is measured.
         loss: as for `peft_regress.cost.training_cost`.
 
     Raises with a batch what `peft_regress.cost.training_cost` raises.

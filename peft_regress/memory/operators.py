@@ -1,30 +1,28 @@
-"""Operators with torch's forward kernels that keep only what the gradient of their input needs.
+"""Operators with torch's forward kernels that keep what the gradient of their input needs alone."""
 
-Each stands for modules whose own parameters, if any, are frozen.
-"""
-
-import math
-from abc import ABC, abstractmethod
-from collections.abc import Callable
-from functools import cache
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from types import MethodType
-from typing import Any, ClassVar, Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.forward_ad import unpack_dual
 from torch.nn import functional
-from torch.nn.modules import batchnorm, conv
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from peft_regress.memory.lean import Reason
+from peft_regress.memory.lean import Keeps, Reason
 
 Computed: TypeAlias = tuple[Tensor, tuple[Tensor, ...], Callable[..., Tensor]]
-"""The output, what to keep, and the gradient of the input from that of the output and the kept."""
+"""The output, what is kept, and the input's gradient from that of the output and what is kept."""
+Compute: TypeAlias = Callable[[Any, Tensor], Computed]
+"""Of a module and its input, with autograd off."""
 
 aten = torch.ops.aten
 
 
-class _KeepsLess(torch.autograd.Function):
+class _Lean(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, compute: Callable[[Tensor], Computed], x: Tensor) -> Tensor:
         y, kept, ctx.gradient = compute(x)
@@ -38,348 +36,227 @@ class _KeepsLess(torch.autograd.Function):
         return None, ctx.gradient(*grads, *ctx.saved_tensors)
 
 
-class Operator(ABC):
+@dataclass(frozen=True, eq=False)
+class Operator:
     """A way to compute what a module computes."""
 
-    of: ClassVar[tuple[type[nn.Module], ...]]
-    """The modules: those, and subclasses, whose `forward` is that of one of these classes."""
-    keeps: ClassVar[str] = "nothing"
-    needs_batch: ClassVar[bool] = False
-    """Whether it may keep more than torch's operator, so that only measuring can choose it."""
+    of: tuple[type[nn.Module], ...]
+    """The modules: those whose `forward` is that of one of these classes."""
+    keeps: Keeps
+    fits: Callable[[Any, Tensor | None], bool]
+    """Whether it can compute a module as that is set now; on this input, if one is given."""
+    is_never_worse: bool
+    """Whether it keeps no more than torch's operator, whatever else is kept."""
+    compute: Compute
 
-    def refusal(self, layer: Any) -> Reason | None:
-        """Return why the layer, as it is set now, must keep its operator; None if it need not."""
-        return Reason.TRAINS if any(p.requires_grad for p in layer.parameters()) else None
+    def refusal(self, layer: Any, x: Tensor | None = None) -> Reason | None:
+        """Return why a module, as it is set now, must compute by torch's operator."""
+        own = (getattr(layer, name, None) for name in ("weight", "bias"))
+        if any(tensor is not None and tensor.requires_grad for tensor in own):
+            return Reason.TRAINS
+        if isinstance(layer, _BatchNorm) and (layer.training or layer.running_mean is None):
+            return Reason.BATCH_STATISTICS
+        return None if self.fits(layer, x) else Reason.SETTINGS
 
-    def takes(self, layer: Any, x: Tensor) -> bool:  # noqa: ARG002
-        """Return whether such an input can be computed here."""
-        return True
+    def kept_bytes(self, y: Tensor, *, is_kept_too: bool) -> int:
+        """Return what a call with this output keeps; is_kept_too: another operator keeps that."""
+        each = {Keeps.NOTHING: 0, Keeps.MASK: 1, Keeps.INDICES: 4, Keeps.OUTPUT: y.itemsize}
+        is_free = self.keeps is Keeps.OUTPUT and is_kept_too
+        return 0 if is_free else each[self.keeps] * y.numel()
 
-    def kept_bytes(self, y: Tensor, *, is_kept_anyway: bool) -> int:  # noqa: ARG002
-        """Return what a call keeps by itself. is_kept_anyway: whether others keep the output."""
-        return 0
+    def is_for_torch(self, layer: Any, x: Any) -> bool:
+        """Return whether torch's operator must run a call, or nothing is kept."""
+        return (
+            not isinstance(x, Tensor)
+            or not (x.requires_grad and torch.is_grad_enabled() and x.is_floating_point())
+            or self.refusal(layer, x) is not None
+            or (getattr(layer, "inplace", False) and (x._is_view() or x.is_leaf))  # noqa: SLF001
+            or x.device.type not in {"cpu", "cuda"}
+            or torch.is_autocast_enabled(x.device.type)
+            or torch.compiler.is_compiling()
+            or torch._C._get_tracing_state() is not None  # noqa: SLF001
+            or torch._C._are_functorch_transforms_active()  # noqa: SLF001
+            or unpack_dual(x).tangent is not None  # type: ignore[no-untyped-call]
+        )
 
-    @abstractmethod
-    def compute(self, layer: Any, x: Tensor) -> Computed:
-        """Return the output and what its gradient needs; autograd is off."""
+
+OPERATORS: Final[list[Operator]] = []
+"""Of two for one module that keep as little, the first is chosen."""
 
 
-def _own(layer: nn.Module) -> Callable[..., Any]:
+def _operator(
+    *of: type[nn.Module],
+    keeps: Keeps = Keeps.NOTHING,
+    fits: Callable[[Any, Tensor | None], bool] = lambda _layer, _x: True,
+    is_never_worse: bool = True,
+) -> Callable[[Compute], Compute]:
+    def register(compute: Compute) -> Compute:
+        OPERATORS.append(Operator(of, keeps, fits, is_never_worse, compute))
+        return compute
+
+    return register
+
+
+def _plain(layer: nn.Module) -> Callable[..., Any]:
     """Return a module's forward as its class has it."""
     return MethodType(type(layer).forward, layer)
 
 
-def _stand_in(shape: torch.Size, layout: torch.memory_format, grad: Tensor) -> Tensor:
-    """Return a tensor for an input of which a kernel reads the shape and the layout alone."""
-    if grad.shape == shape:
-        return grad.detach()
-    # Never written to: on a CPU its pages take no memory.
-    return torch.empty(shape, dtype=grad.dtype, device=grad.device, memory_format=layout)
+def _shape_of(x: Tensor) -> Callable[[Tensor], Tensor]:
+    """Return what makes, of a gradient, a tensor in the place of x for a kernel that reads none."""
+    shape, is_dense = x.shape, x.is_contiguous()
+    is_channels_last = not is_dense and x.is_contiguous(memory_format=torch.channels_last)
+    layout = torch.channels_last if is_channels_last else torch.contiguous_format
+
+    def stand_in(grad: Tensor) -> Tensor:
+        if grad.shape == shape:
+            return grad.detach()
+        # Never written to: on a CPU its pages take no memory.
+        return torch.empty(shape, dtype=grad.dtype, device=grad.device, memory_format=layout)
+
+    return stand_in
 
 
-def _layout(x: Tensor) -> torch.memory_format:
-    if x.dim() == 4 and not x.is_contiguous():  # noqa: PLR2004
-        if x.is_contiguous(memory_format=torch.channels_last):
-            return torch.channels_last
-    return torch.contiguous_format
+def _can_convolve(layer: Any, x: Tensor | None) -> bool:
+    """Refuse paddings that are operators of their own, and an image without a batch."""
+    has_batch = x is None or x.dim() == layer.weight.dim()
+    return has_batch and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
 
 
-class Convolution(Operator):
-    """A frozen convolution: the gradient needs the weight."""
+@_operator(
+    *(nn.Conv1d, nn.Conv2d, nn.Conv3d),
+    *(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
+    fits=_can_convolve,
+)
+def _convolution(layer: Any, x: Tensor) -> Computed:
+    with torch.enable_grad():  # torch has other kernels for inference alone
+        y = _plain(layer)(x.detach().requires_grad_()).detach()
+    stand_in = _shape_of(x)
+    padding = layer.stride, layer.padding, layer.dilation
+    settings = *padding, layer.transposed, layer.output_padding, layer.groups, [True, False, False]
 
-    of = (
-        nn.Conv1d, nn.Conv2d, nn.Conv3d,
-        nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d,
-    )  # fmt: skip
+    def gradient(grad: Tensor, weight: Tensor) -> Tensor:
+        return aten.convolution_backward(grad, stand_in(grad), weight, None, *settings)[0]  # type: ignore[no-any-return]
 
-    def refusal(self, layer: conv._ConvNd) -> Reason | None:
-        """Refuse paddings that are an operator of their own."""
-        if layer.padding_mode != "zeros" or isinstance(layer.padding, str):
-            return Reason.SETTINGS
-        return super().refusal(layer)
-
-    def takes(self, layer: conv._ConvNd, x: Tensor) -> bool:
-        """Refuse a single image without a batch."""
-        return x.dim() == layer.weight.dim()
-
-    def compute(self, layer: conv._ConvNd, x: Tensor) -> Computed:
-        """Let torch take the kernel of training: it has others for inference alone."""
-        with torch.enable_grad():
-            y = _own(layer)(x.detach().requires_grad_()).detach()
-        shape, layout = x.shape, _layout(x)
-        settings = (
-            layer.stride, layer.padding, layer.dilation,
-            layer.transposed, layer.output_padding, layer.groups,
-        )  # fmt: skip
-
-        def gradient(grad: Tensor, weight: Tensor) -> Tensor:
-            x = _stand_in(shape, layout, grad)
-            mask = [True, False, False]
-            result: Tensor = aten.convolution_backward(grad, x, weight, None, *settings, mask)[0]
-            return result
-
-        return y, (layer.weight,), gradient
+    return y, (layer.weight,), gradient
 
 
-class BatchNorm(Operator):
-    """BatchNorm by its running statistics, frozen: a scale for each channel."""
+@_operator(_BatchNorm)
+def _batch_norm(layer: _BatchNorm, x: Tensor) -> Computed:
+    statistics = layer.running_mean, layer.running_var, layer.weight
+    eps = layer.eps
 
-    of = (batchnorm._BatchNorm,)  # noqa: SLF001 - has the forward of all of them
+    def gradient(grad: Tensor, mean: Tensor, var: Tensor, weight: Any = None) -> Tensor:
+        # By running statistics the kernel uses no value of its input, in whose place is `grad`.
+        settings = weight, mean, var, None, None, False, eps, [True, False, False]
+        return aten.native_batch_norm_backward(grad, grad.detach(), *settings)[0]  # type: ignore[no-any-return]
 
-    def refusal(self, layer: batchnorm._BatchNorm) -> Reason | None:
-        """Refuse the mode in which the gradient depends on the input."""
-        if layer.training or layer.running_mean is None or layer.running_var is None:
-            return Reason.BATCH_STATISTICS
-        return super().refusal(layer)
-
-    def compute(self, layer: batchnorm._BatchNorm, x: Tensor) -> Computed:
-        """Keep parameters and buffers."""
-        statistics = [layer.running_mean, layer.running_var]
-        kept = tuple(one for one in (*statistics, layer.weight) if one is not None)
-        eps = layer.eps
-
-        def gradient(grad: Tensor, mean: Tensor, var: Tensor, weight: Any = None) -> Tensor:
-            # In eval mode the kernel uses no value of its input, in whose place stands `grad`.
-            settings = weight, mean, var, None, None, False, eps, [True, False, False]
-            given: Tensor = aten.native_batch_norm_backward(grad, grad.detach(), *settings)[0]
-            return given
-
-        return _own(layer)(x), kept, gradient
-
-
-class _Elementwise(Operator):
-    """An activation, which may work in place."""
-
-    def takes(self, layer: Any, x: Tensor) -> bool:
-        """Refuse to change a view, or a leaf, in place."""
-        return not (layer.inplace and (x._is_view() or x.is_leaf))  # noqa: SLF001
-
-
-class ReluByMask(_Elementwise):
-    """A ReLU whose output nothing else keeps."""
-
-    of = (nn.ReLU,)
-    keeps = "a mask, a byte an element"
-    needs_batch = True
-
-    def kept_bytes(self, y: Tensor, *, is_kept_anyway: bool) -> int:  # noqa: ARG002
-        """Return the bytes of the mask."""
-        return y.numel()
-
-    def compute(self, layer: nn.ReLU, x: Tensor) -> Computed:
-        """Keep where the gradient is 0."""
-        y = _own(layer)(x)
-        return y, (y <= 0,), _zero_where
+    return _plain(layer)(x), tuple(one for one in statistics if one is not None), gradient
 
 
 def _zero_where(grad: Tensor, mask: Tensor) -> Tensor:
     return grad.masked_fill(mask, 0)
 
 
-class HardtanhByMask(_Elementwise):
-    """A Hardtanh, such as ReLU6, whose output nothing else keeps: torch keeps its input."""
-
-    of = (nn.ReLU6, nn.Hardtanh)
-    keeps = ReluByMask.keeps
-
-    def kept_bytes(self, y: Tensor, *, is_kept_anyway: bool) -> int:  # noqa: ARG002
-        """Return the bytes of the mask."""
-        return y.numel()
-
-    def compute(self, layer: nn.Hardtanh, x: Tensor) -> Computed:
-        """Keep where the gradient is 0: the output is a bound where the input is one or beyond."""
-        y = _own(layer)(x)
-        return y, ((y <= layer.min_val).logical_or_(y >= layer.max_val),), _zero_where
+@_operator(nn.ReLU, keeps=Keeps.MASK, is_never_worse=False)
+def _relu(layer: nn.ReLU, x: Tensor) -> Computed:
+    y = _plain(layer)(x)
+    return y, (y <= 0,), _zero_where
 
 
-class HardtanhByOutput(_Elementwise):
-    """A Hardtanh, such as ReLU6, whose output another operator keeps."""
-
-    of = HardtanhByMask.of
-    keeps = "its output, which is kept anyway"
-    needs_batch = True
-
-    def kept_bytes(self, y: Tensor, *, is_kept_anyway: bool) -> int:
-        """Return the bytes of the output, unless others keep it."""
-        return 0 if is_kept_anyway else y.untyped_storage().nbytes()
-
-    def compute(self, layer: nn.Hardtanh, x: Tensor) -> Computed:
-        """Keep the output."""
-        bounds = layer.min_val, layer.max_val
-
-        def gradient(grad: Tensor, y: Tensor) -> Tensor:
-            result: Tensor = aten.hardtanh_backward(grad, y, *bounds)
-            return result
-
-        y = _own(layer)(x)
-        return y, (y,), gradient
+# Torch keeps the input, in place a copy of it. The output is a bound where that is one, or beyond.
 
 
-class DropoutByMask(_Elementwise):
-    """Dropout on a CPU, where torch keeps its noise in the type of the input."""
-
-    of = (nn.Dropout,)
-    keeps = ReluByMask.keeps
-
-    def takes(self, layer: nn.Dropout, x: Tensor) -> bool:
-        """Refuse what keeps no noise, or a mask already."""
-        does_drop = layer.training and 0 < layer.p < 1
-        return does_drop and x.device.type == "cpu" and super().takes(layer, x)
-
-    def kept_bytes(self, y: Tensor, *, is_kept_anyway: bool) -> int:  # noqa: ARG002
-        """Return the bytes of the mask."""
-        return y.numel()
-
-    def compute(self, layer: nn.Dropout, x: Tensor) -> Computed:
-        """Draw what torch draws: 0 or 1 / (1 - p)."""
-        p = layer.p
-        noise = functional.dropout(torch.ones_like(x), p, training=True)
-        y = x.mul_(noise) if layer.inplace else x * noise
-
-        def gradient(grad: Tensor, mask: Tensor) -> Tensor:
-            return grad * mask.to(grad.dtype).div_(1 - p)
-
-        return y, (noise != 0,), gradient
+@_operator(nn.ReLU6, nn.Hardtanh, keeps=Keeps.MASK)
+def _hardtanh(layer: nn.Hardtanh, x: Tensor) -> Computed:
+    y = _plain(layer)(x)
+    return y, ((y <= layer.min_val).logical_or_(y >= layer.max_val),), _zero_where
 
 
-class _Pooling(Operator):
-    """Pooling of images, whose gradient needs the shape of its input."""
-
-    def takes(self, layer: Any, x: Tensor) -> bool:  # noqa: ARG002
-        """Refuse a single image without a batch."""
-        return x.dim() == 4  # noqa: PLR2004
-
-
-class MaxPooling(_Pooling):
-    """The largest of each window; what was largest is known by its index."""
-
-    of = (nn.MaxPool2d,)
-    keeps = "indices, 4 bytes an element of its output"
-
-    def refusal(self, layer: nn.MaxPool2d) -> Reason | None:
-        """Refuse the form with two outputs."""
-        return Reason.SETTINGS if layer.return_indices else None
-
-    def kept_bytes(self, y: Tensor, *, is_kept_anyway: bool) -> int:  # noqa: ARG002
-        """Return the bytes of the indices."""
-        return y.numel() * torch.int32.itemsize
-
-    def takes(self, layer: nn.MaxPool2d, x: Tensor) -> bool:
-        """Refuse images with more pixels than such an index can tell apart."""
-        return super().takes(layer, x) and math.prod(x.shape[2:]) <= torch.iinfo(torch.int32).max
-
-    def compute(self, layer: nn.MaxPool2d, x: Tensor) -> Computed:
-        """Keep the indices."""
-        settings = layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.ceil_mode
-        sizes = [one if isinstance(one, bool) else _pair(one) for one in settings]
-        y, indices = aten.max_pool2d_with_indices(x, *sizes)
-        shape, layout = x.shape, _layout(x)
-
-        def gradient(grad: Tensor, kept: Tensor) -> Tensor:
-            x = _stand_in(shape, layout, grad)
-            operator = aten.max_pool2d_with_indices_backward
-            result: Tensor = operator(grad, x, *sizes, kept.long())
-            return result
-
-        return y, (indices.int(),), gradient
+@_operator(nn.ReLU6, nn.Hardtanh, keeps=Keeps.OUTPUT, is_never_worse=False)
+def _hardtanh_by_output(layer: nn.Hardtanh, x: Tensor) -> Computed:
+    y = _plain(layer)(x)
+    bounds = layer.min_val, layer.max_val
+    return y, (y,), lambda grad, y: aten.hardtanh_backward(grad, y, *bounds)
 
 
-def _pair(size: Any) -> Any:
-    return [size, size] if isinstance(size, int) else size
+def _keeps_noise(layer: Any, x: Tensor | None) -> bool:
+    """Refuse what keeps nothing, and a GPU, where torch keeps a mask."""
+    is_on_cpu = x is None or x.device.type == "cpu"
+    return is_on_cpu and layer.training and 0 < layer.p < 1
 
 
-class AveragePooling(_Pooling):
-    """The mean of each window."""
-
-    of = (nn.AvgPool2d, nn.AdaptiveAvgPool2d)
-
-    def refusal(self, layer: Any) -> Reason | None:
-        """Refuse the mean of an image, of which torch keeps the shape alone."""
-        is_mean = getattr(layer, "output_size", None) in {1, (1, 1)}
-        return Reason.KEPT_ANYWAY if is_mean else None
-
-    def compute(self, layer: Any, x: Tensor) -> Computed:
-        """Keep the shape."""
-        shape, layout = x.shape, _layout(x)
-        backward, settings = aten._adaptive_avg_pool2d_backward, []  # noqa: SLF001
-        if isinstance(layer, nn.AvgPool2d):
-            sizes = map(_pair, (layer.kernel_size, layer.stride, layer.padding))
-            rest = layer.ceil_mode, layer.count_include_pad, layer.divisor_override
-            backward, settings = aten.avg_pool2d_backward, [*sizes, *rest]
-
-        def gradient(grad: Tensor) -> Tensor:
-            result: Tensor = backward(grad, _stand_in(shape, layout, grad), *settings)
-            return result
-
-        return _own(layer)(x), (), gradient
+@_operator(nn.Dropout, keeps=Keeps.MASK, fits=_keeps_noise)
+def _dropout(layer: nn.Dropout, x: Tensor) -> Computed:
+    p = layer.p
+    noise = functional.dropout(torch.ones_like(x), p, training=True)  # 0 or 1 / (1 - p)
+    y = x.mul_(noise) if layer.inplace else x * noise
+    return y, (noise != 0,), lambda grad, mask: grad * mask.to(grad.dtype).div_(1 - p)
 
 
-OPERATORS: Final[tuple[Operator, ...]] = (
-    Convolution(), BatchNorm(), ReluByMask(), HardtanhByMask(), HardtanhByOutput(),
-    DropoutByMask(), MaxPooling(), AveragePooling(),
-)  # fmt: skip
-"""Each is tried where it applies; of two that keep as little, the first."""
+def _has_short_indices(layer: Any, x: Tensor | None) -> bool:
+    return not layer.return_indices and (
+        x is None or x.shape[-2:].numel() < torch.iinfo(torch.int32).max
+    )
 
 
-def operators_for(layer: nn.Module) -> list[Operator]:
-    """Return the operators that can stand for a module, if its settings allow it."""
+@_operator(nn.MaxPool2d, keeps=Keeps.INDICES, fits=_has_short_indices)
+def _max_pool(layer: nn.MaxPool2d, x: Tensor) -> Computed:
+    windows = layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.ceil_mode
+    y, indices = aten.max_pool2d_with_indices(x, *windows)
+    stand_in = _shape_of(x)
+
+    def gradient(grad: Tensor, indices: Tensor) -> Tensor:
+        pool = aten.max_pool2d_with_indices_backward
+        return pool(grad, stand_in(grad), *windows, indices.long())  # type: ignore[no-any-return]
+
+    return y, (indices.int(),), gradient
+
+
+# Of the mean of all pixels torch keeps the shape alone.
+@_operator(nn.AdaptiveAvgPool2d, fits=lambda layer, _: layer.output_size not in {1, (1, 1)})
+def _adaptive_average_pool(layer: nn.AdaptiveAvgPool2d, x: Tensor) -> Computed:
+    pool, stand_in = aten._adaptive_avg_pool2d_backward, _shape_of(x)  # noqa: SLF001
+    return _plain(layer)(x), (), lambda grad: pool(grad, stand_in(grad))
+
+
+@_operator(nn.AvgPool2d)
+def _average_pool(layer: nn.AvgPool2d, x: Tensor) -> Computed:
+    windows = layer.kernel_size, layer.stride, layer.padding, layer.ceil_mode
+    settings = *windows, layer.count_include_pad, layer.divisor_override
+    pool, stand_in = aten.avg_pool2d_backward, _shape_of(x)
+    return _plain(layer)(x), (), lambda grad: pool(grad, stand_in(grad), *settings)
+
+
+def has_own_forward(layer: nn.Module) -> bool:
+    """Return whether a module computes in another way than its class says."""
+    return getattr(layer.forward, "__func__", None) is not type(layer).forward or any(
+        layer.children()
+    )
+
+
+def operators_of(layer: nn.Module) -> list[Operator]:
+    """Return the operators that compute what a module's class computes."""
     forward = type(layer).forward
     return [one for one in OPERATORS if any(forward is kind.forward for kind in one.of)]
 
 
-@cache
-def _forward_by(operator: Operator) -> Callable[..., Any]:
-    def forward(self: nn.Module, x: Any, *args: Any, **kwargs: Any) -> Any:
-        if (
-            args
-            or kwargs
-            or is_for_torch(x)
-            or operator.refusal(self) is not None
-            or not operator.takes(self, x)
-        ):
-            return _own(self)(x, *args, **kwargs)
-
-        def compute(x: Tensor) -> Computed:
-            return operator.compute(self, x)
-
-        return _KeepsLess.apply(compute, x)  # type: ignore[no-untyped-call]
-
-    # Of this name pickle finds what the class has.
-    forward.lean_operator = operator  # type: ignore[attr-defined]
-    return forward
-
-
-def is_for_torch(x: Any) -> bool:
-    """Return whether torch's operator must run: nothing is kept, or another tool transforms it."""
-    return (
-        not isinstance(x, Tensor)
-        or not x.requires_grad
-        or not torch.is_grad_enabled()
-        or not x.is_floating_point()
-        or x.device.type not in {"cpu", "cuda"}
-        or torch.is_autocast_enabled(x.device.type)
-        or torch.compiler.is_compiling()
-        or torch.jit.is_tracing()
-        or torch._C._are_functorch_transforms_active()  # noqa: SLF001 - no public way to ask
-        or unpack_dual(x).tangent is not None
-    )
-
-
-def has_own_forward(layer: nn.Module) -> bool:
-    """Return whether another library has replaced the forward of a module."""
-    return getattr(layer.forward, "__func__", None) is not type(layer).forward
-
-
-def replace(layer: nn.Module, operator: Operator) -> None:
-    """Let a module compute by an operator."""
-    # An attribute of its own, and not another class: it is copied with the module, and libraries
-    # ask for classes.
-    vars(layer)["forward"] = MethodType(_forward_by(operator), layer)
-
-
-def restore(model: nn.Module) -> None:
-    """Let all modules of a model compute by torch's operators again."""
-    for layer in model.modules():
-        function = getattr(vars(layer).get("forward"), "__func__", None)
-        if hasattr(function, "lean_operator"):
+def replace(model: nn.Module, operators: Mapping[str, Operator]) -> None:
+    """Let modules compute by these operators, by name, and all others of the model by torch's."""
+    for name, layer in model.named_modules():
+        if hasattr(vars(layer).get("forward"), "operator"):
             del vars(layer)["forward"]
+        if name in operators:
+            # An attribute is copied with the module, whose class others ask for.
+            vars(layer)["forward"] = MethodType(_forward_by(operators[name]), layer)
+
+
+def _forward_by(operator: Operator) -> Callable[..., Any]:
+    # Of this name pickle finds the method of the class.
+    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        if kwargs or len(args) != 1 or operator.is_for_torch(self, args[0]):
+            return _plain(self)(*args, **kwargs)
+        return _Lean.apply(partial(operator.compute, self), *args)  # type: ignore[no-untyped-call]
+
+    forward.operator = operator  # type: ignore[attr-defined]
+    return forward
