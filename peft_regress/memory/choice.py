@@ -39,8 +39,11 @@ def choose_and_replace(model: nn.Module, batch: Any, loss: Loss | None) -> Lean:
     chosen: dict[str, Operator] = {}
     if batch is None:
         for name, operators in candidates.items():
-            chosen |= {name: one for one in operators[:1] if one.is_never_worse}
-        left |= dict.fromkeys(candidates.keys() - chosen, Reason.NOT_MEASURED)
+            refusal = operators[0].refusal(model.get_submodule(name))
+            if refusal is None and operators[0].is_never_worse:
+                chosen[name] = operators[0]
+            else:
+                left[name] = refusal or Reason.NOT_MEASURED
     else:
         loss = loss or loss_of_output
         watch = on_fake_or_real(partial(_watched, model, batch, loss, candidates))
@@ -97,11 +100,11 @@ def _candidates(model: nn.Module) -> tuple[dict[str, list[Operator]], dict[str, 
         if isinstance(layer, kinds) and (not operators or has_own_forward(layer)):
             left[name] = Reason.OWN_FORWARD
         elif operators:
-            reasons = [one.refusal(layer) for one in operators]
-            if reasons[0] is None:
+            refusal = operators[0].refusal(layer)
+            if refusal in {None, Reason.SETTINGS}:
                 candidates[name] = operators
             else:
-                left[name] = reasons[0]
+                left[name] = refusal
         elif any(parameter.requires_grad for parameter in layer.parameters(recurse=False)):
             left[name] = Reason.TRAINS
         elif isinstance(layer, _NEED_VALUES):

@@ -102,8 +102,11 @@ def _plain(layer: nn.Module) -> Callable[..., Any]:
     return MethodType(type(layer).forward, layer)
 
 
-def _shape_of(x: Tensor) -> Callable[[Tensor], Tensor]:
-    """Return what makes, of a gradient, a tensor in the place of x for a kernel that reads none."""
+def _shape_of(x: Tensor, *, is_copied: bool = False) -> Callable[[Tensor], Tensor]:
+    """Return what makes, of a gradient, a tensor in the place of x for a kernel that reads none.
+
+    is_copied: the kernel copies it if it is not dense.
+    """
     shape, is_dense = x.shape, x.is_contiguous()
     is_channels_last = not is_dense and x.is_contiguous(memory_format=torch.channels_last)
     layout = torch.channels_last if is_channels_last else torch.contiguous_format
@@ -111,8 +114,10 @@ def _shape_of(x: Tensor) -> Callable[[Tensor], Tensor]:
     def stand_in(grad: Tensor) -> Tensor:
         if grad.shape == shape:
             return grad.detach()
-        # Never written to: on a CPU its pages take no memory.
-        return torch.empty(shape, dtype=grad.dtype, device=grad.device, memory_format=layout)
+        if is_copied or is_channels_last:
+            # Never written to: on a CPU its pages take no memory.
+            return torch.empty(shape, dtype=grad.dtype, device=grad.device, memory_format=layout)
+        return grad.new_empty(1).expand(shape)
 
     return stand_in
 
@@ -131,7 +136,7 @@ def _can_convolve(layer: Any, x: Tensor | None) -> bool:
 def _convolution(layer: Any, x: Tensor) -> Computed:
     with torch.enable_grad():  # torch has other kernels for inference alone
         y = _plain(layer)(x.detach().requires_grad_()).detach()
-    stand_in = _shape_of(x)
+    stand_in = _shape_of(x, is_copied=True)
     padding = layer.stride, layer.padding, layer.dilation
     settings = *padding, layer.transposed, layer.output_padding, layer.groups, [True, False, False]
 
