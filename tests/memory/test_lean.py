@@ -1,0 +1,318 @@
+import copy
+import io
+import random
+
+import peft
+import pytest
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from peft_regress import lean
+from peft_regress.cost import RandomTensor, training_cost
+from peft_regress.memory import Keeps, Reason
+from peft_regress.memory.operators import operators_of, replace
+
+TOLERANCES = {torch.float32: 1e-6, torch.float64: 1e-12, torch.bfloat16: 1e-2}
+
+LAYERS = {
+    "conv": lambda: nn.Conv2d(4, 4, 3, padding=1),
+    "depthwise": lambda: nn.Conv2d(4, 8, (3, 2), stride=2, dilation=(1, 2), groups=4, bias=False),
+    "transposed": lambda: nn.ConvTranspose2d(4, 6, 3, stride=2, output_padding=1, groups=2),
+    "norm": lambda: settled(nn.BatchNorm2d(4)),
+    "norm without weight": lambda: settled(nn.BatchNorm2d(4, affine=False)),
+    "relu": nn.ReLU,
+    "relu in place": lambda: nn.ReLU(inplace=True),
+    "relu6": nn.ReLU6,
+    "relu6 in place": lambda: nn.ReLU6(inplace=True),
+    "hardtanh": lambda: nn.Hardtanh(-0.3, 0.2),
+    "dropout": lambda: nn.Dropout(0.4),
+    "dropout in place": lambda: nn.Dropout(0.3, inplace=True),
+    "max": lambda: nn.MaxPool2d(3, 2, 1, ceil_mode=True),
+    "mean": lambda: nn.AvgPool2d((2, 3), padding=1, count_include_pad=False),
+    "adaptive": lambda: nn.AdaptiveAvgPool2d((3, 2)),
+}
+
+
+def settled(norm):
+    with torch.no_grad():
+        for tensor in norm.state_dict().values():
+            if tensor.is_floating_point():
+                tensor.uniform_(0.5, 2)
+    return norm.eval()
+
+
+def around(layer, *, channels=4):
+    """Return a frozen layer between two convolutions that train."""
+    torch.manual_seed(0)
+    layer = layer.requires_grad_(False)
+    return nn.Sequential(nn.Conv2d(3, channels, 1), layer, nn.LazyConv2d(2, 1))
+
+
+def outcome(model, x, run=None):
+    """Return the output of a model, and the gradients of its sum of squares."""
+    torch.manual_seed(1)
+    model.zero_grad()
+    inputs = x.clone().requires_grad_()
+    y = (run or model)(inputs)
+    y.float().pow(2).sum().backward()
+    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    return y.detach(), {**gradients, "input": inputs.grad}
+
+
+def assert_same(found, expected, dtype=torch.float32):
+    assert torch.equal(found[0], expected[0])
+    assert found[1].keys() == expected[1].keys()
+    for name, gradient in expected[1].items():
+        error = (found[1][name] - gradient).double().norm()
+        assert error <= TOLERANCES[dtype] * gradient.double().norm(), name
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", TOLERANCES)
+@pytest.mark.parametrize("name", LAYERS)
+def test_an_operator_computes_what_torchs_does(name, dtype, layout):
+    x = torch.randn(1 if layout is torch.contiguous_format else 3, 3, 11, 7, dtype=dtype)
+    x = x.contiguous(memory_format=layout)
+    model = around(LAYERS[name]()).to(dtype)
+    expected = outcome(model, x)
+    for operator in operators_of(model[1]):
+        replace(model, {"1": operator})
+        assert_same(outcome(model, x), expected, dtype)
+        assert grad_fn_of(model, x) == "_LeanBackward"
+
+
+def grad_fn_of(model, x):
+    return model[1](model[0](x)).grad_fn.name()
+
+
+@pytest.mark.parametrize("name", ["conv", "norm", "relu", "relu6", "mean"])
+def test_second_derivatives_are_torchs(name):
+    model = around(LAYERS[name]()).double()
+    x = torch.randn(2, 3, 6, 5, dtype=torch.float64)
+
+    def second():
+        (first,) = torch.autograd.grad(
+            model(x).pow(3).sum(), model[0].weight, create_graph=True
+        )
+        return torch.autograd.grad(first.pow(2).sum(), model[0].weight)[0]
+
+    expected = second()
+    for operator in operators_of(model[1]):
+        replace(model, {"1": operator})
+        torch.testing.assert_close(second(), expected, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda layer: layer.requires_grad_(), Reason.TRAINS),
+        (lambda layer: layer.train(), Reason.BATCH_STATISTICS),
+    ],
+)
+def test_a_module_that_needs_its_input_is_left_also_if_it_changes_later(change, reason):
+    changed, later = around(LAYERS["norm"]()), around(LAYERS["norm"]())
+    change(changed[1])
+    assert lean(changed).left["1"] is reason
+    lean(later)
+    assert grad_fn_of(later, torch.randn(2, 3, 4, 4)) == "_LeanBackward"
+    change(later[1])
+    assert grad_fn_of(later, torch.randn(2, 3, 4, 4)) == "NativeBatchNormBackward0"
+
+
+def test_what_is_left_has_its_reason():
+    class OwnNorm(nn.BatchNorm2d):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    layers = [nn.SiLU(), nn.ReLU(), OwnNorm(3), nn.Conv2d(3, 3, 3, padding="same"), nn.Conv2d(3, 3, 1)]
+    model = nn.Sequential(*layers)
+    model[:4].eval().requires_grad_(False)
+    assert [*lean(model).left.values()] == [
+        Reason.NEEDS_VALUES,
+        Reason.NOT_MEASURED,
+        Reason.OWN_FORWARD,
+        Reason.SETTINGS,
+        Reason.TRAINS,
+    ]
+
+
+def test_other_tools_get_torchs_operators():
+    model = around(LAYERS["conv"]())
+    x = torch.randn(2, 3, 5, 5)
+    outcome(model, x)
+    lean(model)
+    with torch.no_grad():
+        assert model(x).grad_fn is None
+    with torch.autocast("cpu"):
+        assert grad_fn_of(model, x) == "ConvolutionBackward0"
+    weights = {name: p.detach() for name, p in model.named_parameters()}
+    torch.func.grad(lambda w: torch.func.functional_call(model, w, x).sum())(weights)
+    exported = torch.export.export(model, (x,)).module()
+    assert torch.equal(exported(x), model(x))
+
+
+def test_a_mask_is_chosen_only_where_nothing_else_keeps_the_output():
+    # The output of 1.1 goes to a layer that trains, that of 1.0 to a frozen one.
+    for kind, expected in (
+        (nn.ReLU6, {"1": Keeps.MASK, "2": Keeps.NOTHING, "3": Keeps.OUTPUT}),
+        (nn.ReLU, {"1": Keeps.MASK, "2": Keeps.NOTHING}),
+    ):
+        frozen = nn.Conv2d(8, 8, 3, groups=8).requires_grad_(False)
+        model = nn.Sequential(nn.Conv2d(3, 8, 3), kind(), frozen, kind(), nn.Conv2d(8, 8, 3))
+        leaner = lean(model, RandomTensor((4, 3, 20, 20)))
+        assert leaner.replaced == expected
+        assert leaner.peak_bytes < leaner.plain_peak_bytes
+        cost = training_cost(model, RandomTensor((4, 3, 20, 20))).step
+        assert cost.peak_bytes == leaner.peak_bytes
+        leaner.undo()
+        plain = training_cost(model, RandomTensor((4, 3, 20, 20))).step
+        assert plain.peak_bytes == leaner.plain_peak_bytes
+        assert plain.flops_by_site == cost.flops_by_site
+
+
+def test_nothing_is_replaced_where_the_peak_is_no_lower():
+    model = nn.Sequential(nn.Linear(512, 512), nn.ReLU6())
+    leaner = lean(model, RandomTensor((1, 512)))
+    assert not leaner.replaced
+    assert leaner.left["1"] is Reason.NO_LOWER_PEAK
+    assert "forward" not in vars(model[1])
+
+
+class Block(nn.Module):
+    """A residual block that uses an activation and a norm twice, and works in place."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(6, 6, 3, padding=1)
+        self.depthwise = nn.Conv2d(6, 6, 3, padding=1, groups=6)
+        self.norm = settled(nn.BatchNorm2d(6))
+        self.relu = nn.ReLU6(inplace=True)
+        self.dropout = nn.Dropout(0.2, inplace=True)
+
+    def forward(self, x):
+        y = self.relu(self.norm(self.depthwise(self.relu(self.norm(self.conv(x))))))
+        y += self.dropout(self.conv(y))
+        return y.mul_(1.5)
+
+
+@pytest.fixture
+def adapted():
+    torch.manual_seed(0)
+    base = nn.Sequential(nn.Conv2d(3, 6, 3), Block(), nn.MaxPool2d(2), Block())
+    config = peft.LoraConfig(r=2, target_modules=["conv"], init_lora_weights=False)
+    model = peft.get_peft_model(base, config)
+    model.add_adapter("other", config)
+    return model
+
+
+def test_an_adapted_model_stays_as_it_is_but_for_memory(adapted, tmp_path):
+    x = torch.randn(2, 3, 13, 11)
+    plain, seen = copy.deepcopy(adapted), []
+    leaner = lean(adapted, x)
+    assert leaner.peak_bytes < leaner.plain_peak_bytes
+    assert {*leaner.replaced.values()} >= {Keeps.MASK, Keeps.NOTHING}
+    assert repr(adapted) == repr(plain)
+    assert adapted.state_dict().keys() == plain.state_dict().keys()
+    norm = adapted.base_model.model[1].norm
+    handle = norm.register_full_backward_hook(lambda *_: seen.append("backward"))
+    adapted.base_model.model[1].norm.register_forward_hook(lambda *_: seen.append("forward"))
+    with torch.no_grad():
+        adapted(x)
+    assert seen == ["forward", "forward"]
+    handle.remove()  # torch refuses changes in place of what such a hook wraps
+
+    stored = io.BytesIO()
+    torch.save(adapted, stored)
+    stored.seek(0)
+    for model in (adapted, copy.deepcopy(adapted), torch.load(stored, weights_only=False)):
+        for mode in (True, False):
+            for name in ("default", "other"):
+                for one in (model, plain):
+                    one.train(mode).set_adapter(name)
+                assert_same(outcome(model, x), outcome(plain, x))
+
+    adapted.save_pretrained(tmp_path / "lean")
+    plain.save_pretrained(tmp_path / "plain")
+    written = [tmp_path / one / "other/adapter_model.safetensors" for one in ("lean", "plain")]
+    assert written[0].read_bytes() == written[1].read_bytes()
+    leaner.undo()
+    assert_same(outcome(adapted, x), outcome(plain, x))
+    lean(adapted, x)
+    assert torch.equal(adapted.merge_and_unload()(x), plain.merge_and_unload()(x))
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_a_checkpointed_model_computes_the_same(adapted, reentrant):
+    x = torch.randn(2, 3, 13, 11)
+
+    def run(inputs):
+        return checkpoint(adapted, inputs, use_reentrant=reentrant)
+
+    adapted.train()
+    expected = outcome(adapted, x)
+    lean(adapted)
+    assert_same(outcome(adapted, x, run), expected)
+
+
+class RandomNetwork(nn.Module):
+    """Frozen and trained layers in random order, with shortcuts and modules used again."""
+
+    def __init__(self, seed):
+        super().__init__()
+        self.draw = random.Random(seed)
+        torch.manual_seed(seed)
+        self.dtype = self.draw.choice([torch.float32, torch.float64])
+        self.stem = nn.Conv2d(3, 4, 3, padding=1)
+        self.layers = nn.ModuleList(self.layer() for _ in range(self.draw.randint(3, 9)))
+        self.order = [*range(len(self.layers)), *self.draw.choices(range(len(self.layers)), k=2)]
+        self.shortcuts = [self.draw.random() < 0.2 for _ in self.order]
+        self.to(self.dtype)
+
+    def layer(self):
+        draw, flag = self.draw, self.draw.random() < 0.5
+        make = draw.choice([
+            lambda: nn.Conv2d(4, 4, 3, padding=1, groups=draw.choice([1, 2, 4]), bias=flag),
+            lambda: settled(nn.BatchNorm2d(4)).train(draw.random() < 0.2),
+            lambda: draw.choice([nn.ReLU, nn.ReLU6, nn.Hardtanh, nn.Hardswish])(inplace=flag),
+            lambda: nn.MaxPool2d(draw.choice([2, 3]), 1, 1, ceil_mode=flag),
+            lambda: nn.AvgPool2d(3, 1, 1, count_include_pad=flag),
+            lambda: nn.Dropout(0.3, inplace=flag),
+            lambda: nn.GroupNorm(2, 4),
+        ])
+        return make().requires_grad_(draw.random() < 0.25)
+
+    def forward(self, x):
+        x = self.stem(x)
+        for index, shortcut in zip(self.order, self.shortcuts, strict=True):
+            x = x + self.layers[index](x.clone()) if shortcut else self.layers[index](x)
+        return x
+
+
+def check_random_networks(seeds):
+    for seed in seeds:
+        model = RandomNetwork(seed)
+        size = (model.draw.choice([1, 3]), 3, model.draw.randint(4, 9), model.draw.randint(4, 9))
+        x = torch.randn(size, dtype=model.dtype)
+        if model.draw.random() < 0.3:
+            x = x.contiguous(memory_format=torch.channels_last)
+        plain = copy.deepcopy(model)
+        try:
+            expected = outcome(plain, x)
+        except RuntimeError as error:
+            assert "inplace operation" in str(error)  # no valid step without `lean`
+            continue
+        measured = lean(model, x)
+        assert measured.peak_bytes <= measured.plain_peak_bytes
+        assert_same(outcome(model, x), expected, model.dtype)
+        model.load_state_dict(plain.state_dict())
+        lean(model)
+
+
+def test_random_networks_compute_the_same():
+    check_random_networks(range(30))
+
+
+@pytest.mark.nightly
+def test_many_random_networks_compute_the_same():
+    check_random_networks(range(30, 230))
