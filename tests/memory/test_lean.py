@@ -157,13 +157,15 @@ def test_other_tools_get_torchs_operators():
 
 
 def test_a_mask_is_chosen_only_where_nothing_else_keeps_the_output():
-    # The output of 1.1 goes to a layer that trains, that of 1.0 to a frozen one.
-    for kind, expected in (
-        (nn.ReLU6, {"1": Keeps.MASK, "2": Keeps.NOTHING, "3": Keeps.OUTPUT}),
-        (nn.ReLU, {"1": Keeps.MASK, "2": Keeps.NOTHING}),
-    ):
-        frozen = nn.Conv2d(8, 8, 3, padding=1, groups=8).requires_grad_(False)
-        model = nn.Sequential(nn.Conv2d(3, 8, 3), kind(), frozen, kind(), nn.Conv2d(8, 8, 3))
+    for kind, chosen in ((nn.ReLU6, {"2": Keeps.OUTPUT}), (nn.ReLU, {})):
+        blocks = []
+        for _ in range(4):
+            frozen = nn.Conv2d(8, 8, 3, padding=1, groups=8).requires_grad_(False)
+            # Of the first activation nothing keeps the output, of the second the next block.
+            blocks.append(nn.Sequential(kind(), frozen, kind(), nn.Conv2d(8, 8, 1)))
+        model = nn.Sequential(nn.Conv2d(3, 8, 1), *blocks)
+        of_block = {"0": Keeps.MASK, "1": Keeps.NOTHING} | chosen
+        expected = {f"{i}.{name}": keeps for i in range(1, 5) for name, keeps in of_block.items()}
         leaner = lean(model, RandomTensor((4, 3, 20, 20)))
         assert leaner.replaced == expected
         assert leaner.peak_bytes < leaner.plain_peak_bytes
@@ -230,12 +232,14 @@ def test_an_adapted_model_stays_as_it_is_but_for_memory(adapted, tmp_path):
     stored = io.BytesIO()
     torch.save(adapted, stored)
     stored.seek(0)
-    for model in (adapted, copy.deepcopy(adapted), torch.load(stored, weights_only=False)):
+    copies = [copy.deepcopy(adapted), torch.load(stored, weights_only=False)]
+    pairs = [(one, copy.deepcopy(plain)) for one in copies] + [(adapted, plain)]
+    for pair in pairs:
         for mode in (True, False):
             for name in ("default", "other"):
-                for one in (model, plain):
-                    one.train(mode).set_adapter(name)
-                assert_same(outcome(model, x), outcome(plain, x))
+                for model in pair:
+                    model.train(mode).set_adapter(name)
+                assert_same(outcome(pair[0], x), outcome(pair[1], x))
 
     adapted.save_pretrained(tmp_path / "lean")
     plain.save_pretrained(tmp_path / "plain")
