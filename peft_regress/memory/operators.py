@@ -71,8 +71,8 @@ class Operator:
             or not (x.requires_grad and torch.is_grad_enabled() and x.is_floating_point())
             or self.refusal(layer, x) is not None
             or (getattr(layer, "inplace", False) and (x._is_view() or x.is_leaf))  # noqa: SLF001
-            or x.device.type not in {"cpu", "cuda"}
-            or torch.is_autocast_enabled(x.device.type)
+            or x.device.type != "cpu"  # no other was compared
+            or torch.is_autocast_enabled("cpu")
             or torch.compiler.is_compiling()
             or torch._C._get_tracing_state() is not None  # noqa: SLF001
             or torch._C._are_functorch_transforms_active()  # noqa: SLF001
@@ -185,13 +185,7 @@ def _hardtanh_by_output(layer: nn.Hardtanh, x: Tensor) -> Computed:
     return y, (y,), lambda grad, y: aten.hardtanh_backward(grad, y, *bounds)
 
 
-def _keeps_noise(layer: Any, x: Tensor | None) -> bool:
-    """Refuse what keeps nothing, and a GPU, where torch keeps a mask."""
-    is_on_cpu = x is None or x.device.type == "cpu"
-    return is_on_cpu and layer.training and 0 < layer.p < 1
-
-
-@_operator(nn.Dropout, keeps=Keeps.MASK, fits=_keeps_noise)
+@_operator(nn.Dropout, keeps=Keeps.MASK, fits=lambda layer, _: layer.training and 0 < layer.p < 1)
 def _dropout(layer: nn.Dropout, x: Tensor) -> Computed:
     p = layer.p
     noise = functional.dropout(torch.ones_like(x), p, training=True)  # 0 or 1 / (1 - p)
