@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any, Final, TypeAlias
 
 import torch
-from torch import Tensor, UntypedStorage, nn
+from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from peft_regress.cost.pricing import TrainingCost, loss_of_output, training_cost
@@ -34,35 +34,32 @@ def choose_and_replace(model: nn.Module, batch: Any, loss: Loss | None) -> Lean:
     """Do what `peft_regress.lean` does, and return what it returns."""
     replace(model, {})
     candidates, left = _candidates(model)
-    plain_peak = peak = None
-    freed: dict[str, int] = {}
     chosen: dict[str, Operator] = {}
+    freed: dict[str, int] = {}
+    before = after = None
     if batch is None:
-        for name, operators in candidates.items():
-            refusal = operators[0].refusal(model.get_submodule(name))
-            if refusal is None and operators[0].is_never_worse:
-                chosen[name] = operators[0]
+        for name, (first, *_) in candidates.items():
+            refusal = first.refusal(model.get_submodule(name))
+            if refusal is None and first.is_never_worse:
+                chosen[name] = first
             else:
                 left[name] = refusal or Reason.NOT_MEASURED
     else:
         loss = loss or loss_of_output
-        watch = on_fake_or_real(partial(_watched, model, batch, loss, candidates))
-        chosen, freed = watch.smallest()
-        left |= dict.fromkeys(watch.keeps_more - chosen.keys(), Reason.SETTINGS)
-        left |= dict.fromkeys(candidates.keys() - watch.keeps_more, Reason.KEEPS_NO_MORE)
+        kept = on_fake_or_real(partial(_kept_by, model, batch, loss, candidates))
+        smallest = _smallest(candidates, kept, left, freed)
         step = partial(training_cost, model, batch, loss=loss)
-        lower, plain_peak, peak = _with_lowest_peak(model, chosen, step)
-        left |= dict.fromkeys(chosen.keys() - lower, Reason.NO_LOWER_PEAK)
-        chosen = lower
+        chosen, before, after = _with_lowest_peak(model, smallest, step)
+        left |= dict.fromkeys(smallest.keys() - chosen, Reason.NO_LOWER_PEAK)
     replace(model, chosen)
     names = [name for name, _ in model.named_modules()]
     return Lean(
-        {name: chosen[name].keeps for name in names if name in chosen},
-        {name: left[name] for name in names if name in left},
-        {name: freed[name] for name in names if name in freed and name in chosen},
-        plain_peak,
-        peak,
-        model,
+        replaced={name: chosen[name].keeps for name in names if name in chosen},
+        left={name: left[name] for name in names if name in left},
+        freed_bytes={name: freed[name] for name in names if name in freed and name in chosen},
+        plain_peak_bytes=before,
+        peak_bytes=after,
+        model=model,
     )
 
 
@@ -132,74 +129,77 @@ class _Call:
         return operator.kept_bytes(y, is_kept_too=is_kept_too)
 
 
-class _Watch:
-    """What a forward pass keeps for the backward pass, by the calls of candidates."""
+@dataclass(frozen=True)
+class _Kept:
+    """What a forward pass keeps for the backward pass."""
 
-    def __init__(self, candidates: dict[str, list[Operator]]) -> None:
-        self._candidates = candidates
-        self._calls: list[_Call] = []
-        self._running: list[_Call] = []
-        self._others: set[int] = set()
-        """The storages that live on without these calls, by `id`."""
-        self._storages: list[UntypedStorage] = []  # alive, so that no other gets their `id`
-        self.keeps_more: set[str] = set()
-        """The modules by whose operator alone a storage lives on."""
+    calls: list[_Call] = field(default_factory=list)
+    others: set[int] = field(default_factory=set)
+    """The storages that live on without these calls, by `id`."""
+    storages: list[Any] = field(default_factory=list)
+    """All of them: while they are alive no other gets their `id`."""
 
-    def run(self, model: nn.Module, batch: Any, loss: Loss) -> None:
-        """Watch a forward pass of a copy of the model."""
-        for tensor in (*model.parameters(), *model.buffers(), *tensors_in(batch)):
-            self._keep(tensor)
-        for name in self._candidates:
-            layer = model.get_submodule(name)
-            # Next to the operator: what other hooks compute is not the module's.
-            layer.register_forward_pre_hook(partial(self._enter, name))
-            layer.register_forward_hook(self._leave, prepend=True)
-        with saved_tensors_hooks(self._keep, lambda tensor: tensor):
-            loss(model, batch)
 
-    def _enter(self, name: str, layer: nn.Module, args: tuple[Any, ...]) -> None:
+def _kept_by(
+    model: nn.Module, batch: Any, loss: Loss, candidates: dict[str, list[Operator]], *, fake: bool
+) -> _Kept:
+    """Watch a forward pass of a copy of a model, and return what the calls of candidates keep."""
+    kept, running = _Kept(), list[_Call]()
+
+    def enter(name: str, layer: nn.Module, args: tuple[Any, ...]) -> None:
         x = args[0] if len(args) == 1 else None
-        fitting = [one for one in self._candidates[name] if not one.is_for_torch(layer, x)]
-        self._running.append(_Call(name, fitting))
-        self._calls.append(self._running[-1])
+        running.append(
+            _Call(name, [one for one in candidates[name] if not one.is_for_torch(layer, x)])
+        )
+        kept.calls.append(running[-1])
 
-    def _leave(self, _layer: nn.Module, _args: object, y: Any) -> None:
-        self._running.pop().outputs.append(y)
+    def leave(_layer: nn.Module, _args: object, y: Any) -> None:
+        running.pop().outputs.append(y)
 
-    def _keep(self, tensor: Tensor) -> Tensor:
+    def keep(tensor: Tensor) -> Tensor:
         for storage in storages_of(tensor):
-            self._storages.append(storage)
-            if self._running:
-                self._running[-1].kept[id(storage)] = storage.nbytes()
+            kept.storages.append(storage)
+            if running:
+                running[-1].kept[id(storage)] = storage.nbytes()
             else:
-                self._others.add(id(storage))
+                kept.others.add(id(storage))
         return tensor
 
-    def smallest(self) -> tuple[dict[str, Operator], dict[str, int]]:
-        """Return by module the operator that keeps least, if less than torch's, and how much less.
-
-        A storage that two modules keep counts for the first.
-        """
-        chosen, freed, counted = {}, {}, set(self._others)
-        for name, operators in self._candidates.items():
-            calls = [call for call in self._calls if call.module == name]
-            usual, *costs = (
-                sum(call.bytes_beside(self._others, one) for call in calls)
-                for one in (None, *operators)
-            )
-            if usual:
-                self.keeps_more.add(name)
-            if min(costs) < usual:
-                chosen[name] = operators[costs.index(min(costs))]
-                freed[name] = sum(call.bytes_beside(counted) for call in calls) - min(costs)
-                counted.update(key for call in calls for key in call.kept)
-        return chosen, freed
-
-
-def _watched(
-    model: nn.Module, batch: Any, loss: Loss, candidates: dict[str, list[Operator]], *, fake: bool
-) -> _Watch:
-    watch = _Watch(candidates)
     with staged(model, batch, fake=fake) as stage, torch.enable_grad():
-        watch.run(stage.model, stage.batch, loss)
-    return watch
+        copied = stage.model
+        for tensor in (*copied.parameters(), *copied.buffers(), *tensors_in(stage.batch)):
+            keep(tensor)
+        for name in candidates:
+            layer = copied.get_submodule(name)
+            # Next to the operator: what other hooks compute is not the module's.
+            layer.register_forward_pre_hook(partial(enter, name))
+            layer.register_forward_hook(leave, prepend=True)
+        with saved_tensors_hooks(keep, lambda tensor: tensor):
+            loss(copied, stage.batch)
+    return kept
+
+
+def _smallest(
+    candidates: dict[str, list[Operator]],
+    kept: _Kept,
+    left: dict[str, Reason],
+    freed: dict[str, int],
+) -> dict[str, Operator]:
+    """Return by module the operator that keeps least, if less than torch's.
+
+    Adds to `left` why there is none, and to `freed` how much less, where a storage that two modules
+    keep counts for the first.
+    """
+    chosen, counted = {}, set(kept.others)
+    for name, operators in candidates.items():
+        calls = [call for call in kept.calls if call.module == name]
+        usual, *costs = (
+            sum(call.bytes_beside(kept.others, one) for call in calls) for one in (None, *operators)
+        )
+        if min(costs) >= usual:
+            left[name] = Reason.SETTINGS if usual else Reason.KEEPS_NO_MORE
+            continue
+        chosen[name] = operators[costs.index(min(costs))]
+        freed[name] = sum(call.bytes_beside(counted) for call in calls) - min(costs)
+        counted.update(key for call in calls for key in call.kept)
+    return chosen
