@@ -1,6 +1,7 @@
 import copy
 import io
 import random
+from collections import Counter
 
 import peft
 import pytest
@@ -61,11 +62,18 @@ def outcome(model, x, run=None):
 
 
 def assert_same(found, expected, dtype=torch.float32):
+    """Compare outputs by their bits, and gradients by the size of those of their module.
+
+    That of a bias in front of a BatchNorm in train mode is 0: what it has is rounding.
+    """
     assert torch.equal(found[0], expected[0])
     assert found[1].keys() == expected[1].keys()
+    sizes = Counter()
+    for name, gradient in expected[1].items():
+        sizes[name.rpartition(".")[0]] += gradient.double().norm()
     for name, gradient in expected[1].items():
         error = (found[1][name] - gradient).double().norm()
-        assert error <= TOLERANCES[dtype] * gradient.double().norm(), name
+        assert error <= TOLERANCES[dtype] * sizes[name.rpartition(".")[0]], name
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
