@@ -1,4 +1,6 @@
 import copy
+import doctest
+import importlib
 import io
 import random
 from collections import Counter
@@ -124,6 +126,13 @@ def test_a_module_that_needs_its_input_is_left_also_if_it_changes_later(change, 
     assert grad_fn_of(later, torch.randn(2, 3, 4, 4)) == "_LeanBackward"
     change(later[1])
     assert grad_fn_of(later, torch.randn(2, 3, 4, 4)) == "NativeBatchNormBackward0"
+
+
+def test_the_example_of_the_docstring_is_true():
+    # By its path: the package has a function of the module's name.
+    module = importlib.import_module("peft_regress.memory.lean")
+    assert doctest.testmod(module).failed == 0
+    assert doctest.testmod(module).attempted > 2
 
 
 def test_what_is_left_has_its_reason():
