@@ -120,12 +120,13 @@ class _Call:
     """What torch's operator keeps for the backward pass: the bytes of each storage, by `id`."""
     outputs: list[Any] = field(default_factory=list)
 
-    def bytes_beside(self, others: set[int], operator: Operator | None = None) -> int:
+    def bytes_beside(self, others: dict[int, int], operator: Operator | None = None) -> int:
         """Return what it keeps beside other storages, by torch's operator or another."""
         if operator is None or operator not in self.operators:
             return sum(nbytes for key, nbytes in self.kept.items() if key not in others)
-        (y,) = self.outputs
-        is_kept_too = all(id(storage) in others for storage in storages_of(y))
+        y, version = self.outputs
+        # What has been changed in place since cannot be kept.
+        is_kept_too = all(others.get(id(storage)) == version for storage in storages_of(y))
         return operator.kept_bytes(y, is_kept_too=is_kept_too)
 
 
@@ -134,8 +135,8 @@ class _Kept:
     """What a forward pass keeps for the backward pass."""
 
     calls: list[_Call] = field(default_factory=list)
-    others: set[int] = field(default_factory=set)
-    """The storages that live on without these calls, by `id`."""
+    others: dict[int, int] = field(default_factory=dict)
+    """The versions of the storages that live on without these calls, by `id`."""
     storages: list[Any] = field(default_factory=list)
     """All of them: while they are alive no other gets their `id`."""
 
@@ -154,7 +155,7 @@ def _kept_by(
         kept.calls.append(running[-1])
 
     def leave(_layer: nn.Module, _args: object, y: Any) -> None:
-        running.pop().outputs.append(y)
+        running.pop().outputs.extend((y, y._version))  # noqa: SLF001
 
     def keep(tensor: Tensor) -> Tensor:
         for storage in storages_of(tensor):
@@ -162,7 +163,7 @@ def _kept_by(
             if running:
                 running[-1].kept[id(storage)] = storage.nbytes()
             else:
-                kept.others.add(id(storage))
+                kept.others[id(storage)] = tensor._version  # noqa: SLF001
         return tensor
 
     with staged(model, batch, fake=fake) as stage, torch.enable_grad():
@@ -190,7 +191,7 @@ def _smallest(
     Adds to `left` why there is none, and to `freed` how much less, where a storage that two modules
     keep counts for the first.
     """
-    chosen, counted = {}, set(kept.others)
+    chosen, counted = {}, dict(kept.others)
     for name, operators in candidates.items():
         calls = [call for call in kept.calls if call.module == name]
         usual, *costs = (
@@ -201,5 +202,5 @@ def _smallest(
             continue
         chosen[name] = operators[costs.index(min(costs))]
         freed[name] = sum(call.bytes_beside(counted) for call in calls) - min(costs)
-        counted.update(key for call in calls for key in call.kept)
+        counted.update((key, 0) for call in calls for key in call.kept)
     return chosen
