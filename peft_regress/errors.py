@@ -25,6 +25,10 @@ class InputError(PeftRegressError):
     """Wrong use or unreadable input: exit code 2 on the command line."""
 
 
+class RefusedAdapterError(InputError):
+    """A library refuses to put a case's adapter on its model: recorded, the case is unsupported."""
+
+
 class AbsentError(PeftRegressError):
     """Something that was named does not exist: exit code 3 on the command line."""
 

@@ -111,7 +111,7 @@ INVARIANTS: dict[str, Invariant] = {
     "disabled_equals_base": Invariant(
         "with a filled, disabled adapter the output is the source model's",
         "a disabled adapter changes the output",
-        "where wrapping alters the source's weights (PiSSA, OLoRA)",
+        "where wrapping alters the source's weights or layers (PiSSA)",
     ),
     "toggling_keeps_trainable": Invariant(
         "after disabling and enabling, and after `eval()` and `train()`, the same parameters train "

@@ -59,10 +59,10 @@ class RecordedWorld(World):
     """A world whose releases measure what was recorded."""
 
     @contextlib.contextmanager
-    def opened_overlay(self, requirements, **settings):
+    def opened_overlay(self, requirements, pip):
         """Take the newest release of a requirement without a version."""
         pinned = [text if "==" in text else f"{text}=={NEWEST}" for text in requirements]
-        with super().opened_overlay(pinned, **settings) as overlay:
+        with super().opened_overlay(pinned, pip) as overlay:
             yield overlay
 
     def measure_cases(self, *args, **settings):

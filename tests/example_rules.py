@@ -76,7 +76,7 @@ ELSEWHERE = {
     ".github/workflows/bench.yml": rf"{TOX} bench-(?:extended|language)",
     ".github/workflows/release.yml": r"git (?:tag|push) .*",
     ".github/actions/gate/action.yml": r"gh pr comment .*",
-    "tests/tools/test_evidence_tables.py": r"python tools/docs/evidence_tables\.py --write",
+    "tests/tools/test_written_files.py": r"python tools/docs/evidence_tables\.py --write",
     "tests/tools/test_choices.py": r"python tools/docs/choices\.py --check",
     "tests/tools/test_faults.py": rf"{TOX} faults -- (?:--only 'dora-\*'|--write)",
     "fuzz/tests/tools/test_fuzz_control.py": r"python fuzz/tools/control\.py",

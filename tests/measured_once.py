@@ -57,7 +57,7 @@ _define = RegressSession.define
 
 
 def _measure(gate, case, run_rounds, kept):
-    gate._measurer.define(case, gate.options.baselines)
+    gate._measurer.define(case, gate.options.baselines, gate.options.project)
     kept.mkdir(exist_ok=True)
     record = gate._measurer.measured(run_rounds=run_rounds, keep_adapters=kept).record
     if record.status == "ok":

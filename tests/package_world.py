@@ -17,6 +17,7 @@ from peft_regress.metrics import COST_METRICS
 from peft_regress.overlay.folder import Overlay
 from peft_regress.overlay.overlay import ReplacesTorchError
 from peft_regress.overlay.pip import PipError, Planned
+from peft_regress.project.project import current_project
 from peft_regress.runner.measuring import MeasuringSetup
 from peft_regress.runs.own_code import code_of
 from peft_regress.runs.schema import SCHEMA_VERSION, Curve, Inputs, Run, Selection, TensorSummary
@@ -24,7 +25,7 @@ from peft_regress.upgrades import bisect, responsible
 from peft_regress.upgrades import upgrade as upgrading
 from peft_regress.workers.pool import UnusableEnvironmentError
 
-SETUP = MeasuringSetup(baselines=Path("baselines"), jobs=1)
+SETUP = MeasuringSetup(project=current_project(), baselines=Path("baselines"), jobs=1)
 COSTS = {"trainable_params", "total_params", "adapter_bytes", *COST_METRICS}
 FLAT: dict[str, Any] = {
     "forward_flops": 1000,
@@ -67,15 +68,15 @@ class World:
     def versions_tried(self, package="peft"):
         return [packages[package] for packages, _, _ in self.runs]
 
-    def released_versions(self, package, *, pre):
+    def released_versions(self, package, pip):
         if package not in self.index:
             raise PipError(package, "the index has no such package")
         found = sorted(map(Version, self.index[package]))
-        return [version for version in found if pre or not version.is_prerelease]
+        return [version for version in found if pip.pre or not version.is_prerelease]
 
     @contextlib.contextmanager
-    def opened_overlay(self, requirements, *, replace_torch=False, **_):
-        if self.replaces_torch and not replace_torch:
+    def opened_overlay(self, requirements, pip=None):
+        if self.replaces_torch and not (pip and pip.replace_torch):
             raise ReplacesTorchError(" ".join(requirements), "2.0", "2.1")
         texts = [line for one in requirements for line in (one, *self.extra.get(one, ()))]
         wanted = {}
@@ -88,7 +89,7 @@ class World:
         yield from self._open(wanted, requested=requirements)
 
     @contextlib.contextmanager
-    def opened_part(self, planned, **_):
+    def opened_part(self, planned, _):
         yield from self._open({one.name: one.version for one in planned})
 
     def _open(self, wanted, *, requested=()):
@@ -178,7 +179,7 @@ class World:
         computed = self.computes(versions_of(packages), name) if trains else None
         more = {} if computed is None else {"curve": _curve_of(computed)}
         more |= {name: one for name, one in asides.items() if one is not None}
-        code = code_of(Case.parse(name))
+        code = code_of(Case.parse(name), current_project())
         more |= {} if code is None else {"own_code": code}
         return make_record(name, values, invariants=facts, **more)
 

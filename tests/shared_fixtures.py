@@ -9,7 +9,7 @@ import pytest
 from restored import registry_restored
 
 from peft_regress.cli.main import main
-from peft_regress.project import own_cases
+from peft_regress.project import project
 from peft_regress.report.layout import PLAIN
 
 # Each run file says what the processor is. To find it out takes a process, and a tenth of a second
@@ -48,7 +48,7 @@ def pytest_runtest_setup():
 @pytest.fixture(autouse=True)
 def settings_of_the_working_folder(monkeypatch):
     """Let commands in this process find settings as in one of their own, not those of this run."""
-    monkeypatch.setattr(own_cases, "_registry", own_cases._Registry())
+    monkeypatch.setattr(project, "_CURRENT", project.Project())
 
 
 @pytest.fixture(autouse=True)

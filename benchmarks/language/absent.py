@@ -6,7 +6,6 @@ ABSENT: Final = {
     "arrow_config": "routes between trained adapters, and trains nothing",
     "auto_mapping": "written by peft itself",
     "base_model_name_or_path": "written by peft itself",
-    "bias": "the decoder has no biases",
     "exclude_modules": "the complement of target_modules",
     "fan_in_fan_out": "for layers of GPT-2, which examples/ has",
     "inference_mode": "nothing trains",

@@ -1,7 +1,8 @@
 """The matrix `language`: each adapter type of peft, each setting of its LoRA, its optimizers.
 
-All adapt one decoder from plays in modern spelling to the spelling of the First Folio. The rates
-let each method learn, if it can in so few steps; they rank no methods. No torch at import.
+All adapt one decoder from plays in modern spelling to the spelling of the First Folio; some adapt
+one with experts, an encoder, and an encoder with a decoder, too. The rates let each method learn,
+if it can in so few steps; they rank no methods. No torch at import.
 """
 
 from __future__ import annotations
@@ -163,6 +164,57 @@ LORA: Final[dict[str, tuple[Any, float]]] = {
 """The same of the settings of LoRA."""
 
 
+_OF_BERT: Final = {
+    "task_type": "SEQ_CLS",
+    "target_modules": ["query", "key", "value", "intermediate.dense", "output.dense"],
+}
+BERT: Final[dict[str, tuple[Any, float]]] = {
+    "full": ("full", 1e-3),
+    "lora-r4": (_lora(**_OF_BERT), 3e-3),
+    "lora-biases-r4": (_lora(**_OF_BERT, bias="all"), 3e-3),
+    "ia3": (_of("IA3Config", **_OF_BERT, feedforward_modules=["output.dense"]), 3e-2),
+    "ln_tuning": (
+        _linear("LNTuningConfig", task_type="SEQ_CLS", target_modules=["LayerNorm"]),
+        1e-2,
+    ),
+    "prompt": (_of("PromptTuningConfig", task_type="SEQ_CLS", **_PROMPT), 1e-2),
+}
+"""The same of the encoder that tells spellings."""
+
+_OF_T5: Final = {
+    "task_type": "SEQ_2_SEQ_LM",
+    "target_modules": ["q", "k", "v", "o", "wi", "wo"],
+}
+T5: Final[dict[str, tuple[Any, float]]] = {
+    "full": ("full", 3e-3),
+    "lora-r4": (_lora(**_OF_T5), 3e-2),
+    "ia3": (_of("IA3Config", **_OF_T5, feedforward_modules=["wo"]), 3e-2),
+    "prefix": (_of("PrefixTuningConfig", task_type="SEQ_2_SEQ_LM", **_PROMPT), 1e-1),
+    "prompt": (_of("PromptTuningConfig", task_type="SEQ_2_SEQ_LM", **_PROMPT), 1e-1),
+    "p_tuning": (
+        _of("PromptEncoderConfig", task_type="SEQ_2_SEQ_LM", encoder_hidden_size=32, **_PROMPT),
+        3e-2,
+    ),
+}
+"""The same of the encoder and decoder that continue a passage."""
+
+MIXTRAL: Final[dict[str, tuple[Any, float]]] = {
+    "full": ("full", 1e-3),
+    "lora-r4": (_lora(target_modules=["q_proj", "k_proj", "v_proj", "o_proj"]), 3e-2),
+    "lora-experts-r4": (
+        _of(
+            "LoraConfig",
+            r=4,
+            lora_alpha=4,
+            target_modules=["q_proj", "v_proj"],
+            target_parameters=["mlp.experts.gate_up_proj", "mlp.experts.down_proj"],
+        ),
+        1e-2,
+    ),
+}
+"""The same of the decoder with experts."""
+
+
 def _adamw(model: nn.Module, *, rate: float) -> Optimizer:
     import torch  # listing cases must not cost the import
 
@@ -190,24 +242,36 @@ def _started(model: nn.Module, *, name: str) -> nn.Module:
         return getattr(starts, name)(model, targets=list(LINEAR))
 
 
-def _case(method: str, adapter: Any, rate: float | None = None, **more: Any) -> FineTune:
+_BOUNDS: Final = {
+    "llama": Bound(0.05, "no training is 0.4 bits below full fine-tuning"),
+    "mixtral": Bound(0.05, "no training is 0.3 bits below full fine-tuning"),
+    "t5": Bound(0.02, "no training is 0.15 bits below full fine-tuning"),
+    "bert": Bound(0.1, "no training is 1.4 bits below full fine-tuning"),
+}
+
+
+def _case(
+    method: str, adapter: Any, rate: float | None = None, *, on: str = "folio/llama", **more: Any
+) -> FineTune:
+    task, network = on.split("/")
     usual: dict[str, Any] = {
-        "model": networks.llama,
-        "data": plays.folio,
+        "model": getattr(networks, network),
+        "data": getattr(plays, task),
         "optimizer": None if rate is None else partial(_adamw, rate=rate),
         "schedule": cosine_to_zero(STEPS),
-        "score": networks.bits_saved,
+        "score": networks.bits_saved if task == "folio" else networks.bits_of_labels_saved,
         "mode": "eval",
         "steps": STEPS,
         "batch": BATCH,
         "matrix": "language",
-        "bounds": {"score": Bound(0.05, "no training is 0.4 bits below full fine-tuning")},
+        "bounds": {"score": _BOUNDS[network]},
     }
-    return FineTune(f"folio/{method}/llama", adapter=adapter, **{**usual, **more})
+    return FineTune(f"{task}/{method}/{network}", adapter=adapter, **{**usual, **more})
 
 
 _OTHERWISE: Final[dict[str, dict[str, Any]]] = {
     "lora-dropout-r4": {"mode": "train"},
+    "lora-monteclora-r4": {"mode": "train"},
     "multitask_prompt": {"data": plays.folio_of_one_task},
     "poly-r4": {"data": plays.folio_of_one_task},
 }
@@ -230,4 +294,14 @@ CASES: Final = (
     ),
     *(_case(method, _lora(), optimizer=make) for method, make in _OPTIMIZERS.items()),
     _case("galore-r4", "galore-r4"),
+    *(
+        _case(method, adapter, rate, on=on)
+        for on, methods in (
+            ("lower_case/bert", BERT),
+            ("folio_passages/t5", T5),
+            ("folio/mixtral", MIXTRAL),
+        )
+        for method, (adapter, rate) in methods.items()
+    ),
+    _case("head", "head", 1e-2, on="lower_case/bert", also_train=["classifier"]),
 )

@@ -17,7 +17,7 @@ _BATCHES, _BATCH = 4, 8
 
 
 def _batches() -> Iterator[Tensor]:
-    rows = plays.sequences("train")
+    rows = plays.folio()[0]["input_ids"]
     return (rows[start : start + _BATCH] for start in range(0, _BATCHES * _BATCH, _BATCH))
 
 

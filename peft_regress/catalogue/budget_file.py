@@ -4,8 +4,7 @@ Each table of the file is a group: a `reason`, and under `cases` the limits by g
 What a later glob says of a case goes before what an earlier one does.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -17,7 +16,6 @@ from peft_regress.catalogue.matrix import all_cases
 from peft_regress.errors import InputError
 from peft_regress.files import read_table, read_toml
 from peft_regress.project.budgets import SHARES, Budget
-from peft_regress.project.own_cases import settings_in_use
 
 _FULL: Final = "_full"
 _Limit = Literal[
@@ -31,35 +29,24 @@ class _Group(msgspec.Struct, frozen=True):
     cases: Annotated[dict[str, dict[_Limit, str | float]], msgspec.Meta(min_length=1)]
 
 
-@dataclass(frozen=True, kw_only=True)
-class BudgetFile:
-    """Budgets by globs on case ids."""
+def read_budgets(file: Path | None) -> Callable[[Case], Budget | None]:
+    """Return what gives the budget of a case; without a file or a glob that matches, it is None."""
+    if file is None:
+        return lambda _: None
+    groups = read_toml(file, remedy="check `budgets` in [tool.peft_regress] of pyproject.toml")
+    names = [case.id for case in all_cases()]
+    found = (_rows(group, names, f"{file}: group {name!r}") for name, group in groups.items())
+    rows = [row for group in found for row in group]
 
-    rows: tuple[tuple[str, Mapping[Any, Any]], ...] = ()
-    """Each glob with its limits."""
-
-    def budget_of(self, case: Case) -> Budget | None:
-        """Return the budget of a case, its shares of full fine-tuning; None if no glob matches."""
+    def budget_of(case: Case) -> Budget | None:
         limits: dict[str, Any] = {}
-        for glob, found in self.rows:
+        for glob, stated in rows:
             if fnmatchcase(case.id, glob):
-                limits |= found
+                limits |= stated
         full = Case(task=case.task, method="full", architecture=case.architecture)
         return _budget(limits, of=full) if limits else None
 
-
-def stated_budgets() -> BudgetFile:
-    """Return the budgets of the project's file; none without a file."""
-    file = settings_in_use().budgets
-    return BudgetFile() if file is None else read_budgets(file)
-
-
-def read_budgets(file: Path) -> BudgetFile:
-    """Read a file of budgets."""
-    groups = read_toml(file, remedy="check `budgets` in [tool.peft_regress] of pyproject.toml")
-    names = [case.id for case in all_cases()]
-    rows = (_rows(group, names, f"{file}: group {name!r}") for name, group in groups.items())
-    return BudgetFile(rows=tuple(row for found in rows for row in found))
+    return budget_of
 
 
 def _rows(group: Any, names: list[str], where: str) -> Iterator[tuple[str, Mapping[Any, Any]]]:

@@ -4,7 +4,7 @@ A matrix combines all tasks, methods, their ranks, and architectures that name i
 method may name the `tasks` and `architectures` that it is for, and a task the `adaptations` that it
 is measured with, in place of all. The `default` matrix is the gate; `extended` has the other
 methods of the libraries; the cases of `edge` run in ExecuTorch. After these come a project's own
-cases, each of which names its matrix, usually `own`.
+cases, those of `current_project()`, each of which names its matrix, usually `own`.
 
 Imports no torch, so that listing and collecting stay fast.
 """
@@ -19,8 +19,8 @@ from peft_regress import registry
 from peft_regress.cases import Adaptation, Case
 from peft_regress.catalogue.methods.method import Method
 from peft_regress.errors import InputError, UnknownNameError
-from peft_regress.project import own_cases
 from peft_regress.project.budgets import OWN_MATRIX
+from peft_regress.project.project import current_project
 from peft_regress.project.script import OwnCase
 from peft_regress.project.settings import DEFAULT_MATRIX
 from peft_regress.registry import RegistryName
@@ -34,7 +34,7 @@ def matrix_cases(matrix: str = DEFAULT_MATRIX, *, task: str | None = None) -> li
     that is not registered, `InputError` for own cases that cannot be imported.
     """
     check_matrix(matrix)
-    own = [one.case for one in own_cases.own_fine_tunes().values() if one.matrix == matrix]
+    own = [one.case for one in current_project().cases().values() if one.matrix == matrix]
     if task is None:
         tasks = registry.items("task")
     else:
@@ -88,12 +88,12 @@ def check_matrix(matrix: str) -> None:
 def _matrices() -> set[str]:
     items = (item for name in get_args(RegistryName) for item in registry.items(name))
     built_in = {matrix for item in items for matrix in item.matrices}
-    return built_in | {fine_tune.matrix for fine_tune in own_cases.own_fine_tunes().values()}
+    return built_in | {fine_tune.matrix for fine_tune in current_project().cases().values()}
 
 
 def matrices_of(case: Case) -> frozenset[str]:
     """Return the matrices that a case belongs to; none if one of its names is not registered."""
-    own = own_cases.own_fine_tune(case)
+    own = current_project().cases().get(case.id)
     return built_in_matrices(case) if own is None else frozenset({own.matrix})
 
 
@@ -126,9 +126,9 @@ def case_params(
     import pytest
 
     if chosen is None or isinstance(chosen, str):
-        cases = matrix_cases(own_cases.usual_matrix() if matrix is None else matrix, task=chosen)
+        cases = matrix_cases(current_project().matrix if matrix is None else matrix, task=chosen)
     else:
-        cases = [fine_tune.case for fine_tune in own_cases.add_own_cases(chosen)]
+        cases = [fine_tune.case for fine_tune in current_project().add(chosen)]
     return [
         pytest.param(case, id=case.id, marks=pytest.mark.case(**msgspec.structs.asdict(case)))
         for case in cases
@@ -138,7 +138,7 @@ def case_params(
 def parse_case_id(text: str) -> Case:
     """Parse a case id such as `shift/lora-r4/resnet18`; an own case comes before the registry."""
     case = Case.parse(text)
-    if own_cases.own_fine_tune(case) is None:
+    if case.id not in current_project().cases():
         registry.get("task", case.task)
         method_at(case.method, case.rank)
         registry.get("architecture", case.architecture)

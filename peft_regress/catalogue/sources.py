@@ -19,7 +19,7 @@ from peft_regress.catalogue.architectures import Architecture
 from peft_regress.catalogue.tasks.digits import NUM_CLASSES, SOURCE_CLASSES
 from peft_regress.errors import SourceError
 from peft_regress.files import is_folder, read_bytes, resolved
-from peft_regress.project.own_cases import own_fine_tune
+from peft_regress.project.project import is_built_in
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -81,7 +81,7 @@ def check_sources(root: Path, names: Iterable[str]) -> list[str]:
 
 def require_sources(root: Path, cases: Iterable[Case]) -> None:
     """Raise `SourceError` if a case is built in and the storage has no sources at all."""
-    if any(own_fine_tune(case) is None for case in cases):
+    if any(map(is_built_in, cases)):
         read_manifest(root)
 
 

@@ -71,8 +71,7 @@ def _scripts(found: Bisection) -> dict[int, tuple[Reproduction, ...]]:
             pythons = {}
             for version in (transition.old, transition.new):
                 wanted = [f"{settings.package}=={version}", *settings.also_install]
-                opened = opened_overlay(wanted, replace_torch=settings.replace_torch)
-                overlay = stack.enter_context(opened)
+                overlay = stack.enter_context(opened_overlay(wanted, settings.setup.pip))
                 pythons[f"{settings.package} {version}"] = overlay.python
             found_there = transition.comparison
             made[number] = tuple(reproduce(found_there.findings, found_there.observed, pythons))

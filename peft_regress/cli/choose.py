@@ -15,9 +15,9 @@ from peft_regress.catalogue.evidence import POINTS, Study, read_evidence
 from peft_regress.choosing.ranking import COST_UNITS
 from peft_regress.cli import options
 from peft_regress.errors import InputError, UnknownNameError
-from peft_regress.project import own_cases
 from peft_regress.project.budgets import Quantity, parse_amount
 from peft_regress.project.fine_tune import FineTune
+from peft_regress.project.project import current_project
 from peft_regress.report.terminal import say
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def command(*, output: str, **typed: Any) -> int:
     best within a margin is ordered by FLOPs, and what takes over nine tenths of the memory last.
     The exit code is 1 if nothing fits, and 3 if not all was tried.
     """
-    devices = {one.name: one for one in own_cases.device_classes()}
+    devices = {one.name: one for one in current_project().devices}
     if typed["device"] not in {None, *devices}:
         raise UnknownNameError("device", typed["device"], devices)
     device = devices.get(typed["device"])
@@ -159,7 +159,7 @@ def command(*, output: str, **typed: Any) -> int:
         require_executorch(runs=False)
     study = _study(typed["architecture"], typed["task"])
     if case is not None:
-        subject = candidates.of_case(case, own_cases.usual_storage())
+        subject = candidates.of_case(case, current_project().storage)
     elif typed["model"] is not None:
         subject = candidates.of_model(
             typed["model"], typed["inputs"], head=typed["head"], batch=typed["batch"]
@@ -180,9 +180,10 @@ def command(*, output: str, **typed: Any) -> int:
 def _own_case(name: str | None) -> FineTune | None:
     if name is None:
         return None
-    found = own_cases.own_fine_tune(Case.parse(name))
+    case, own = Case.parse(name), current_project().cases()
+    found = own.get(case.id)
     if not isinstance(found, FineTune):
-        known = [one.id for one in own_cases.own_fine_tunes().values() if isinstance(one, FineTune)]
+        known = [one.id for one in own.values() if isinstance(one, FineTune)]
         raise UnknownNameError("FineTune of your own", name, known)
     return found
 
@@ -210,7 +211,7 @@ def _trained(answer: "Answer", case: FineTune, *, steps: int | None, ends: float
         ends=ends,
         say=functools.partial(say, err=True),
     )
-    trainer = Trainer.of(case, own_cases.usual_storage())
+    trainer = Trainer.of(case, current_project().storage)
     study, failed, untried = study_of(
         trainer, plan, images=f"the data of {case.id}", batch=case.batch
     )

@@ -16,7 +16,7 @@ from peft_regress.cli import options
 from peft_regress.errors import InputError
 from peft_regress.gate.judge import judge
 from peft_regress.gate.verdicts import observations_of
-from peft_regress.project.own_cases import device_classes
+from peft_regress.project.project import current_project
 from peft_regress.report.sentences import narrowing_words
 from peft_regress.report.terminal import echo, stdout_layout
 from peft_regress.runs.run_file import RunFile, write_run_file
@@ -90,7 +90,7 @@ def command(  # noqa: PLR0913  (arguments and options)
         expected=expected,
         complete=complete,
         invocation=invocation,
-        devices=device_classes(),
+        devices=current_project().devices,
     )
     if output == "json":
         options.print_json(report.encode_verdict(comparison))

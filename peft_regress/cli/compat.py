@@ -1,5 +1,6 @@
 """The command `peft-regress compat`."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import click
 from peft_regress import registry
 from peft_regress.cli import options
 from peft_regress.interrupts import ending_signals_interrupt
-from peft_regress.project.own_cases import settings_in_use
+from peft_regress.project.project import current_project
 from peft_regress.report import compat as compat_report
 from peft_regress.upgrades.compat.adapter import read_adapter
 from peft_regress.upgrades.compat.compat import CompatSettings, compat
@@ -79,6 +80,7 @@ def command(  # noqa: PLR0913  (arguments and options)
     base: str | None,
     inputs: str | None,
     shape: list[int] | None,
+    replace_torch: bool,
     output: str,
     **settings: Any,
 ) -> None:
@@ -98,11 +100,12 @@ def command(  # noqa: PLR0913  (arguments and options)
         raise click.UsageError(
             "--inputs and --shape exclude each other: both say what the model gets"
         )
-    folder = str(settings_in_use().folder.absolute())
+    project = current_project().settings
+    folder, pip = str(project.folder.absolute()), replace(project.pip, replace_torch=replace_torch)
     model = BaseModel(name=base, inputs=inputs, shape=shape, folder=folder)
     if not model.is_own:
         registry.get("architecture", base)
-    chosen = CompatSettings(base=model, **settings)
+    chosen = CompatSettings(base=model, pip=pip, **settings)
     with ending_signals_interrupt():
         found = compat(saved, chosen, progress=options.print_sentence)
     document = compat_report.compat_document(found)

@@ -15,7 +15,7 @@ from peft_regress.catalogue.matrix import method_at, select_cases
 from peft_regress.cli import options
 from peft_regress.errors import InputError
 from peft_regress.imports import current_folder_first
-from peft_regress.project.own_cases import usual_storage
+from peft_regress.project.project import current_project
 from peft_regress.report.results import cost_section
 from peft_regress.report.terminal import say
 
@@ -115,9 +115,10 @@ def _show_cases(pattern: str, output: str, *, matrix: str) -> None:
     from peft_regress.measure import ProfileCache, Recipe  # torch
     from peft_regress.measure.costs import costs_of, metrics_of
 
-    profiles, storage = ProfileCache(), usual_storage()
+    profiles, own, storage = ProfileCache(), current_project().cases(), current_project().storage
     with _warnings_as_lines():
-        found = {case.id: costs_of(Recipe.of(case, storage), profiles) for case in cases}
+        recipes = (Recipe.of(own.get(case.id, case), storage) for case in cases)
+        found = {recipe.case.id: costs_of(recipe, profiles) for recipe in recipes}
     encoded, sections = [], []
     for name, costs in found.items():
         tensors, metrics = costs[""].step.tensors, metrics_of(costs)

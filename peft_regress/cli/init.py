@@ -15,6 +15,7 @@ from peft_regress.cli import options
 from peft_regress.errors import InputError
 from peft_regress.files import write_atomic
 from peft_regress.overlay.pip import PipError, plan
+from peft_regress.project.project import current_project
 from peft_regress.project.settings import read_settings
 from peft_regress.report.terminal import echo, say
 
@@ -129,7 +130,7 @@ def _requirement(folder: Path) -> str:
 def _released(requirement: str) -> str:
     """Return the file that pip takes for a release; empty if no index has it."""
     try:
-        (found,) = plan([requirement], only_these=True)
+        (found,) = plan([requirement], current_project().settings.pip, only_these=True)
     except PipError:
         return ""
     is_public = found.digest is not None and "@" not in urlsplit(found.url).netloc

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import itertools
 import json
 import shlex
 from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -21,7 +21,7 @@ from peft_regress.errors import InputError
 from peft_regress.files import resolved
 from peft_regress.gate.comparison import Invocation
 from peft_regress.interrupts import ending_signals_interrupt
-from peft_regress.project.own_cases import usual_matrix, usual_storage, usual_suite
+from peft_regress.project.project import current_project
 from peft_regress.report.document import Document
 from peft_regress.report.sentences import REPEATED
 from peft_regress.report.terminal import echo, print_progress, show, write_markdown
@@ -46,7 +46,7 @@ baselines_option = click.option(
     "--baselines",
     type=click.Path(path_type=Path),
     metavar="FOLDER",
-    default=usual_storage,
+    default=lambda: current_project().storage,
     show_default="that of pyproject.toml, else baselines",
     help="Folder of the baseline storage.",
 )
@@ -74,12 +74,13 @@ def command(name: str, *lines: str, **settings: Any) -> Callable[[Callable[..., 
 
 def invocation_of(baselines: Path, matrix: str, **typed: Any) -> Invocation:
     """Return what was typed, so that the printed commands work in this project."""
-    suite = [str(usual_suite())]
-    is_usual = resolved(baselines) == resolved(usual_storage())
+    project = current_project()
+    suite = [str(project.suite)]
+    is_usual = resolved(baselines) == resolved(project.storage)
     return Invocation(
         suite=shlex.join(suite if is_usual else [*suite, "--regress-baseline", str(baselines)]),
         baselines=None if is_usual else str(baselines),
-        matrix=None if matrix == usual_matrix() else matrix,
+        matrix=None if matrix == project.matrix else matrix,
         **typed,
     )
 
@@ -89,7 +90,7 @@ def matrix_option_with(help_text: str) -> Callable[[Any], Any]:
     return click.option(
         "--matrix",
         metavar="NAME",
-        default=usual_matrix,
+        default=lambda: current_project().matrix,
         show_default="that of pyproject.toml, else default",
         help=help_text,
     )
@@ -169,7 +170,7 @@ def ready_to_measure(
         opened_pool(on, setup, say=print_sentence) as pool,
         kept_records(save, resume, print_sentence) as keeper,
     ):
-        yield dataclasses.replace(setup, keeper=keeper, pool=pool)
+        yield replace(setup, keeper=keeper, pool=pool)
 
 
 def opened_pool(
@@ -194,7 +195,7 @@ def opened_pool(
     from peft_regress.workers.cluster import opened_cluster
 
     return opened_cluster(
-        on, baselines=setup.baselines, time_limit=setup.time_limit, say=say, code=code
+        on, setup.project, code, baselines=setup.baselines, time_limit=setup.time_limit, say=say
     )
 
 
@@ -216,7 +217,11 @@ def measuring_options(command: Callable[..., int]) -> Callable[..., int]:
         for name in ("save", "summary"):
             if others.get(name) is not None:
                 check_output(others[name], f"--{name}", storage=baselines)
-        setup = MeasuringSetup(baselines=baselines, jobs=jobs, time_limit=time_limit)
+        project, replaces = current_project(), others.pop("replace_torch", False)
+        pip = replace(project.settings.pip, replace_torch=replaces)
+        setup = MeasuringSetup(
+            project=project, pip=pip, baselines=baselines, jobs=jobs, time_limit=time_limit
+        )
         ready = ready_to_measure(setup, on, save=others.get("save"), resume=resume)
         return command(*arguments, ready=ready, **others)
 

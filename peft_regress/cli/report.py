@@ -19,7 +19,7 @@ from peft_regress.gate.comparison import Comparison, Invocation
 from peft_regress.gate.judge import judge
 from peft_regress.gate.verdicts import observations_of
 from peft_regress.gc_pause import paused_gc
-from peft_regress.project.own_cases import device_classes, usual_matrix
+from peft_regress.project.project import current_project
 from peft_regress.report.page.content import Content
 from peft_regress.report.page.data import page_data
 from peft_regress.report.page.render import render_page
@@ -72,10 +72,10 @@ def command(
         if page is not None:
             reads = [entry.path for entry in entries]
             check_output(page, "--html", storage=baselines, reads=reads)
-        typed = options.invocation_of(baselines, usual_matrix())
+        typed = options.invocation_of(baselines, current_project().matrix)
         content = Content(
             entries=entries,
-            devices=device_classes(),
+            devices=current_project().devices,
             newest=judge_newest(baselines, entries, every, cases or "*"),
             pairs=judged_pairs(entries, typed),
             typed=typed,
@@ -105,7 +105,7 @@ def judge_newest(
     if entries[last].role == "run":
         return last, _judge(baselines, every[last], cases)
     held = [index for index in reversed(range(len(entries))) if entries[index].run.cases]
-    usual = [index for index in held if _matrix_of(entries[index].run) == usual_matrix()]
+    usual = [index for index in held if _matrix_of(entries[index].run) == current_project().matrix]
     for index in dict.fromkeys((*usual, *held)):
         if not entries[index].run.cases.keys().isdisjoint(entries[index].references):
             return index, _judge(baselines, every[index], cases)
@@ -128,13 +128,13 @@ def _judge(storage: Path, newest: history.Entry, cases: str) -> Comparison:
         invocation=options.invocation_of(
             storage, matrix, old=str(storage), new=newest.name, file=str(newest.path), cases=cases
         ),
-        devices=device_classes(),
+        devices=current_project().devices,
     )
 
 
 def _matrix_of(run: Run) -> str:
     counts = Counter(name for record in run for name in sorted(built_in_matrices(record.case)))
-    return max(counts, key=lambda name: counts[name], default=usual_matrix())
+    return max(counts, key=lambda name: counts[name], default=current_project().matrix)
 
 
 def judged_pairs(entries: Sequence[history.Entry], typed: Invocation) -> dict[Pair, Comparison]:
@@ -147,7 +147,7 @@ def judged_pairs(entries: Sequence[history.Entry], typed: Invocation) -> dict[Pa
             *(observed[index] for index in pair),
             complete=is_complete(new.run.selection, "*", old.run.cases),
             invocation=replace(typed, old=old.name, new=new.name),
-            devices=device_classes(),
+            devices=current_project().devices,
         )
     return found
 

@@ -10,6 +10,7 @@ from peft_regress.catalogue.matrix import select_cases
 from peft_regress.cli import options
 from peft_regress.gate.paired_times import CaseTimes
 from peft_regress.gate.policy import DEFAULT_POLICY
+from peft_regress.project.project import current_project
 from peft_regress.report.terminal import print_progress
 from peft_regress.upgrades.timing import TIME_LIMIT_SECONDS, time_cases
 
@@ -45,6 +46,6 @@ def command(cases: str, matrix: str, *, output: str, **settings: Any) -> int:
     def print_case(case: CaseTimes) -> None:
         print_progress(f"[{next(done)}/{len(chosen)}] {case.id}: {case.verdict}")
 
-    run = time_cases(chosen, on_result=print_case, **settings)
+    run = time_cases(chosen, project=current_project(), on_result=print_case, **settings)
     options.print_result(output, report.encode_times(run), report.times_document(run))
     return run.exit_code

@@ -77,6 +77,11 @@ def map_batch(batch: Any, convert: Callable[[Any], Any]) -> Any:
     return batch
 
 
+def batch_as(dtype: torch.dtype, batch: Any) -> Any:
+    """Return a batch whose floating-point tensors have a dtype."""
+    return map_batch(batch, lambda leaf: leaf.to(dtype) if leaf.is_floating_point() else leaf)
+
+
 def leaves_of(batch: Any) -> list[Any]:
     """Return the tensors of a batch in its order, each as often as it occurs."""
     found: list[Any] = []

@@ -256,6 +256,28 @@ def _lu_solve(factors: Tensor, *_args: Any, out: Tensor, **_: Any) -> int:
     return out.numel() // n * _substitutions(n)
 
 
+@_products(aten.linalg_solve_triangular)
+def _triangular_solve(
+    matrix: Tensor,
+    *_args: Any,
+    unitriangular: bool = False,
+    out: Tensor,
+    **_: Any,
+) -> int:
+    n = matrix.shape[-1]
+    return out.numel() * (n - 1 if unitriangular else n)
+
+
+# Cholesky of an (n, n) matrix: column j from 0 takes n - j dot products of length j, n - j - 1
+# divisions and a root, so (n^3 - n) / 3 + n (n + 1) / 2 = n (n + 1) (2n + 1) / 6.
+
+
+@_products(aten.linalg_cholesky_ex)
+def _cholesky(matrix: Tensor, *_args: Any, **_: Any) -> int:
+    n = matrix.shape[-1]
+    return matrix.shape[:-2].numel() * (n * (n + 1) * (2 * n + 1) // 6)
+
+
 # The pseudoinverse is computed from the SVD: with V and U (k columns each), V diag(1 / s) U^T.
 
 

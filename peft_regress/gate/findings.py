@@ -241,7 +241,9 @@ def _strand_of(reason: Reason, *, is_redefined: bool) -> tuple[Strand, str]:
 def _cause(
     strand: Strand, name: str, reasons: Sequence[Reason], old: Observation | None, new: Observation
 ) -> Cause:
-    worse = any(reason.verdict in FAILING for reason in reasons)
+    worse: bool | None = any(reason.verdict in FAILING for reason in reasons)
+    if all(reason.verdict in INCOMPLETE for reason in reasons):
+        worse = None
     if strand in {"budget", "fit", "inputs", "invariant", "own"}:
         return Cause(strand, name, worse)
     assert old is not None  # noqa: S101  (a case without a reference has only a budget)

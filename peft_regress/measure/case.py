@@ -16,7 +16,7 @@ from torch import nn
 
 from peft_regress.cases import Case
 from peft_regress.cost import NothingToTrainError, UncountedOperatorError, UnprofilableModelError
-from peft_regress.errors import AbsentError, InputError, UnsupportedCaseError
+from peft_regress.errors import AbsentError, InputError, RefusedAdapterError, UnsupportedCaseError
 from peft_regress.gate.repeats import KnownCurve
 from peft_regress.imports import CaseError, told
 from peft_regress.measure.costs import ProfileCache, Reports, case_costs, metrics_of, step_ledger
@@ -29,20 +29,21 @@ from peft_regress.measure.rounds import RoundRunner, Rounds, plain_rounds
 from peft_regress.measure.scripts.script_case import ScriptRecipe
 from peft_regress.measure.training import single_thread, undisturbed
 from peft_regress.metrics import METRICS
-from peft_regress.project.own_cases import own_fine_tune
+from peft_regress.project.project import Project
 from peft_regress.project.script import Script
 from peft_regress.runs import schema
 from peft_regress.runs.ledger import with_plans
-from peft_regress.runs.own_code import stated_by
 from peft_regress.runs.schema import Measurement, Status
 
 _NO_STEP: Final = (NothingToTrainError, UncountedOperatorError, UnprofilableModelError)
 
 
-def recipe_of(case: Case, baselines: Path) -> Recipe | ScriptRecipe:
-    """Look up a case; raises what `Recipe.of` raises."""
-    own = own_fine_tune(case)
-    return ScriptRecipe(own) if isinstance(own, Script) else Recipe.of(case, baselines)
+def recipe_of(case: Case, baselines: Path, project: Project) -> Recipe | ScriptRecipe:
+    """Look up a case, of a project or built in; raises what `Recipe.of` raises."""
+    own = project.cases().get(case.id, case)
+    if isinstance(own, Script):
+        return ScriptRecipe(own, project.settings.folder)
+    return Recipe.of(own, baselines)
 
 
 @single_thread()
@@ -127,9 +128,9 @@ class _Measuring:
         except (InputError, AbsentError):
             raise
         except (UnsupportedCaseError, ValueError, NotImplementedError) as error:
-            return self.failed("unsupported", self._unless_new(error))
+            return self.failed("unsupported", self._unless_new(error, RefusedAdapterError))
         except Exception as error:  # noqa: BLE001  (whatever a library raises is this case's state)
-            return self.failed("error", self._unless_new(error))
+            return self.failed("error", self._unless_new(error, InputError))
         rounds = None
         try:
             costs = case_costs(recipe, self.profiles, data)
@@ -173,10 +174,10 @@ class _Measuring:
             content |= {"numerics": "bfloat16"} if is_half(first) else {}
         return content
 
-    def _unless_new(self, error: Exception) -> Exception:
-        """Return an error of wrapping; raise `InputError` if nothing says that it ever worked."""
+    def _unless_new(self, error: Exception, kind: type[InputError]) -> Exception:
+        """Return an error of wrapping; raise it as a kind if nothing says that it ever worked."""
         if self.recipe.is_own and not self.has_reference:
-            raise InputError(f"the adapter cannot be put on the model: {told(error)}") from error
+            raise kind(f"the adapter cannot be put on the model: {told(error)}") from error
         return error
 
     def _measured(
@@ -223,7 +224,6 @@ class _Measuring:
     def _record(self, status: Status, **content: Any) -> Measurement:
         stated: dict[str, Any] = {"error": None, "metrics": {}, "invariants": {}}
         stated |= {"ledger": schema.Ledger(), "numerics": self.recipe.adapter.numerics}
-        stated |= stated_by(self.recipe.fine_tune)
         made = schema.Record(
             case=self.recipe.case,
             definition=self.definition,

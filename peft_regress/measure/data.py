@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from peft_regress.cost.batches import leaves_of, map_batch
+from peft_regress.cost.batches import batch_as, leaves_of, map_batch
 from peft_regress.errors import InputError
 from peft_regress.imports import calling
 from peft_regress.project.fine_tune import FineTune
@@ -92,10 +92,7 @@ class Data:
         return next(self.test_batches(min(count, self.test.count)))
 
     def _cast(self, batch: Any) -> Any:
-        dtype = self.dtype
-        if dtype is None:
-            return batch
-        return map_batch(batch, lambda leaf: leaf.to(dtype) if leaf.is_floating_point() else leaf)
+        return batch if self.dtype is None else batch_as(self.dtype, batch)
 
 
 def _items(given: Any, collate: Callable[[list[Any]], Any], name: str) -> Items:

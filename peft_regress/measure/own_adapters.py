@@ -38,6 +38,8 @@ _UNSAID: Final = {
 _COUNT_BLOCKS: Final = {"OFTConfig", "RandLoraConfig"}
 # They train a whole matrix where the rank is half its size or more.
 _MAY_NOT_GROW: Final = {"LoKrConfig", "TinyLoraConfig", "UniLoraConfig"}
+_PENALTIES: Final = ("orth_reg_weight", "auxiliary_loss_weight")
+"""Settings of AdaLoRA and ShadowPEFT, which add to the loss that the model returns."""
 
 
 def adapter_of(fine_tune: FineTune) -> Method:
@@ -150,7 +152,7 @@ def _config_adapter(config: Any, heads: tuple[str, ...]) -> ConfigAdapter:
     kind, fields = type(config).__name__, vars(config)
     of_peft = (method for method in registry.items("method") if isinstance(method, PeftAdapter))
     alike = [method for method in of_peft if method.config == kind]
-    elsewhere, for_use_only = peft_adapter.random_start(kind, fields), ""
+    elsewhere, for_use_only = peft_adapter.start_elsewhere(kind, fields), ""
     if config.is_prompt_learning:
         elsewhere = f"{kind} puts a prompt before the inputs"
         for_use_only = f"peft does not load a prompt to train on ({kind})"
@@ -162,6 +164,7 @@ def _config_adapter(config: Any, heads: tuple[str, ...]) -> ConfigAdapter:
         prunes={part for method in alike for part in method.prunes},
         scales={part for method in alike for part in method.scales},
         starts_elsewhere=elsewhere,
+        adds_to_loss=any(fields.get(name) for name in _PENALTIES),
         loads_for_use_only=for_use_only,
         grows_with_rank=kind not in _MAY_NOT_GROW,
     )
@@ -180,6 +183,10 @@ class ConfigAdapter(_OwnAdapter, SavedByPeft):
     @property
     def alters_base(self) -> bool:
         return peft_adapter.alters_base(vars(self.config))
+
+    @property
+    def keeps_base(self) -> bool:
+        return super().keeps_base and not getattr(self.config, "layer_replication", None)
 
     def definition(self) -> Json:
         if self.stated is not None:

@@ -26,7 +26,6 @@ from peft_regress.measure.data import Data
 from peft_regress.measure.objective import Objective
 from peft_regress.measure.own_adapters import adapter_of
 from peft_regress.project.fine_tune import FineTune
-from peft_regress.project.own_cases import own_fine_tune
 from peft_regress.project.script import OwnCase, Script
 from peft_regress.runs.environment import imported_packages, loaded_packages, packages_with
 
@@ -44,15 +43,12 @@ class Recipe:
     objective: Objective
 
     @classmethod
-    def of(cls, case: Case | FineTune, baselines: Path) -> Self:
-        """Look up a case, or take a fine-tuning as it is.
+    def of(cls, case: Case | OwnCase, baselines: Path) -> Self:
+        """Look up a built-in case, or take a fine-tuning as it is.
 
         Raises `UnknownNameError` for a name that is not registered, `InputError` for a wrong rank.
         """
-        if isinstance(case, FineTune):
-            fine_tune: OwnCase = case
-        else:
-            fine_tune = own_fine_tune(case) or built_in(case, baselines)
+        fine_tune = built_in(case, baselines) if isinstance(case, Case) else case
         if isinstance(fine_tune, Script):
             raise InputError(
                 f"Script {fine_tune.id!r} is no FineTune: `peft-regress watch {fine_tune.script}` "

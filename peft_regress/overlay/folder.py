@@ -18,6 +18,7 @@ from packaging.utils import canonicalize_name
 from peft_regress.errors import InputError
 from peft_regress.files import write_atomic
 from peft_regress.overlay.pip import PipError, Planned, install
+from peft_regress.project.settings import Pip
 
 SCHEMA: Final = 4
 """Raised when the layout of an overlay changes: it is part of the folder's name."""
@@ -69,7 +70,9 @@ def read_folder(folder: Path, planned: Sequence[Planned]) -> Overlay | None:
     )
 
 
-def build_folder(folder: Path, planned: Sequence[Planned], *, keep_open: Sequence[int]) -> None:
+def build_folder(
+    folder: Path, planned: Sequence[Planned], pip: Pip, *, keep_open: Sequence[int]
+) -> None:
     """Make the venv, install what was planned, and write the marker; or leave no folder.
 
     `keep_open` are files that pip holds open while it installs. Raises `PipError` if pip fails,
@@ -83,7 +86,7 @@ def build_folder(folder: Path, planned: Sequence[Planned], *, keep_open: Sequenc
         lines = [f"import site; site.addsitedir({path!r})\n" for path in site_folders()]
         (_packages_folder(folder) / _PATH_FILE).write_text("".join(lines))
         if planned:
-            install(folder / "bin" / "python", planned, keep_open=keep_open)
+            install(folder / "bin" / "python", planned, pip, keep_open=keep_open)
         found = distributions(path=[str(_packages_folder(folder))])
         versions = ((canonicalize_name(one.name), one.version) for one in found)
         packages: dict[str, str] = dict(sorted(versions))

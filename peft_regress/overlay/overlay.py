@@ -28,6 +28,7 @@ from peft_regress.files import CACHE_VARIABLE, cache_folder, is_file, is_folder
 from peft_regress.locks import opened_lock
 from peft_regress.overlay import folder as folders
 from peft_regress.overlay.pip import Planned, build_wheel, plan, released_versions
+from peft_regress.project.settings import Pip
 from peft_regress.runs.environment import installed_packages
 from peft_regress.text import printable
 
@@ -66,22 +67,19 @@ def lacking_constraint(
     return (_OLD_TRANSFORMERS, _REASON) if is_old and not fits else None
 
 
-def read_requirements(
-    texts: Iterable[str], *, scratch: Path, pre: bool = False
-) -> tuple[Wanted, ...]:
+def read_requirements(texts: Iterable[str], pip: Pip, *, scratch: Path) -> tuple[Wanted, ...]:
     """Read requirements: `peft==0.14.0`, `peft @ git+https://...`, a wheel, a checkout.
 
-    A name without a version means its newest release, which may be a pre-release with `pre`. The
-    wheel of a checkout is built into the folder `scratch`. Raises `InputError` if a text is no
-    requirement, or a package is named twice.
+    A name without a version means its newest release. The wheel of a checkout is built into the
+    folder `scratch`. Raises `InputError` if a text is no requirement, or a package is named twice.
     """
     found: dict[str, Wanted] = {}
     for text in texts:
         into = scratch / str(len(found))
         if is_path(text):
-            wanted = _read_path(Path(text), text, scratch=into)
+            wanted = _read_path(Path(text), text, pip, scratch=into)
         else:
-            wanted = _read(text, scratch=into, pre=pre)
+            wanted = _read(text, pip, scratch=into)
         other = found.setdefault(wanted.name, wanted)
         if other is not wanted:
             raise InputError(
@@ -90,7 +88,7 @@ def read_requirements(
     return tuple(found.values())
 
 
-def _read(text: str, *, scratch: Path, pre: bool) -> Wanted:
+def _read(text: str, pip: Pip, *, scratch: Path) -> Wanted:
     try:
         requirement = Requirement(text)
     except InvalidRequirement as error:
@@ -101,11 +99,11 @@ def _read(text: str, *, scratch: Path, pre: bool) -> Wanted:
     url = urlsplit(requirement.url or "")
     if url.scheme == "file":
         # Like a path, so that its content identifies it.
-        return _read_path(Path(url2pathname(url.path)), text, scratch=scratch)
+        return _read_path(Path(url2pathname(url.path)), text, pip, scratch=scratch)
     shown = text
     if requirement.url is None and not requirement.specifier:
         # pip itself would keep the installed release.
-        newest = released_versions(requirement.name, pre=pre)[-1]
+        newest = released_versions(requirement.name, pip)[-1]
         requirement.specifier = SpecifierSet(f"=={newest}")
         text = str(requirement)
     return Wanted(name=canonicalize_name(requirement.name), text=text, shown=shown)
@@ -118,9 +116,9 @@ def is_path(text: str) -> bool:
     return "://" not in text and (text.endswith(".whl") or ("/" in text and is_folder(Path(text))))
 
 
-def _read_path(path: Path, text: str, *, scratch: Path) -> Wanted:
+def _read_path(path: Path, text: str, pip: Pip, *, scratch: Path) -> Wanted:
     if is_folder(path):
-        path = build_wheel(path.resolve(), into=scratch)
+        path = build_wheel(path.resolve(), pip, into=scratch)
     if not is_file(path):
         raise InputError(f"{text}: no such file or folder")
     try:
@@ -155,28 +153,26 @@ class ReplacesTorchError(InputError):
 
 
 @contextmanager
-def opened_overlay(
-    requirements: Sequence[str], *, replace_torch: bool = False, pre: bool = False
-) -> Iterator[folders.Overlay]:
+def opened_overlay(requirements: Sequence[str], pip: Pip) -> Iterator[folders.Overlay]:
     """Build the overlay of some requirements, or take an existing one, and keep it from removal.
 
     Raises `InputError` if a text is no requirement, `PipError` if pip finds no solution or cannot
-    install it, `ReplacesTorchError` if torch would change without `replace_torch`.
+    install it, `ReplacesTorchError` if torch would change without `pip.replace_torch`.
     """
     with tempfile.TemporaryDirectory(prefix="peft-regress-") as scratch:
-        wanted = read_requirements(requirements, scratch=Path(scratch), pre=pre)
-        planned, remarks = _resolved(wanted, pre=pre)
+        wanted = read_requirements(requirements, pip, scratch=Path(scratch))
+        planned, remarks = _resolved(wanted, pip)
         for one in planned:
-            if one.name == "torch" and not replace_torch:
+            if one.name == "torch" and not pip.replace_torch:
                 old = installed_packages().get("torch", "absent")
                 raise ReplacesTorchError(_shown(wanted), old, one.version)
         requested = tuple(one.name for one in wanted)
-        with opened_part(planned) as overlay:
+        with opened_part(planned, pip) as overlay:
             yield dataclasses.replace(overlay, remarks=tuple(remarks), requested=requested)
 
 
 @contextmanager
-def opened_part(planned: Sequence[Planned]) -> Iterator[folders.Overlay]:
+def opened_part(planned: Sequence[Planned], pip: Pip) -> Iterator[folders.Overlay]:
     """Build an overlay of planned packages, without what else they would need, and hold it.
 
     Other processes may hold it too. Raises `PipError`, `InputError` for an unusable cache folder.
@@ -199,34 +195,34 @@ def opened_part(planned: Sequence[Planned]) -> Iterator[folders.Overlay]:
             # Another process may have built it while this one waited.
             if folders.read_folder(folder, planned) is None:
                 # pip shares the lock: it may go on for a while if this process is killed.
-                folders.build_folder(folder, planned, keep_open=[lock.handle])
+                folders.build_folder(folder, planned, pip, keep_open=[lock.handle])
                 is_built = True
             lock.share()
             overlay = folders.read_folder(folder, planned)
         yield dataclasses.replace(overlay, was_cached=not is_built)
 
 
-def _resolved(wanted: Sequence[Wanted], *, pre: bool) -> tuple[tuple[Planned, ...], list[str]]:
+def _resolved(wanted: Sequence[Wanted], pip: Pip) -> tuple[tuple[Planned, ...], list[str]]:
     """Return what pip would install, and sentences about what was added to the requirements."""
     shown, named = _shown(wanted), {requirement.name for requirement in wanted}
     # pip ignores what installed packages need: without these names it may break one of them.
     beside = [name for name in GATED_PACKAGES if name not in named]
     texts = [*(requirement.text for requirement in wanted), *beside]
-    planned = plan(texts, what=shown, pre=pre)
+    planned = plan(texts, pip, what=shown)
     remarks = []
     lacking = lacking_constraint(planned, wanted, installed_packages())
     if lacking is not None:
         added, reason = lacking
         remarks.append(f"{added} was added: {reason}")
         what = f"{shown} with {added} (added: {reason})"
-        planned = plan([*texts, added], what=what, pre=pre)
+        planned = plan([*texts, added], pip, what=what)
     remarks += [f"{one.name} {one.version} was yanked" for one in planned if one.is_yanked]
     # pip skips what has the installed version; a wheel, checkout or commit may differ in content.
     planned_names = {one.name for one in planned}
     skipped = [one for one in wanted if " @ " in one.text and one.name not in planned_names]
     if skipped:
         texts = [one.text for one in skipped]
-        planned += plan(texts, what=_shown(skipped), only_these=True)
+        planned += plan(texts, pip, what=_shown(skipped), only_these=True)
     # Each wheel is identified by its content: builds of one checkout are equal.
     digests = {one.name: one.digest for one in wanted if one.digest is not None}
     by_content = (

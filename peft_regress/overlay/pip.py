@@ -20,7 +20,7 @@ from packaging.version import InvalidVersion, Version
 
 from peft_regress.errors import InputError
 from peft_regress.processes import Process, variables
-from peft_regress.project.own_cases import settings_in_use
+from peft_regress.project.settings import Pip
 from peft_regress.runs.schema import digest_of
 from peft_regress.text import clean
 
@@ -34,6 +34,7 @@ _SWITCHED_OFF: Final = {"PIP_USER": "0", "PIP_REQUIRE_VIRTUALENV": "0"}
 # That an index has no such package is an answer; so is 403, of one that lists no folder.
 _SILENT: Final = re.compile(r"Could not fetch URL (\S+): (?!40[34] )(.*) - skipping")
 _LONGEST: Final = 300
+_HERE: Final = sys.executable
 _UNREACHABLE: Final = re.compile(
     r"NewConnectionError|ConnectTimeout|ReadTimeout|Max retries exceeded|connection broken"
     r"|[Nn]ame resolution|Name or service not known|Connection refused|Could not resolve host"
@@ -75,19 +76,19 @@ def direct_sources(planned: Iterable[Planned]) -> dict[str, str]:
 
 
 def plan(
-    requirements: Sequence[str], *, what: str = "", pre: bool = False, only_these: bool = False
+    requirements: Sequence[str], pip: Pip, *, what: str = "", only_these: bool = False
 ) -> tuple[Planned, ...]:
     """Return what pip would add to the running environment for some requirements.
 
     Installed packages that meet them are left out. With `only_these`, the requirements are planned
     even if they are installed, without dependencies. Raises `PipError` about `what` if pip fails.
     """
-    options = ["--dry-run", *(["--pre"] if pre else [])]
+    options = ["--dry-run", *(["--pre"] if pip.pre else [])]
     options += ["--no-deps", "--force-reinstall"] if only_these else []
     with tempfile.TemporaryDirectory(prefix="peft-regress-") as folder:
         report = Path(folder) / "report.json"
         words = ["install", *options, "--report", str(report), "--", *requirements]
-        _run(words, what=what or " ".join(requirements))
+        _run(words, pip, what=what or " ".join(requirements))
         found = json.loads(report.read_bytes())
     return tuple(sorted(map(_planned, found["install"]), key=lambda planned: planned.name))
 
@@ -113,7 +114,9 @@ def _planned(item: dict[str, Any]) -> Planned:
     )
 
 
-def install(python: Path, planned: Iterable[Planned], *, keep_open: Sequence[int] = ()) -> None:
+def install(
+    python: Path, planned: Iterable[Planned], pip: Pip, *, keep_open: Sequence[int] = ()
+) -> None:
     """Install what was planned, and only that, into the environment of an interpreter.
 
     A file must have the digest of the plan, if the plan has one. pip inherits the open files
@@ -131,19 +134,16 @@ def install(python: Path, planned: Iterable[Planned], *, keep_open: Sequence[int
             file = Path(folder) / "requirements.txt"
             file.write_text("\n".join([*lines, ""]), encoding="utf-8")
             # Python compiles a module when it is first imported; compiling all takes seconds.
-            arguments = ["--no-deps", "--ignore-installed", "--no-compile", "--quiet"]
-            _run(
-                ["install", *arguments, "--no-warn-script-location", "-r", str(file)],
-                python=python,
-                what=" ".join(line.partition(" --hash")[0] for line in lines),
-                keep_open=keep_open,
-            )
+            words = ["install", "--no-deps", "--ignore-installed", "--no-compile", "--quiet"]
+            words += ["--no-warn-script-location", "-r", str(file)]
+            what = " ".join(line.partition(" --hash")[0] for line in lines)
+            _run(words, pip, what=what, python=str(python), keep_open=keep_open)
 
 
-def build_wheel(folder: Path, *, into: Path) -> Path:
+def build_wheel(folder: Path, pip: Pip, *, into: Path) -> Path:
     """Build the wheel of a checkout into a folder; raises `PipError`."""
     arguments = ["wheel", "--no-deps", "--quiet", "--wheel-dir", str(into), "--", str(folder)]
-    _run(arguments, what=str(folder))
+    _run(arguments, pip, what=str(folder))
     (wheel,) = into.glob("*.whl")
     return wheel
 
@@ -156,16 +156,16 @@ def parse_version(text: str, wrong: str) -> Version:
         raise InputError(wrong) from None
 
 
-def released_versions(package: str, *, pre: bool = False) -> list[Version]:
+def released_versions(package: str, pip: Pip) -> list[Version]:
     """Return the releases of a package that the index offers for this Python, oldest first.
 
-    Yanked releases are left out, and pre-releases too unless `pre`. Raises `PipError`, also if one
-    of several places that pip asks gave no answer: what it has is not known.
+    Yanked releases are left out. Raises `PipError`, also if one of several places that pip asks
+    gave no answer: what it has is not known.
     """
     with tempfile.TemporaryDirectory(prefix="peft-regress-") as folder:
         log = Path(folder) / "log"
-        options = ["--log", str(log), *(["--pre"] if pre else [])]
-        done = _run(["index", "versions", *options, "--", package], what=package)
+        options = ["--log", str(log), *(["--pre"] if pip.pre else [])]
+        done = _run(["index", "versions", *options, "--", package], pip, what=package)
         silent = _SILENT.search(log.read_text(encoding="utf-8", errors="replace"))
     if silent is not None:
         problem = f"its newest release is not known: {silent[1]} gave no answer ({silent[2]})"
@@ -182,15 +182,13 @@ def released_versions(package: str, *, pre: bool = False) -> list[Version]:
 
 
 def _run(
-    words: Sequence[str], *, what: str, python: Path | None = None, keep_open: Sequence[int] = ()
+    words: Sequence[str], pip: Pip, *, what: str, python: str = _HERE, keep_open: Sequence[int] = ()
 ) -> str:
     """Run pip and return its output; raises `PipError` if it fails."""
     kept = {name: value for name, value in variables().items() if name not in _DECIDED_HERE}
     # -P: a pip.py in the working directory must not be imported.
-    interpreter = str(python or sys.executable)
-    command = [interpreter, "-P", "-m", "pip", words[0], *_QUIET, *words[1:]]
-    seconds = settings_in_use().pip_time_limit
-    deadline = time.monotonic() + seconds
+    command = [python, "-P", "-m", "pip", words[0], *_QUIET, *words[1:]]
+    deadline = time.monotonic() + pip.seconds
     with Process(
         command,
         stdin=subprocess.DEVNULL,
@@ -202,7 +200,7 @@ def _run(
         output = b"".join(process.printed(deadline)).decode(errors="replace")
         code = process.ended(deadline)
     if code is None:
-        problem = f"pip gave no answer within {seconds:g} s"
+        problem = f"pip gave no answer within {pip.seconds:g} s"
         remedy = "Is the index reachable? [tool.peft_regress] pip_time_limit = SECONDS allows more"
         raise PipError(what, problem, remedy=remedy)
     if code:

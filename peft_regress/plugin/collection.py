@@ -14,7 +14,7 @@ import pytest
 
 from peft_regress.baselines.storage import baseline_files
 from peft_regress.cases import Case, in_words, matching_ids
-from peft_regress.catalogue.budget_file import stated_budgets
+from peft_regress.catalogue.budget_file import read_budgets
 from peft_regress.catalogue.matrix import check_matrix, check_other_matrices, matrices_of, shard_of
 from peft_regress.errors import InputError, PeftRegressError
 from peft_regress.files import is_file
@@ -103,7 +103,7 @@ class CollectionHooks:
         )
         if not cases:
             return
-        stated_budgets()  # a file that cannot be used ends the run before it measures
+        read_budgets(options.project.settings.budgets)  # a faulty file ends the run here
         if glob is not None:
             if not any(fnmatchcase(name, glob) for name in cases):
                 check_other_matrices(glob, matrix=options.matrix, option="--regress-matrix")

@@ -17,7 +17,7 @@ import msgspec
 import pytest
 
 from peft_regress.cases import Case
-from peft_regress.errors import InputError, PeftRegressError
+from peft_regress.errors import InputError, PeftRegressError, RefusedAdapterError
 from peft_regress.files import is_folder
 from peft_regress.interrupts import ending_signals_interrupt
 from peft_regress.plugin import collection
@@ -27,7 +27,7 @@ from peft_regress.plugin.session import RegressSession
 from peft_regress.report import case_text
 from peft_regress.report.terminal import in_log, layout_of, line_in_log
 from peft_regress.runs.journal import KeptRecord
-from peft_regress.runs.schema import Failure, Measurement, error_record
+from peft_regress.runs.schema import Failure, Measurement, Status, error_record
 from peft_regress.text import count_of
 
 _SESSION = pytest.StashKey[RegressSession]()
@@ -95,7 +95,7 @@ def peft_regress(request: pytest.FixtureRequest, benchmark: Any) -> Callable[[Ca
         except PeftRegressError as error:
             problem = error
         if problem is not None:
-            request.node.stash[_PROBLEM] = _cause_of(problem)
+            request.node.stash[_PROBLEM] = problem
             # Outside the handler, or pytest would print the error again as its context.
             pytest.fail(in_log(str(problem)), pytrace=False)
         session.keep(kept)
@@ -147,32 +147,34 @@ def pytest_runtest_makereport(
     return report
 
 
-def _cause_of(error: BaseException) -> BaseException:
-    """Return what was wrong use of a new case, as it is recorded once the case is known."""
-    while type(error) is InputError and error.__cause__ is not None:
-        error = error.__cause__
-    return error
-
-
 def _not_measured(item: pytest.Item, error: BaseException) -> KeptRecord | None:
-    """Return that the test of a case failed before it measured: else the case would be missing."""
+    """Return that the test of a case failed before it measured: else the case would be missing.
+
+    What is wrong use of a new case is recorded as it is once the case is known.
+    """
+    status: Status = "error"
+    while type(error) in {InputError, RefusedAdapterError} and error.__cause__ is not None:
+        status = "unsupported" if isinstance(error, RefusedAdapterError) else status
+        error = error.__cause__
     session = item.config.stash.get(_SESSION, None)
     with contextlib.suppress(PeftRegressError):  # its marker or the baselines are wrong
         case = collection.case_of(item)
         if session is not None and case is not None:
             session.references()
-            return _failed(session, case, Failure.of_case(error))
+            return _failed(session, case, Failure.of_case(error), status)
     return None
 
 
-def _failed(session: RegressSession, case: Case, failure: Failure) -> KeptRecord:
+def _failed(
+    session: RegressSession, case: Case, failure: Failure, status: Status = "error"
+) -> KeptRecord:
     """Return the record of a case that failed unmeasured, defined as here or as its reference."""
     try:
         definition = session.define(case)
     except Exception:  # noqa: BLE001  (code of the user's; the test has failed of it already)
         old = session.references().get(case.id)
         definition = _UNDEFINED if old is None else old.record.definition
-    return KeptRecord(record=error_record(case, definition, failure))
+    return KeptRecord(record=error_record(case, definition, failure, status))
 
 
 @dataclass(eq=False)

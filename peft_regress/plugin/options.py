@@ -14,7 +14,7 @@ from peft_regress.cases import Case
 from peft_regress.catalogue.matrix import matrices_of
 from peft_regress.errors import InputError
 from peft_regress.files import is_folder, resolved
-from peft_regress.project.own_cases import use_settings, usual_matrix
+from peft_regress.project.project import Project, current_project
 from peft_regress.project.settings import Settings, read_settings
 
 
@@ -31,6 +31,7 @@ def parse_shard(text: str) -> tuple[int, int]:
 class RegressOptions:
     """The options of one run; `OPTIONS` says what they mean."""
 
+    project: Project
     typed_matrix: str | None
     baseline: str | None
     baselines: Path
@@ -53,7 +54,7 @@ class RegressOptions:
 
         Ask after collection: a suite without settings may give its own cases to `case_params`.
         """
-        return usual_matrix() if self.typed_matrix is None else self.typed_matrix
+        return self.project.matrix if self.typed_matrix is None else self.typed_matrix
 
     @property
     def was_given(self) -> bool:
@@ -76,15 +77,16 @@ class RegressOptions:
             if not is_folder(suite):
                 problem = "is no folder; name folders of tests with cases"
                 raise InputError(f"regress_suites: {suite} {problem}")
-        settings = _settings_of(config)
-        use_settings(settings)
+        project = current_project()
+        project.settings = _settings_of(config)
         shard, baseline = option("regress_shard"), option("regress_baseline")
         named = _path(config, "--regress-baseline")
         storage = named if named is not None and baseline_files(named) else None
         made = cls(
+            project=project,
             typed_matrix=option("regress_matrix"),
             baseline=baseline,
-            baselines=storage or settings.baselines,
+            baselines=storage or project.settings.baselines,
             judged_by=None if storage else baseline,
             shard=None if shard is None else parse_shard(shard),
             **{name: option(f"regress_{name}") for name in ("cases", "full", "off", "strict")},

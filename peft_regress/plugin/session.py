@@ -16,7 +16,7 @@ from peft_regress.baselines.named_runs import load_references
 from peft_regress.baselines.references import expected_cases
 from peft_regress.baselines.run_adapters import adapters_of_run, prune_adapters
 from peft_regress.cases import Case
-from peft_regress.catalogue.budget_file import stated_budgets
+from peft_regress.catalogue.budget_file import read_budgets
 from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.errors import InputError
 from peft_regress.gate.comparison import Comparison, Invocation
@@ -28,7 +28,6 @@ from peft_regress.metrics import make_metric
 from peft_regress.plugin.closing_text import RunOutcome
 from peft_regress.plugin.collection import Coverage, should_have_cases
 from peft_regress.plugin.options import RegressOptions
-from peft_regress.project.own_cases import device_classes, usual_matrix
 from peft_regress.project.settings import read_settings
 from peft_regress.report.terminal import layout_of, write_summary
 from peft_regress.runner.keeper import Keeper
@@ -59,7 +58,7 @@ class RegressSession:
         self.references = functools.cache(
             lambda: load_references(options.baselines, options.judged_by)
         )
-        self._budgets = functools.cache(stated_budgets)
+        self._budgets = functools.cache(lambda: read_budgets(options.project.settings.budgets))
         self._imported: dict[str, str] = {}
         """What the cases so far use beyond the requirements of this package."""
         self._measurer = Measurer()
@@ -91,7 +90,8 @@ class RegressSession:
         """Return what an earlier run measured of a case; None if it must be measured."""
         if not self.keeper.has(case):
             return None
-        return self.keeper.take(case, self._header(), definition(), known=self._known(case))
+        header, known, project = self._header(), self._known(case), self.options.project
+        return self.keeper.take(case, header, definition(), project, known=known)
 
     def keep(self, kept: KeptRecord) -> None:
         """Add a record, and put it on disk at once; a worker of pytest-xdist sends it instead."""
@@ -113,7 +113,7 @@ class RegressSession:
 
     def define(self, case: Case) -> str:
         """Return the digest that defines a case."""
-        return self._measurer.define(case, self.options.baselines)
+        return self._measurer.define(case, self.options.baselines, self.options.project)
 
     def take_or_measure(self, case: Case, benchmark: Any) -> KeptRecord:
         """Measure a case unless an earlier run did."""
@@ -163,7 +163,7 @@ class RegressSession:
         """Judge one case; raises `InputError` if its baseline cannot be read."""
         header = self._header()
         observation = Observation(
-            record=with_budget(record, self._budgets().budget_of),
+            record=with_budget(record, self._budgets()),
             # Those that only some of its cases use included.
             environment=dict(sorted({**self._imported, **header.environment}.items())),
             machine=header.machine,
@@ -176,7 +176,7 @@ class RegressSession:
             {name: observation},
             expected=[name],
             invocation=self.invocation(),
-            devices=device_classes(),
+            devices=self.options.project.devices,
             beside={name: kept.record for name, kept in self.records.items()},
         )
 
@@ -191,7 +191,7 @@ class RegressSession:
     def finish(self, coverage: Coverage) -> RunOutcome:
         """Judge the run, write run file and summary, and return the outcome."""
         lines = [Line(header=self._header(), kept=kept) for kept in self.records.values()]
-        run = run_of(lines, self._header(), coverage.selection, self._budgets().budget_of)
+        run = run_of(lines, self._header(), coverage.selection, self._budgets())
         run = msgspec.structs.replace(run, cases=with_relative_times(run.cases))
         options = self.options
         problems: list[str] = []
@@ -203,7 +203,7 @@ class RegressSession:
                 expected=coverage.expected,
                 complete=run.selection.complete,
                 invocation=self.invocation(),
-                devices=device_classes(),
+                devices=self.options.project.devices,
             )
         except InputError as error:
             problems.append(str(error))
@@ -259,7 +259,7 @@ class RegressSession:
             suite=shlex.join([*map(self.shown, map(Path, self._config.args)), *judged_by]),
             baselines=None if options.baselines == usual else storage,
             strict=options.strict,
-            matrix=None if options.matrix == usual_matrix() else options.matrix,
+            matrix=None if options.matrix == options.project.matrix else options.matrix,
         )
 
     def missed_cases(self) -> list[str]:

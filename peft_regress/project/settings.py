@@ -18,8 +18,16 @@ DEFAULT_MATRIX: Final = "default"
 _FILE: Final = "pyproject.toml"
 _TABLE: Final = "peft_regress"
 _STORAGE: Final = "baselines"
-_PIP_SECONDS: Final = 1800.0
 _Text = Annotated[str, msgspec.Meta(min_length=1)]
+
+
+@dataclass(frozen=True)
+class Pip:
+    """How long one call of pip may take, and what it may install."""
+
+    seconds: float = 1800.0
+    pre: bool = False
+    replace_torch: bool = False
 
 
 class BoundRule(Bound, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -40,7 +48,7 @@ class _Table(msgspec.Struct, frozen=True, kw_only=True):
     bounds: tuple[BoundRule, ...] = ()
     devices: _Text | None = None
     budgets: _Text | None = None
-    pip_time_limit: Annotated[float, msgspec.Meta(gt=0)] = _PIP_SECONDS
+    pip_time_limit: Annotated[float, msgspec.Meta(gt=0)] = Pip.seconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,8 +70,7 @@ class Settings:
     """A TOML table of device classes of one's own."""
     budgets: Path | None = None
     """A TOML file with the budgets of cases that state none themselves."""
-    pip_time_limit: float = _PIP_SECONDS
-    """How many seconds one call of pip may take."""
+    pip: Pip = Pip()
 
     def bounds_of(self, case_id: str) -> dict[str, Bound]:
         """Return the bounds of a case by metric; a later rule wins."""
@@ -97,4 +104,5 @@ def _parsed(file: Path, table: Any) -> Settings:
         raise InputError(f"{where}: matrix = {found['matrix']!r} is not the name of a matrix")
     for name in ("baselines", "devices", "budgets"):
         found[name] = found[name] and folder / found[name]
-    return Settings(folder=folder, file=file, **found)
+    pip = Pip(found.pop("pip_time_limit"))
+    return Settings(folder=folder, file=file, pip=pip, **found)

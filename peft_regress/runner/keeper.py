@@ -15,6 +15,7 @@ from msgspec import UNSET
 
 from peft_regress.baselines.run_adapters import adapters_of_run, gathered_adapters
 from peft_regress.gate.repeats import KnownCurve
+from peft_regress.project.project import Project
 from peft_regress.runs import journal
 from peft_regress.runs.environment import installed_version
 from peft_regress.runs.journal import Header, JournalWriter, KeptRecord, Line
@@ -104,6 +105,7 @@ class Keeper:
         case: str,
         header: Header,
         definition: str | None,
+        project: Project,
         *,
         trains: bool = True,
         known: Sequence[KnownCurve] = (),
@@ -132,7 +134,7 @@ class Keeper:
                 and (any_machine or kept.record.machine is UNSET)
                 and definition in {None, kept.record.definition}
                 and kept.trains == trains
-                and not was_edited(kept.record)
+                and not was_edited(kept.record, project)
                 and (
                     not kept.record.is_repeat
                     or any(one.is_repeated_by(kept.record) for one in known)

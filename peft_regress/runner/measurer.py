@@ -14,9 +14,10 @@ from peft_regress.catalogue.matrix import parse_case_id
 from peft_regress.errors import InputError, PeftRegressError
 from peft_regress.gate.repeats import KnownCurve
 from peft_regress.interrupts import held_signals
-from peft_regress.project.own_cases import settings_in_use, use_settings
+from peft_regress.project.project import Project, current_project
 from peft_regress.project.settings import Settings, read_settings
 from peft_regress.runs.journal import Header, KeptRecord
+from peft_regress.runs.own_code import as_stated
 from peft_regress.runs.schema import Failure, Record, Referee, error_record
 
 if TYPE_CHECKING:
@@ -65,16 +66,11 @@ class CaseAnswer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """The files of the kept adapter, by name."""
 
 
-def project_folder() -> str | None:
-    """Return the folder of the settings in use, for a request; None without settings."""
-    settings = settings_in_use()
-    return None if settings.file is None else str(settings.folder.resolve())
-
-
 class Measurer:
     """Measures the case that it looked up, or times its steps; that imports torch."""
 
     def __init__(self) -> None:
+        self._project: Project
         self._recipe: Recipe | ScriptRecipe
         self._definition: str
         self._profiles: ProfileCache | None = None
@@ -86,18 +82,19 @@ class Measurer:
 
         Raises `UnknownNameError`, and `InputError` for own cases that cannot be imported here.
         """
+        project, baselines = current_project(), Path(request.baselines)
         if request.folder is None:
-            use_settings(Settings(folder=Path.cwd(), baselines=Path(request.baselines)))
+            project.settings = Settings(folder=Path.cwd(), baselines=baselines)
         else:
-            use_settings(read_settings(Path(request.folder)))
-        return self.define(parse_case_id(request.case), Path(request.baselines))
+            project.settings = read_settings(Path(request.folder))
+        return self.define(parse_case_id(request.case), baselines, project)
 
-    def define(self, case: Case, baselines: Path) -> str:
-        """Look up a case; return the digest that defines it."""
+    def define(self, case: Case, baselines: Path, project: Project) -> str:
+        """Look up a case of a project; return the digest that defines it."""
         with held_signals():
             from peft_regress.measure import define, recipe_of
 
-        self._recipe = recipe_of(case, baselines)
+        self._project, self._recipe = project, recipe_of(case, baselines, project)
         self._definition = define(self._recipe)
         self._data = None
         return self._definition
@@ -149,7 +146,8 @@ class Measurer:
 
         # Both tasks of a pairing share its profile.
         self._profiles = self._profiles or ProfileCache()
-        return self._kept(measure(self._recipe, profiles=self._profiles, **options).record)
+        record = measure(self._recipe, profiles=self._profiles, **options).record
+        return self._kept(as_stated(record, self._project))
 
     def _kept(self, record: Record) -> KeptRecord:
         return KeptRecord(record=record, imported=self._recipe.packages())

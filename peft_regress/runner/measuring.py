@@ -20,15 +20,18 @@ import msgspec
 
 from peft_regress.baselines import run_adapters
 from peft_regress.cases import Case
-from peft_regress.catalogue.budget_file import BudgetFile, stated_budgets
+from peft_regress.catalogue.budget_file import read_budgets
 from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.errors import InputError
 from peft_regress.gate.repeats import KnownCurve
 from peft_regress.interrupts import held_signals
 from peft_regress.invariants import KNOWN
 from peft_regress.overlay.pip import Planned, direct_sources
+from peft_regress.project.budgets import Budget
+from peft_regress.project.project import Project
+from peft_regress.project.settings import Pip
 from peft_regress.runner.keeper import Keeper, version_in
-from peft_regress.runner.measurer import MEASURER, CaseAnswer, CaseRequest, project_folder
+from peft_regress.runner.measurer import MEASURER, CaseAnswer, CaseRequest
 from peft_regress.runs.environment import changed_packages, commit_here
 from peft_regress.runs.journal import Header, KeptRecord, Line, check_kept, header_of, run_of
 from peft_regress.runs.run_file import write_run_file
@@ -57,6 +60,7 @@ _FOLDERS: Final = re.compile(r"(?<![\w.:/])/(?:[^\s'\":/]+/)+")
 class MeasuringSetup:
     """Where and how workers measure, in whichever environment."""
 
+    project: Project
     baselines: Path
     """The folder with `sources/`."""
     jobs: int
@@ -65,6 +69,7 @@ class MeasuringSetup:
     """Seconds that one case may take."""
     keeper: Keeper = field(default_factory=Keeper)
     """Keeps records, and takes those of an earlier run."""
+    pip: Pip = field(default_factory=Pip)
     pool: Pool | None = None
     """What measures instead of workers of this machine."""
     commit: str | None = None
@@ -160,7 +165,7 @@ def measure_cases(  # noqa: PLR0913  (each is one setting)
         environment=Environment(python=python, planned=tuple(planned), libraries=LIBRARIES),
         setup=setup,
         pool=setup.pool or own,
-        budgets=stated_budgets(),
+        budget_of=read_budgets(setup.project.settings.budgets),
         trains=trains,
         adapters=None if save is None else run_adapters.adapters_of_run(save),
         known=known or {},
@@ -186,8 +191,8 @@ class _Work:
     environment: Environment
     setup: MeasuringSetup
     pool: Pool
-    budgets: BudgetFile
-    """Those of cases that state none themselves."""
+    budget_of: Callable[[Case], Budget | None]
+    """That of cases that state none themselves."""
     trains: bool
     adapters: Path | None
     """The folder to keep adapters in."""
@@ -217,7 +222,7 @@ class _Work:
         stated, others = list(narrowed_by) if left_out else [], sorted(left_out)
         selection = Selection(complete=not others, narrowed_by=stated, not_selected=others)
         lines = list(self.lines.values())
-        return run_of(lines, header_of(lines), selection, self.budgets.budget_of)
+        return run_of(lines, header_of(lines), selection, self.budget_of)
 
     def _asked(
         self, cases: Sequence[Case], *, measures: bool = True
@@ -228,7 +233,7 @@ class _Work:
             CaseRequest(
                 case=case.id,
                 baselines=str(self.setup.baselines.absolute()),
-                folder=project_folder(),
+                folder=self.setup.project.folder,
                 commit=commit_here() if commit is None else commit,
                 measures=measures,
                 trains=self.trains,
@@ -248,6 +253,7 @@ class _Work:
                 case.id,
                 answer.header,
                 answer.definition,
+                self.setup.project,
                 trains=self.trains,
                 known=self.known.get(case.id, ()),
                 version_of=version_in(self.environment.python),

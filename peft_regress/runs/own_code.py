@@ -12,35 +12,35 @@ from collections.abc import Iterator, Sequence
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import find_spec, resolve_name
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from msgspec import UNSET
+from msgspec import UNSET, structs
 from packaging.utils import canonicalize_name
 
 from peft_regress.cases import Case
 from peft_regress.imports import INSTALLED
-from peft_regress.project.own_cases import bounds_of, own_fine_tune, settings_in_use, source_of
-from peft_regress.project.script import OwnCase, Script
+from peft_regress.project.project import Project
+from peft_regress.project.script import Script
 from peft_regress.runs.environment import files_from_here, installed_packages
 from peft_regress.runs.schema import Record, canonical_digest
 
 _THIS_PROJECT: Final = "peft_regress"
 
 
-def code_of(case: Case) -> str | None:
+def code_of(case: Case, project: Project) -> str | None:
     """Return a digest of the user's own modules that an own case imports; None for another case."""
-    source = source_of(case)
+    source, folder = project.source_of(case), project.settings.folder
     if source is None:
         return None
-    own = own_fine_tune(case)
+    own = project.cases()[case.id]
     if isinstance(own, Script):
-        return canonical_digest(_script_modules(settings_in_use().folder / own.script))
-    return _digest_of(settings_in_use().folder, source.partition(":")[0])
+        return canonical_digest(_script_modules(folder / own.script))
+    return _digest_of(folder, source.partition(":")[0])
 
 
-def was_edited(record: Record) -> bool:
+def was_edited(record: Record, project: Project) -> bool:
     """Return whether the code of a case is not that which its record was measured with."""
-    return record.own_code is not UNSET and record.own_code != code_of(record.case)
+    return record.own_code is not UNSET and record.own_code != code_of(record.case, project)
 
 
 def _script_modules(path: Path) -> dict[str, str]:
@@ -54,10 +54,12 @@ def _script_modules(path: Path) -> dict[str, str]:
     return found
 
 
-def stated_by(own: OwnCase) -> dict[str, Any]:
-    """Return what the author of a case states beside its definition, as fields of its record."""
-    found = {"own_code": code_of(own.case), "bounds": bounds_of(own), "budget": own.budget}
-    return {name: value for name, value in found.items() if value}
+def as_stated(record: Record, project: Project) -> Record:
+    """Return a record with what its case states beside the definition: code, bounds, budget."""
+    case, own = record.case, project.cases().get(record.case.id)
+    code, bounds = code_of(case, project), project.bounds_of(case)
+    stated = {"own_code": code, "bounds": bounds, "budget": own and own.budget}
+    return structs.replace(record, **{name: value for name, value in stated.items() if value})
 
 
 @functools.cache

@@ -369,12 +369,12 @@ class Record(_Strict, frozen=True, kw_only=True):
         return f"{self.status_text} after {count_of(self.error.after_steps, 'step')}"
 
 
-def error_record(case: Case, definition: str, failure: Failure) -> Record:
+def error_record(case: Case, definition: str, failure: Failure, status: Status = "error") -> Record:
     """Return the record of a case that could not be measured."""
     return Record(
         case=case,
         definition=definition,
-        status="error",
+        status=status,
         error=failure,
         metrics={},
         invariants={},

@@ -20,7 +20,6 @@ from peft_regress.invariants import INVARIANTS
 from peft_regress.metrics import METRICS
 from peft_regress.overlay.overlay import opened_overlay
 from peft_regress.overlay.pip import Planned, parse_version, released_versions
-from peft_regress.project.own_cases import own_fine_tune
 from peft_regress.project.script import Script
 from peft_regress.runner.measuring import MeasuringSetup, measure_cases
 from peft_regress.runs.environment import changed_packages
@@ -43,7 +42,6 @@ class BisectSettings:
     matrix: str = "default"
     also_install: tuple[str, ...] = ()
     """Requirements of every environment, besides the release."""
-    replace_torch: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +133,8 @@ class _Search:
     def first(self, cases: Sequence[Case]) -> list[Transition]:
         """Return the first release of each change between the ends."""
         metric, ends = self.settings.metric, (self.versions[0], self.versions[-1])
-        are_scripts = all(isinstance(own_fine_tune(case), Script) for case in cases)
+        own = self.settings.setup.project.cases()
+        are_scripts = all(isinstance(own.get(case.id), Script) for case in cases)
         # A case may fail after its first step.
         may_be_either = metric in {None, "status"} and not are_scripts
         for trains in [False, True] if may_be_either else [metric not in COSTS]:
@@ -174,7 +173,7 @@ class _Search:
         settings, what = self.settings, "fine-tuning" if self.trains else "costs"
         self.progress(f"{self._name} {version}: {what} of {count_of(len(cases), 'case')}")
         wanted = self._requirements(version)
-        with opened_overlay(wanted, replace_torch=settings.replace_torch) as overlay:
+        with opened_overlay(wanted, settings.setup.pip) as overlay:
             if any(one.name == self._name and one.is_yanked for one in overlay.planned):
                 raise InputError("yanked by its maintainers")
             self.planned[version] = overlay.planned
@@ -312,7 +311,8 @@ def releases_between(settings: BisectSettings) -> tuple[Version, ...]:
         raise InputError(
             f"--good and --bad are both {settings.good}: there is nothing between them"
         )
-    known = released_versions(settings.package, pre=any(end.is_prerelease for end in ends))
+    pip = replace(settings.setup.pip, pre=any(end.is_prerelease for end in ends))
+    known = released_versions(settings.package, pip)
     for end in ends:
         if end not in known:
             names = [str(version) for version in known]

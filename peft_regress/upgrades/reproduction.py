@@ -25,7 +25,7 @@ from peft_regress.gate.verdicts import Observation
 from peft_regress.invariants import INVARIANTS
 from peft_regress.metrics import BATCH_SUFFIX
 from peft_regress.processes import variables
-from peft_regress.project.own_cases import own_fine_tune
+from peft_regress.project.project import is_built_in
 from peft_regress.text import clean
 
 FACTS: Final = (
@@ -228,7 +228,7 @@ def reproduce(
     """
     for finding in findings[:_MOST]:
         case = observed[finding.example.case].record.case
-        if own_fine_tune(case) is not None:
+        if not is_built_in(case):
             continue
         script = reproduction_script(case, facts=facts_for(_shown(finding)))
         if script is not None:

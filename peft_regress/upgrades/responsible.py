@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
 from packaging.requirements import Requirement
@@ -16,6 +16,7 @@ from peft_regress.gate.verdicts import Observation, observations_of
 from peft_regress.overlay.folder import Overlay
 from peft_regress.overlay.overlay import opened_overlay, opened_part
 from peft_regress.overlay.pip import Planned
+from peft_regress.project.settings import Pip
 from peft_regress.runner.measuring import MeasuringSetup, measure_cases
 from peft_regress.runs.environment import changed_packages, likely_first
 from peft_regress.text import clean, few
@@ -125,7 +126,7 @@ def find_responsible(  # noqa: PLR0913  (both sides, and what was found between 
         new = after.get(name)
         progress(f"trying {name} {new.version if new else 'as it is here'} alone")
         untried[name] = "it needs the whole change"
-        for attempt in _attempts(name, before, new, base_requirements):
+        for attempt in _attempts(name, before, new, base_requirements, setup.pip):
             try:
                 with attempt as overlay:
                     tried = {one.name: one for one in overlay.planned}
@@ -166,15 +167,15 @@ def find_responsible(  # noqa: PLR0913  (both sides, and what was found between 
 
 
 def _attempts(
-    name: str, before: Mapping[str, Planned], new: Planned | None, base_requirements: Sequence[str]
+    name: str, before: Mapping[str, Planned], new: Planned | None, wanted: Sequence[str], pip: Pip
 ) -> Iterator[AbstractContextManager[Overlay]]:
     """Yield a package with nothing else; then, if it does not import, with what pip says."""
     others = [one for one in before.values() if one.name != name]
-    yield opened_part((*others, new) if new else others)
+    yield opened_part((*others, new) if new else others, pip)
     if new is not None:
-        pairs = ((canonicalize_name(Requirement(text).name), text) for text in base_requirements)
+        pairs = ((canonicalize_name(Requirement(text).name), text) for text in wanted)
         kept = (text for other, text in pairs if other != name)
-        yield opened_overlay((*kept, new.source))
+        yield opened_overlay((*kept, new.source), replace(pip, replace_torch=False))
 
 
 def _differing(one: Mapping[str, Planned], other: Mapping[str, Planned]) -> list[str]:

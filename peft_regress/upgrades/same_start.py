@@ -16,7 +16,7 @@ from peft_regress.gate.inputs import telling_difference
 from peft_regress.gate.referees import departure, judged_steps
 from peft_regress.gate.repeats import KnownCurve
 from peft_regress.gate.verdicts import Observation
-from peft_regress.runner.measurer import MEASURER, CaseRequest, project_folder
+from peft_regress.runner.measurer import MEASURER, CaseRequest
 from peft_regress.runner.measuring import LIBRARIES, MeasuringSetup
 from peft_regress.runs.schema import Record, Referee
 from peft_regress.workers.pool import Environment, Seat, UnusableEnvironmentError
@@ -53,7 +53,7 @@ def from_one_start(
             asked = CaseRequest(
                 case=case.id,
                 baselines=str(setup.baselines.absolute()),
-                folder=project_folder(),
+                folder=setup.project.folder,
                 start=str(folder / str(at)),
             )
             try:

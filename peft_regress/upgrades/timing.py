@@ -15,7 +15,8 @@ from peft_regress.catalogue.sources import require_sources
 from peft_regress.errors import InputError, PeftRegressError
 from peft_regress.gate import paired_times
 from peft_regress.gate.policy import DEFAULT_POLICY
-from peft_regress.runner.measurer import MEASURER, CaseRequest, project_folder
+from peft_regress.project.project import Project
+from peft_regress.runner.measurer import MEASURER, CaseRequest
 from peft_regress.workers.pool import Environment, Seat
 from peft_regress.workers.worker import WorkerError, WorkerProcess
 
@@ -37,6 +38,7 @@ TIME_LIMIT_SECONDS: Final = 300
 @dataclass(frozen=True, kw_only=True)
 class _Plan:
     interpreters: tuple[str, str]
+    project: Project
     baselines: Path
     launches: int
     time_limit: float
@@ -48,6 +50,7 @@ def time_cases(  # noqa: PLR0913  (each is one setting)
     *,
     base: str,
     candidate: str,
+    project: Project,
     baselines: Path,
     pairs: int = DEFAULT_POLICY.time_pairs,
     time_limit: float = TIME_LIMIT_SECONDS,
@@ -63,6 +66,7 @@ def time_cases(  # noqa: PLR0913  (each is one setting)
     """
     plan = _Plan(
         interpreters=(base, candidate),
+        project=project,
         baselines=baselines,
         launches=math.ceil(pairs / LAUNCH_PAIRS),
         time_limit=time_limit,
@@ -120,7 +124,7 @@ def _launch(case: Case, plan: _Plan, *, base_first: bool) -> list[paired_times.T
     """
     with contextlib.ExitStack() as stack:
         base, candidate = workers = [_started(stack, one, plan) for one in plan.interpreters]
-        storage, folder = str(plan.baselines.absolute()), project_folder()
+        storage, folder = str(plan.baselines.absolute()), plan.project.folder
         request = CaseRequest(case=case.id, baselines=storage, folder=folder)
         before, after = (worker.ask(f"{MEASURER}.prepare", request, str) for worker in workers)
         if before != after:

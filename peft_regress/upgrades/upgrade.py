@@ -27,7 +27,7 @@ from peft_regress.gate.verdicts import Observation, observations_of
 from peft_regress.overlay.commits import Commit, earlier_checkouts, is_commit
 from peft_regress.overlay.folder import Overlay
 from peft_regress.overlay.overlay import opened_overlay
-from peft_regress.project.own_cases import device_classes, own_fine_tune, settings_in_use
+from peft_regress.project.project import Project, is_built_in
 from peft_regress.runner.keeper import Keeper
 from peft_regress.runner.measuring import MeasuringSetup, measure_cases, save_run
 from peft_regress.runs.environment import (
@@ -62,7 +62,6 @@ class UpgradeSettings:
     """Where to write the candidate's run file."""
     strict: bool = False
     """Whether unaccepted improvements fail too."""
-    replace_torch: bool = False
 
     @property
     def runs_base_here(self) -> bool:
@@ -130,8 +129,7 @@ def upgrade(  # noqa: PLR0913  (what to measure, and whom to tell)
         base = None
         if is_commit(settings.base):
             base = stack.enter_context(_opened_commit(requirements, settings, cases))
-        opened = opened_overlay(requirements, replace_torch=settings.replace_torch)
-        overlay = stack.enter_context(opened)
+        overlay = stack.enter_context(opened_overlay(requirements, settings.setup.pip))
         progress(_overlay_sentence(overlay))
         measurer = _Measurer(cases, settings, progress, record_printer)
         if base is None:
@@ -241,14 +239,14 @@ def _opened_commit(
 
     Records are kept by the commit, so that the next change that begins there measures none again.
     """
-    here = settings_in_use().folder.resolve()
+    here = settings.setup.project.settings.folder.resolve()
     is_own = any(here.is_relative_to(Path(one).resolve()) for one in requirements)
-    if is_own and any(map(own_fine_tune, cases)):
+    if is_own and not all(map(is_built_in, cases)):
         problem = "cases that lie in the checkout run its code of today on both sides"
         raise InputError(f"--base {settings.base}: {problem}; compare with an entry")
     with (
         earlier_checkouts(requirements, settings.base) as commit,
-        opened_overlay(commit.requirements, replace_torch=settings.replace_torch) as overlay,
+        opened_overlay(commit.requirements, settings.setup.pip) as overlay,
     ):
         folder = cache_folder() / "commits"
         folder.mkdir(parents=True, exist_ok=True)
@@ -272,7 +270,7 @@ class _Measurer:
 
     def beside_packages(self, references: Observations | None, overlay: Overlay) -> _Sides:
         """Measure a candidate, and without references the current environment before."""
-        edit = _edit_sentence(self.cases, references or {})
+        edit = _edit_sentence(self.cases, references or {}, self.settings.setup.project)
         is_measured = references is None or (bool(edit) and self.settings.base == "auto")
         if references is None or is_measured:
             why = edit or "no stored baseline is known to have its packages"
@@ -371,7 +369,7 @@ def _judged(
         {name: observed[name] for name in names if name in observed},
         expected=names,
         invocation=Invocation(strict=strict),
-        devices=device_classes(),
+        devices=settings.setup.project.devices,
         beside={name: one.record for name, one in stored.items()},
         same_files=references is not None and settings.runs_base_here,
     )
@@ -394,10 +392,10 @@ def _stored_references(cases: Sequence[Case], settings: UpgradeSettings) -> Obse
     return chosen if len(chosen) == len(cases) else None
 
 
-def _edit_sentence(cases: Sequence[Case], references: Observations) -> str:
+def _edit_sentence(cases: Sequence[Case], references: Observations, project: Project) -> str:
     """Return that own cases have other code than in their references; empty if they do not."""
     known = {case.id: references[case.id] for case in cases if case.id in references}
-    found = {name: one for name, one in known.items() if was_edited(one.record)}
+    found = {name: one for name, one in known.items() if was_edited(one.record, project)}
     if not found:
         return ""
     return f"the code of {count_of(len(found), 'own case')} was edited since {_run_names(found)}"

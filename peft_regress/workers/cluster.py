@@ -28,6 +28,7 @@ from distributed.versions import VersionMismatchWarning
 
 from peft_regress.errors import AbsentError, InputError, PeftRegressError
 from peft_regress.files import encoded
+from peft_regress.project.project import Project
 from peft_regress.text import clean, count_of
 from peft_regress.workers.node import Job, Node, check, do, facts_here, own_code
 from peft_regress.workers.pool import Environment, GivenUpError, NodeError
@@ -218,15 +219,16 @@ def _end(work: _Work, error: BaseException) -> None:
 
 
 @contextlib.contextmanager
-def opened_cluster(
+def opened_cluster(  # noqa: PLR0913  (each is one setting)
     address: str,
+    project: Project,
+    code: Sequence[str],
     *,
     baselines: Path,
     say: Callable[[str], None],
     time_limit: float,
-    code: Sequence[str],
 ) -> Iterator[DaskPool]:
-    """Connect to a scheduler, and prepare its workers for the cases of the settings in use.
+    """Connect to a scheduler, and prepare its workers for the cases of a project.
 
     code: the packages whose code must be the same there. Raises `InputError`, `AbsentError`
     if there is no scheduler or no worker, `NodeError` for a worker that lacks something.
@@ -240,7 +242,7 @@ def opened_cluster(
     for name in list(logging.root.manager.loggerDict):
         if name.partition(".")[0] in {"distributed", "tornado"}:
             logging.getLogger(name).setLevel(logging.CRITICAL)
-    root, own = baselines.absolute(), own_code()
+    root, own = baselines.absolute(), own_code(project)
     facts = facts_here(root, code, own)
     node = Node(baselines=str(root), facts=facts, code=list(code), own=own, time_limit=time_limit)
     client = _client(address)

@@ -27,7 +27,8 @@ from peft_regress.files import read_bytes
 from peft_regress.imports import INSTALLED
 from peft_regress.overlay.overlay import opened_part
 from peft_regress.overlay.pip import Planned
-from peft_regress.project.own_cases import own_fine_tunes, settings_in_use
+from peft_regress.project.project import Project
+from peft_regress.project.settings import Pip
 from peft_regress.runs.environment import installed_packages
 from peft_regress.runs.own_code import digest_of, own_modules
 from peft_regress.text import clean, printable
@@ -49,6 +50,7 @@ class OwnCode(msgspec.Struct, frozen=True, kw_only=True):
     """Folders below it that modules are imported from, itself first."""
     modules: list[str]
     """The own modules that the cases import."""
+    pip: Pip
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,16 +85,15 @@ def facts_here(baselines: Path, code: Iterable[str], own: OwnCode | None) -> dic
     }
 
 
-def own_code() -> OwnCode | None:
-    """Return where the code of the project's cases lies; None without settings.
+def own_code(project: Project) -> OwnCode | None:
+    """Return where the code of a project's cases lies; None without settings.
 
     Raises `InputError` for cases that do not import.
     """
-    settings = settings_in_use()
-    if settings.file is None:
+    if project.folder is None:
         return None
-    own_fine_tunes()  # imports what they need
-    root = settings.folder.resolve()
+    project.cases()  # imports what they need
+    root = Path(project.folder)
     entries = (Path(entry).resolve() for entry in sys.path if entry)
     below = (
         str(entry)
@@ -100,10 +101,10 @@ def own_code() -> OwnCode | None:
         # An environment inside the project holds installed packages.
         if entry.is_relative_to(root) and INSTALLED.isdisjoint(entry.parts)
     )
-    modules = (own_modules(path.partition(":")[0]) for path in settings.cases)
+    modules = (own_modules(path.partition(":")[0]) for path in project.settings.cases)
     search = list(dict.fromkeys([str(root), *below]))
     names = sorted({name for found in modules for name in found})
-    return OwnCode(folder=str(root), search=search, modules=names)
+    return OwnCode(folder=str(root), search=search, modules=names, pip=project.settings.pip)
 
 
 _CARRIED: Final[dict[type[Exception], type[PeftRegressError]]] = {
@@ -188,7 +189,7 @@ class Node(WorkerPlugin):
             self._planned, self._python = task.planned, Path(sys.executable)
             if task.planned:
                 # One of a node's workers builds it, and nobody removes it while it is open.
-                opened = opened_part(task.planned)
+                opened = opened_part(task.planned, self.own.pip if self.own else Pip())
                 self._python = self._opened.enter_context(opened).python
         paths = [*(self.own.search[1:] if self.own else ()), os.environ.get("PYTHONPATH")]
         return Environment(

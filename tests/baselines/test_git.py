@@ -5,15 +5,7 @@ from pathlib import Path
 
 import builders
 import pytest
-from builders import (
-    ENVIRONMENT,
-    FULL,
-    LEDGER,
-    LORA,
-    make_record,
-    read_runs,
-    split_by,
-)
+from builders import ENVIRONMENT, FULL, LEDGER, LORA, make_record, read_runs, split_by
 from git_shell import follow, run_in
 
 from peft_regress.baselines.named_runs import load_references

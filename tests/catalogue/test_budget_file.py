@@ -12,11 +12,12 @@ from msgspec import UNSET
 from peft_regress.baselines.references import read_references
 from peft_regress.baselines.storage import baseline_files, read_entries_of
 from peft_regress.cases import Case
-from peft_regress.catalogue.budget_file import BudgetFile, read_budgets, stated_budgets
+from peft_regress.catalogue.budget_file import read_budgets
 from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.errors import InputError
 from peft_regress.gate.judge import judge
 from peft_regress.project.budgets import Budget
+from peft_regress.project.settings import read_settings
 from peft_regress.runs.schema import with_budget
 
 ROOT = Path(__file__).parents[2]
@@ -44,22 +45,22 @@ def group(limits, glob=LORA):
 
 def test_later_globs_go_before_earlier_ones_and_shares_are_of_full_fine_tuning(tmp_path):
     budgets = read_budgets(write(tmp_path, TWO_GROUPS))
-    assert budgets.budget_of(Case.parse(LORA)) == Budget(
+    assert budgets(Case.parse(LORA)) == Budget(
         peak="256 MiB", of=FULL, peak_of=0.4, peak_b32_of=1, score=0.7
     )
-    assert budgets.budget_of(Case.parse("unseen/lora-r1/mobilenet_v2")) == Budget(
+    assert budgets(Case.parse("unseen/lora-r1/mobilenet_v2")) == Budget(
         of="unseen/full/mobilenet_v2", peak_of=0.4, peak_b32_of=1, score=0.7
     )
-    assert budgets.budget_of(Case.parse("unseen/head/resnet18")) is None
+    assert budgets(Case.parse("unseen/head/resnet18")) is None
 
 
 def test_a_record_gets_the_budget_of_its_case_unless_the_case_states_one(tmp_path):
     budgets = read_budgets(write(tmp_path, group('{update = "2 GFLOP"}')))
-    found = with_budget(make_record(LORA), budgets.budget_of)
+    found = with_budget(make_record(LORA), budgets)
     assert found.budget == Budget(update=2 * 10**9)
-    assert with_budget(make_record(FULL), budgets.budget_of).budget is UNSET
+    assert with_budget(make_record(FULL), budgets).budget is UNSET
     stated = make_record(LORA, budget=Budget(peak=1))
-    assert with_budget(stated, budgets.budget_of) == stated
+    assert with_budget(stated, budgets) == stated
 
 
 @pytest.mark.parametrize(
@@ -87,19 +88,14 @@ def test_a_file_that_cannot_be_used_is_refused_in_one_line(tmp_path, text, messa
     assert "\n" not in str(raised.value)
 
 
-def test_the_settings_name_the_file_and_without_one_no_case_has_a_budget(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert stated_budgets() == BudgetFile()
-    folder = tmp_path / "project"
-    folder.mkdir()
-    (folder / "pyproject.toml").write_text("[tool.peft_regress]\nbudgets = 'mine.toml'\n")
-    monkeypatch.chdir(folder)
+def test_the_settings_name_the_file_and_without_one_no_case_has_a_budget(tmp_path):
+    assert read_budgets(read_settings(tmp_path).budgets)(Case.parse(FULL)) is None
+    (tmp_path / "pyproject.toml").write_text("[tool.peft_regress]\nbudgets = 'mine.toml'\n")
+    file = read_settings(tmp_path).budgets
     with pytest.raises(InputError, match=r"mine.toml: cannot be read .*check `budgets` in"):
-        stated_budgets()
-    (folder / "mine.toml").write_text(TWO_GROUPS)
-    assert stated_budgets().budget_of(Case.parse(FULL)) == Budget(
-        peak="256 MiB", of=FULL, peak_of=0.9
-    )
+        read_budgets(file)
+    (tmp_path / "mine.toml").write_text(TWO_GROUPS)
+    assert read_budgets(file)(Case.parse(FULL)) == Budget(peak="256 MiB", of=FULL, peak_of=0.9)
 
 
 HIGHEST = 1.1
@@ -119,7 +115,7 @@ def comparison(own):
     stored, observed = read_references(ROOT / "baselines"), {}
     for case in (case for name in ("default", "extended", "edge") for case in matrix_cases(name)):
         bare = msgspec.structs.replace(stored[case.id].record, budget=UNSET)
-        record = with_budget(bare, own.budget_of)
+        record = with_budget(bare, own)
         observed[case.id] = dataclasses.replace(stored[case.id], record=record)
     return judge({}, observed)
 
@@ -128,7 +124,7 @@ def test_every_case_that_works_has_a_budget_on_its_costs(own, comparison):
     for name, one in comparison.observed.items():
         if one.record.status != "ok":
             continue
-        budget = own.budget_of(one.record.case)
+        budget = own(one.record.case)
         given = msgspec.to_builtins(budget).keys()
         if name.startswith("edge"):
             wanted = {"edge_train", "ship"}
@@ -136,7 +132,7 @@ def test_every_case_that_works_has_a_budget_on_its_costs(own, comparison):
             suffix = "" if "/full/" in name else "_of"
             wanted = {f"{part}{suffix}" for part in ("peak", "update", "ship")}
         assert given >= wanted, name
-    assert all("score" in msgspec.to_builtins(own.budget_of(case)) for case in matrix_cases())
+    assert all("score" in msgspec.to_builtins(own(case)) for case in matrix_cases())
 
 
 def test_every_limit_is_kept_and_stands_close_to_what_is_stored(comparison):

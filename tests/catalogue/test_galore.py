@@ -87,9 +87,7 @@ def test_cloning_changes_no_bit_of_a_model():
         assert torch.equal(one, other)
 
 
-def test_the_state_is_two_moments_and_of_the_svd_all_vectors_or_those_that_are_used(
-    clean_registry,
-):
+def test_the_state_is_two_moments_and_of_the_svd_all_vectors_or_those_that_are_used(clean_registry):
     """Per weight (m, n) of rank r: the stock one keeps min(m, n)^2 elements, the clone r min(m, n).
 
     The library takes the r vectors as a slice, which keeps the whole matrix alive.

@@ -9,15 +9,7 @@ import re
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_methods import (
-    ALL,
-    adapted,
-    each,
-    loaded,
-    method_named,
-    trainable,
-    trained,
-)
+from tiny_methods import ALL, adapted, each, loaded, method_named, trainable, trained
 
 from peft_regress.catalogue.methods import PeftAdapter
 from peft_regress.errors import InputError

@@ -332,8 +332,7 @@ def priced(command, name, architecture, *, batch, resolution):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "architecture",
-    ["shufflenet_v2_x0_5", pytest.param("mobilenet_v2", marks=pytest.mark.nightly)],
+    "architecture", ["shufflenet_v2_x0_5", pytest.param("mobilenet_v2", marks=pytest.mark.nightly)]
 )
 @pytest.mark.parametrize(
     ("batch", "resolution"), [(1, 96), pytest.param(32, 224, marks=pytest.mark.nightly)]

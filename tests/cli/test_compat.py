@@ -14,6 +14,7 @@ from saved_adapters import save_lora, write_nets
 from worker_here import work_here
 
 from peft_regress.overlay.overlay import opened_overlay
+from peft_regress.project.settings import Pip
 from peft_regress.upgrades.compat import base_model
 from peft_regress.upgrades.compat import compat as compat_module
 
@@ -43,7 +44,7 @@ def releases(monkeypatch):
     """Let the installed release stand for each: what pip would do is tested elsewhere."""
 
     @contextlib.contextmanager
-    def opened_overlay(requirements, **_):
+    def opened_overlay(requirements, _):
         yield SimpleNamespace(python=requirements[0])
 
     monkeypatch.setattr(compat_module, "opened_overlay", opened_overlay)
@@ -108,7 +109,7 @@ save_adapter(Path("lokr"), LoKrConfig(target_modules=["0"], r=2, alpha=8))
 @pytest.mark.nightly
 def test_lokr_of_before_0_14_computes_something_else_later(command, adapter):
     """See https://github.com/huggingface/peft/pull/2180: alpha / r was not applied before."""
-    with opened_overlay(["peft==0.13.2"]) as overlay:
+    with opened_overlay(["peft==0.13.2"], Pip()) as overlay:
         tests = str(Path(saved_adapters.__file__).parent)
         subprocess.run([str(overlay.python), "-c", _SAVE_LOKR, tests], check=True)
     code, out, _ = command(

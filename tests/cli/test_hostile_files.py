@@ -19,7 +19,7 @@ from builders import (
 
 from peft_regress import files
 from peft_regress.invariants import KNOWN
-from peft_regress.project import own_cases
+from peft_regress.project import project
 from peft_regress.runs.journal import Header, JournalWriter, KeptRecord, journal_of
 
 SECONDS = 60
@@ -141,7 +141,7 @@ def test_what_is_no_such_file_is_one_line(command, here, monkeypatch, name, word
             content(path)
         else:
             path.write_bytes(content)
-        monkeypatch.setattr(own_cases, "_registry", own_cases._Registry())
+        monkeypatch.setattr(project, "_CURRENT", project.Project())
         code, out, err = command(*words)
         # A source that is not there is exit code 3.
         assert (code, out) == (3 if path.name == "manifest" else 2, ""), (kind, err)

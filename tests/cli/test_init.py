@@ -177,7 +177,7 @@ def test_the_workflow_installs_the_project_and_the_gate_and_runs_the_suite(
     if origin:
         origin = {**origin, "url": origin["url"].replace("HERE", str(folder))}
 
-    def planned(requirements, *, only_these):
+    def planned(requirements, _, *, only_these):
         assert (requirements, only_these) == (["peft-regress==1.2"], True)
         if released is None:
             raise PipError("peft-regress", "no such release")

@@ -123,7 +123,7 @@ def test_a_second_formula_for_an_operator_is_refused():
 
 
 MATRIX_WORK = """
-    aten._trilinear aten.linalg_inv_ex aten.linalg_cholesky_ex aten._linalg_eigh
+    aten._trilinear aten.linalg_inv_ex aten.cholesky_inverse aten._linalg_eigh
     aten._cdist_forward aten._spsolve aten.mkldnn_convolution
     aten.mkldnn_linear aten.mkldnn_rnn_layer aten._conv_depthwise2d aten.slow_conv3d_forward
     aten._slow_conv2d_forward aten.miopen_depthwise_convolution aten._flash_attention_forward

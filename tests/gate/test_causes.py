@@ -120,6 +120,16 @@ def test_a_state_an_invariant_and_a_function_are_findings_of_their_own():
     assert {reason.name for reason in findings[3].example.reasons} == {"first_losses", "accuracy"}
 
 
+def test_what_is_false_in_a_new_case_and_mended_in_another_are_two_findings():
+    false, true = ({"paths_agree": one} for one in (False, True))
+    findings = found(
+        [make_record(DORA[0], invariants=false)],
+        [make_record(DORA[0], invariants=true), make_record(DORA[1], invariants=false)],
+    )
+    states = {one.verdict: one.cases for one in findings if one.cause.what == "paths_agree"}
+    assert states == {"fixed": (DORA[0],), "new": (DORA[1],)}
+
+
 MESSAGE = "layer1.0.conv 'l1' wants 1 channels of \"x1\""
 
 

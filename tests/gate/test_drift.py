@@ -4,15 +4,7 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-from builders import (
-    FULL,
-    LORA,
-    VALUES,
-    compare,
-    make_record,
-    make_run,
-    references_with_drift,
-)
+from builders import FULL, LORA, VALUES, compare, make_record, make_run, references_with_drift
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -304,6 +304,11 @@ def refuses_autocast(original, self, x, **how):
     return original(self, x, **how)
 
 
+@fault(LINEAR, "forward", PATHS, said="under autocast, the outputs differ by")
+def triples_under_autocast(original, self, x, **how):
+    return original(self, x, **how) * (3.0 if torch.is_autocast_enabled("cpu") else 1.0)
+
+
 @fault(LINEAR, "forward", PATHS, said="off in training mode, the outputs differ by")
 def stays_on_in_training(original, self, x, **how):
     stays_on = self.training and self.disable_adapters
@@ -391,10 +396,6 @@ def test_a_fault_breaks_the_facts_that_are_there_for_it(monkeypatch, name):
     assert said in found[broken[0]]
 
 
-def test_without_a_fault_all_hold():
-    assert {fact.holds for fact in facts_of().values()} == {True}
-
-
 def test_a_bias_that_is_scaled_again_by_unmerging(monkeypatch):
     """As peft did up to 0.19.1 with IA3 on a convolution with a bias: huggingface/peft#3216."""
     unmerge = ia3_layer.Conv2d.unmerge
@@ -420,8 +421,15 @@ def test_a_merge_that_fails_half_way_is_no_matter_of_the_deletion():
 
     config = peft.LoraConfig(r=2, target_modules=["0", "6"], lora_bias=True)
     record = measured(fine_tune(config, model=network))
-    assert record.invariants[UNMERGE] is False
-    assert record.invariants[DELETE] is True
+    assert false_facts(record) == {PATHS: mock.ANY}  # add_weighted_adapter leaves biases out
+    assert "layer has no bias" in record.invariant_notes[UNMERGE]
+    assert "layer has no bias" in record.invariant_notes["merge_equals_unmerged"]
+
+
+def test_what_rounding_to_bfloat16_alone_does_is_no_defect(monkeypatch):
+    monkeypatch.setattr(nn.ReLU, "forward", lambda _, x: x.sin())  # many waves of it
+    config = peft.LoraConfig(r=2, target_modules=["6"], lora_alpha=16_000)
+    assert measured(fine_tune(config)).invariants[PATHS] is True
 
 
 def test_rounding_of_a_weight_is_judged_by_what_was_merged_into_it():
@@ -430,11 +438,6 @@ def test_rounding_of_a_weight_is_judged_by_what_was_merged_into_it():
     with torch.no_grad():
         base.linear.weight *= UNMERGE_TOLERANCE
     assert facts_of(base=base)[UNMERGE].holds is True
-
-
-def test_a_base_of_half_precision_is_judged_in_float32():
-    found = facts_of(method_named("lora-bf16"), tiny_network().to(torch.bfloat16))
-    assert {found[name].holds for name in ALL_FOUR} == {True}
 
 
 # Copies of whole modules
@@ -498,17 +501,6 @@ def test_what_does_not_apply_says_why(name, absent):
     for key, words in absent.items():
         assert words in found[key].note
     assert all(fact.holds is not False for fact in found.values())
-
-
-def test_they_do_not_apply_to_an_adapter_of_ones_own():
-    def wrap(base):
-        base.requires_grad_(requires_grad=False)
-        base[8].requires_grad_(requires_grad=True)
-        return base
-
-    record = measured(fine_tune(wrap))
-    assert {record.invariants[name] for name in ALL_FOUR} == {None}
-    assert record.invariant_notes.keys() >= ALL_FOUR
 
 
 def test_the_model_and_the_random_numbers_are_as_before():

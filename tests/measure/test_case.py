@@ -15,7 +15,7 @@ from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.catalogue.methods import PeftAdapter
 from peft_regress.errors import AbsentError, SourceError
 from peft_regress.measure import definition
-from peft_regress.measure.case import measure, recipe_of
+from peft_regress.measure.case import measure
 from peft_regress.measure.costs import CostSettings, ProfileCache, adaptation_cost
 from peft_regress.measure.definition import define
 from peft_regress.measure.recipe import Recipe
@@ -191,10 +191,7 @@ class TestDefinition:
         cases += [case(method="lora-bf16"), case(method="loha"), case(method="lokr")]
         assert len({define(Recipe.of(one, tiny)) for one in cases}) == len(cases)
 
-    @pytest.mark.parametrize(
-        ("name", "value"),
-        [("PROTOCOL_VERSION", 99), ("FIRST_LOSSES", 5)],
-    )
+    @pytest.mark.parametrize(("name", "value"), [("PROTOCOL_VERSION", 99), ("FIRST_LOSSES", 5)])
     def test_changes_with_what_defines_the_measurement(self, tiny, monkeypatch, name, value):
         before = define(Recipe.of(case(), tiny))
         monkeypatch.setattr(definition, name, value)
@@ -211,7 +208,7 @@ class TestDefinition:
         root = Path(__file__).parents[2] / "baselines"
         stored = read_references(root)
         cases = [one for name in ("default", "extended", "edge") for one in matrix_cases(name)]
-        assert {one.id: define(recipe_of(one, root)) for one in cases} == {
+        assert {one.id: define(Recipe.of(one, root)) for one in cases} == {
             one.id: stored[one.id].record.definition for one in cases
         }
 

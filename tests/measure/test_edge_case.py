@@ -27,9 +27,13 @@ def limited(edge_train="1 MB", **settings):
     return fine_tune(settings.pop("adapter", LORA), **{**usual, **settings})
 
 
+def budgeted(of):
+    return msgspec.structs.replace(measured(of), budget=of.budget)
+
+
 @pytest.fixture(scope="module")
 def record():
-    return measured(limited())
+    return budgeted(limited())
 
 
 @pytest.mark.executorch
@@ -57,7 +61,7 @@ def test_the_ledger_explains_each_plan(record):
 def test_the_gate_judges_the_budget(record):
     within = judge_case(record.case.id, observe(record), observe(record))
     assert within.verdict == "unchanged"
-    over = measured(limited("100 B"))
+    over = budgeted(limited("100 B"))
     case = judge_case(record.case.id, observe(record), observe(over))
     assert case.verdict == "over_budget"
     (reason,) = case.reasons
@@ -68,7 +72,7 @@ def test_the_gate_judges_the_budget(record):
 
 @pytest.mark.executorch
 def test_a_program_that_cannot_be_made_is_a_false_fact_and_no_number(record):
-    moving = measured(limited(mode=lambda model: model.train()))
+    moving = budgeted(limited(mode=lambda model: model.train()))
     assert moving.status == "ok"
     assert not EDGE_METRICS.keys() & moving.metrics.keys()
     assert moving.invariants["edge_programs_run"] is False

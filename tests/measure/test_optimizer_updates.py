@@ -125,11 +125,7 @@ def amsgrad(model):
 
 @pytest.mark.parametrize(
     ("optimizer", "has_it"),
-    [
-        (None, True),
-        (amsgrad, True),
-        (lambda model: amsgrad(model[8]), False),
-    ],
+    [(None, True), (amsgrad, True), (lambda model: amsgrad(model[8]), False)],
 )
 def test_an_optimizer_of_ones_own_has_it_if_it_fits_any_model(optimizer, *, has_it):
     record = measured(fine_tune("full", optimizer=optimizer), timed=False)

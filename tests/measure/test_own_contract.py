@@ -32,42 +32,34 @@ def on(name, **settings):
     return getattr(peft, name)(target_modules=["6"], **settings)
 
 
-RANDOM = "starts the adapter with random numbers"
+RANDOM = {"identity_at_init": "starts the adapter with random numbers"}
+ALTERS = {"disabled_equals_base": "alters the base"}
+NO_RANK = {"doubled_rank_not_smaller": "no adapter with a rank"}
 ADAPTERS = {
     "a pattern": (lora(target_modules=r".*6"), {}),
     "patterns of ranks": (lora(rank_pattern={"6": 3}, alpha_pattern={"6": 5}), {}),
     "rslora": (lora(use_rslora=True), {}),
     "modules to save": (lora(modules_to_save=["8"]), {}),
-    "a random start": (lora(init_lora_weights=False), {"identity_at_init": RANDOM}),
-    "PiSSA": (
-        lora(target_modules=["6"], init_lora_weights="pissa"),
-        {"disabled_equals_base": "alters the base"},
-    ),
-    "OLoRA": (
-        lora(target_modules=["6"], init_lora_weights="olora"),
-        {"disabled_equals_base": "alters the base"},
+    "a random start": (lora(init_lora_weights=False), RANDOM),
+    "PiSSA": (lora(target_modules=["6"], init_lora_weights="pissa"), ALTERS),
+    "OLoRA": (lora(target_modules=["6"], init_lora_weights="olora"), ALTERS),
+    "KaSA": (
+        lora(target_modules=["6"], kasa_config=peft.tuners.lora.config.KasaConfig()),
+        ALTERS | {"identity_at_init": "singular values"},
     ),
     "DoRA on a linear layer": (lora(target_modules=["6"], use_dora=True), {}),
     "dropout": (lora(lora_dropout=0.2), {}),
     "LoHa": (peft.LoHaConfig(r=2, target_modules=TARGETS), {}),
     "LoKr": (peft.LoKrConfig(r=2, target_modules=TARGETS), {}),
     "IA3": (peft.IA3Config(target_modules=TARGETS, feedforward_modules=["6"]), {}),
-    "OFT by blocks": (
-        on("OFTConfig", r=2, oft_block_size=0),
-        {"doubled_rank_not_smaller": "no adapter with a rank"},
-    ),
-    "RandLoRA": (
-        on("RandLoraConfig", r=2),
-        {"doubled_rank_not_smaller": "no adapter with a rank"},
-    ),
+    "OFT by blocks": (on("OFTConfig", r=2, oft_block_size=0), NO_RANK),
+    "RandLoRA": (on("RandLoraConfig", r=2), NO_RANK),
     "BOFT": (on("BOFTConfig", boft_block_size=4), {}),
     "HRA": (on("HRAConfig", r=2), {}),
     "VeRA": (on("VeraConfig", r=4), {}),
     "AdaLoRA": (on("AdaLoraConfig", init_r=4, target_r=2, total_step=4, tinit=1, tfinal=1), {}),
-    "VB-LoRA": (
-        on("VBLoRAConfig", r=2, num_vectors=8, vector_length=4, topk=2),
-        {"identity_at_init": RANDOM},
-    ),
+    "Uni-LoRA": (on("UniLoraConfig", r=2), RANDOM),
+    "VB-LoRA": (on("VBLoRAConfig", r=2, num_vectors=8, vector_length=4, topk=2), RANDOM),
     "MiSS at its largest rank": (
         on("MissConfig", r=8),
         {"doubled_rank_not_smaller": "at twice it: ValueError: `r` (16) must be"},

@@ -108,9 +108,7 @@ def test_one_altered_byte_is_refused_with_both_digests_and_the_way_out(root):
 def test_only_a_built_in_case_requires_sources(tmp_path, root, monkeypatch):
     built_in = Case(task="shift", method="head", architecture="tiny")
     own = Case(task="own", method="head", architecture="tiny")
-    monkeypatch.setattr(
-        "peft_regress.catalogue.sources.own_fine_tune", lambda case: case if case == own else None
-    )
+    monkeypatch.setattr("peft_regress.catalogue.sources.is_built_in", lambda case: case == built_in)
     require_sources(tmp_path / "empty", [own])
     require_sources(root, [own, built_in])
     with pytest.raises(SourceError, match="a checkout of peft_regress"):

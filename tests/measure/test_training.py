@@ -110,15 +110,7 @@ def test_batch_norm_and_dropout_train_only_where_the_method_says_so(method, mode
     model = Noting().train()
     before = model.norm.running_mean.clone()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    finetune(
-        model,
-        optimizer,
-        tiny_data(),
-        steps=1,
-        batch_size=8,
-        seed=0,
-        set_mode=method.set_mode,
-    )
+    finetune(model, optimizer, tiny_data(), steps=1, batch_size=8, seed=0, set_mode=method.set_mode)
     assert torch.equal(model.norm.running_mean, before) != modes_of_training[0]
     data = tiny_data()
     evaluate(model, data.test_images, data.test_labels)

@@ -22,6 +22,7 @@ from peft_regress.overlay.folder import build_folder, read_folder
 from peft_regress.overlay.overlay import ReplacesTorchError as ReplacesTorch
 from peft_regress.overlay.overlay import clean_overlays, opened_overlay, opened_part
 from peft_regress.overlay.pip import PipError, Planned
+from peft_regress.project.settings import Pip
 
 TORCH = importlib.util.find_spec("torch").origin
 # Not by `find_spec`: for pip, setuptools switches its replacement of distutils off.
@@ -50,7 +51,7 @@ def built(served, tmp_path_factory):
         use_index(patch, served.url, root / "cache")
         patch.setenv("PIP_TARGET", str(root / "elsewhere"))
         patch.setenv("PIP_USER", "1")
-        with opened_overlay(["candy==1.1"]) as overlay:
+        with opened_overlay(["candy==1.1"], Pip()) as overlay:
             pass
     return overlay, before, installed_files(), root
 
@@ -115,7 +116,7 @@ def test_editable_installs_of_this_environment_are_found_after_its_own_packages(
             (folder / f"{name}.py").write_text("")
     (parent / "editable.pth").write_text(f"{checkout}\n")
     monkeypatch.setattr(overlay_folder, "site_folders", lambda: [str(parent)])
-    build_folder(tmp_path / "x", (), keep_open=())
+    build_folder(tmp_path / "x", (), Pip(), keep_open=())
     own = next((tmp_path / "x").glob("lib/python*/site-packages"))
     script = FOUND_ORIGINS.format(names=("candy", "salt"))
     before = run_in(tmp_path / "x" / "bin" / "python", script)
@@ -131,11 +132,11 @@ def test_a_checkout_is_one_overlay_as_long_as_its_content_is_the_same(index, tmp
     seen = []
     for content in ("x = 1\n", "x = 1\n", "x = 2\n"):
         (checkout / "candy.py").write_text(content)
-        with opened_overlay([str(checkout)]) as overlay:
+        with opened_overlay([str(checkout)], Pip()) as overlay:
             found = run_in(overlay.python, "import candy; print(candy.x)")
             seen.append((overlay.folder, overlay.was_cached, found))
             # It can be tried alone: its wheel is there for as long as the overlay is open.
-            with opened_part(overlay.planned) as part:
+            with opened_part(overlay.planned, Pip()) as part:
                 assert part.folder == overlay.folder
     (first, *_), (again, was_cached, _), (changed, *_) = seen
     assert first == again != changed
@@ -145,7 +146,7 @@ def test_a_checkout_is_one_overlay_as_long_as_its_content_is_the_same(index, tmp
 
 def test_the_second_use_installs_nothing(built, index, monkeypatch):
     monkeypatch.setenv("PEFT_REGRESS_CACHE", str(built[3] / "cache"))
-    with opened_overlay(["candy==1.1"]) as overlay:
+    with opened_overlay(["candy==1.1"], Pip()) as overlay:
         assert overlay.was_cached
         assert overlay.folder == built[0].folder
         assert (overlay.packages, overlay.planned) == (built[0].packages, built[0].planned)
@@ -155,8 +156,8 @@ def test_the_second_use_installs_nothing(built, index, monkeypatch):
 def test_an_overlay_can_be_made_from_inside_another_one(built, tmp_path):
     script = f"""
 import json, subprocess, sys
-from peft_regress.overlay.overlay import opened_part
-with opened_part(()) as overlay:
+from peft_regress.overlay.overlay import Pip, opened_part
+with opened_part((), Pip()) as overlay:
     print(subprocess.run([overlay.python, "-P", "-c", {FOUND!r}], stdout=-1, text=True).stdout)
 """
     repository = str(Path(overlays.__file__).parents[2])
@@ -171,7 +172,7 @@ def planning(monkeypatch):
     """Let pip plan the first version that a requirement names, and keep what it was asked for."""
     asked = []
 
-    def plan(texts, **options):
+    def plan(texts, _, **options):
         asked.append(list(texts))
         pins = [text.split("==") for text in texts if "==" in text]
         return tuple(
@@ -183,7 +184,7 @@ def planning(monkeypatch):
 
 
 def resolved(text, tmp_path):
-    return overlays._resolved(overlays.read_requirements([text], scratch=tmp_path), pre=False)
+    return overlays._resolved(overlays.read_requirements([text], Pip(), scratch=tmp_path), Pip())
 
 
 def test_a_yanked_release_and_a_known_constraint_are_remarks(planning, monkeypatch, tmp_path):
@@ -208,7 +209,7 @@ def test_a_wheel_with_the_installed_version_is_tried_nevertheless(index, tmp_pat
 def installing(monkeypatch):
     """Install without pip: only the metadata of each package."""
 
-    def install(python, planned, **_):
+    def install(python, planned, *_, **__):
         own = next(python.parents[1].glob("lib/python*/site-packages"))
         for one in planned:
             info = own / f"{one.name}-{one.version}.dist-info"
@@ -221,19 +222,19 @@ def installing(monkeypatch):
 def test_torch_is_replaced_only_if_that_is_agreed_to(planning, installing, monkeypatch, tmp_path):
     monkeypatch.setenv("PEFT_REGRESS_CACHE", str(tmp_path / "cache"))
     with pytest.raises(ReplacesTorch, match=r"torch==2\.99: .* by 2\.99,.*--yes"):
-        opened_overlay(["torch==2.99"]).__enter__()
+        opened_overlay(["torch==2.99"], Pip()).__enter__()
     assert folders(tmp_path / "cache") == []
-    with opened_overlay(["torch==2.99"], replace_torch=True) as overlay:
+    with opened_overlay(["torch==2.99"], Pip(replace_torch=True)) as overlay:
         assert overlay.packages == {"torch": "2.99"}
     # The existing overlay needs the same agreement.
     with pytest.raises(ReplacesTorch):
-        opened_overlay(["torch==2.99"]).__enter__()
+        opened_overlay(["torch==2.99"], Pip()).__enter__()
 
 
 @pytest.mark.slow
 def test_a_release_whose_wheel_is_broken_leaves_nothing(index, tmp_path):
     with pytest.raises(PipError, match=r"broken==1\.0: Wheel 'broken' .* invalid"):
-        opened_overlay(["broken==1.0"]).__enter__()
+        opened_overlay(["broken==1.0"], Pip()).__enter__()
     assert folders(tmp_path / "cache") == []
 
 
@@ -242,9 +243,9 @@ def folders(cache):
 
 
 def test_an_incomplete_overlay_is_built_anew(index):
-    with opened_part(()) as overlay:
+    with opened_part((), Pip()) as overlay:
         (overlay.folder / "overlay.json").unlink()
-    with opened_part(()) as again:
+    with opened_part((), Pip()) as again:
         assert again.folder == overlay.folder
         assert not again.was_cached
 
@@ -256,14 +257,14 @@ def test_a_build_that_stops_leaves_no_folder(monkeypatch, tmp_path, error):
 
     monkeypatch.setattr(overlay_folder, "write_atomic", stop)
     with pytest.raises(KeyboardInterrupt if error is KeyboardInterrupt else InputError):
-        build_folder(tmp_path / "x", (), keep_open=())
+        build_folder(tmp_path / "x", (), Pip(), keep_open=())
     assert not (tmp_path / "x").exists()
 
 
 OPEN = """
 import sys
-from peft_regress.overlay.overlay import opened_overlay, opened_part
-with opened_overlay(sys.argv[1:]) if sys.argv[1:] else opened_part(()) as overlay:
+from peft_regress.overlay.overlay import Pip, opened_overlay, opened_part
+with opened_overlay(sys.argv[1:], Pip()) if sys.argv[1:] else opened_part((), Pip()) as overlay:
     print(overlay.was_cached, len(overlay.packages), flush=True)
     sys.stdin.read()
 """
@@ -358,7 +359,7 @@ def test_a_cache_folder_that_cannot_be_used_is_an_error(monkeypatch, tmp_path, f
     cache = folder if folder.startswith("~") else str(tmp_path / folder)
     monkeypatch.setenv("PEFT_REGRESS_CACHE", cache)
     with pytest.raises(InputError, match="set PEFT_REGRESS_CACHE to"):
-        opened_part(()).__enter__()
+        opened_part((), Pip()).__enter__()
 
 
 def test_the_cache_is_in_the_users_cache_folder(monkeypatch, tmp_path):

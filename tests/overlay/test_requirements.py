@@ -8,12 +8,13 @@ from peft_regress.errors import InputError
 from peft_regress.overlay import overlay
 from peft_regress.overlay.overlay import Wanted, lacking_constraint, read_requirements
 from peft_regress.overlay.pip import Planned
+from peft_regress.project.settings import Pip
 
 
 @pytest.fixture
 def read(tmp_path):
     def call(*texts, pre=False):
-        return read_requirements(texts, scratch=tmp_path / "scratch", pre=pre)
+        return read_requirements(texts, Pip(pre=pre), scratch=tmp_path / "scratch")
 
     return call
 
@@ -64,8 +65,8 @@ def test_a_pinned_release_is_taken_as_it_is(read, no_pip):
 
 
 def test_a_name_without_a_version_is_its_newest_release(read, monkeypatch, tmp_path):
-    def released(_, *, pre):
-        return ["1.9", "1.10", *(["2.0b1"] if pre else [])]
+    def released(_, pip):
+        return ["1.9", "1.10", *(["2.0b1"] if pip.pre else [])]
 
     monkeypatch.setattr(overlay, "released_versions", released)
     # Also beside a folder of that name.

@@ -12,6 +12,7 @@ from peft_regress.plugin.collection import (
     kept_from_collection,
 )
 from peft_regress.plugin.options import RegressOptions, parse_shard
+from peft_regress.project.project import current_project
 
 
 @pytest.mark.parametrize(
@@ -38,6 +39,7 @@ def test_every_option_is_read_and_off_without_it(pytester, monkeypatch):
     below = pytester.mkdir("below")
     monkeypatch.chdir(below)
     usual = RegressOptions(
+        project=current_project(),
         typed_matrix=None,
         baselines=pytester.path / "history" / "of ours",
         baseline=None,

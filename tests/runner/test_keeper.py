@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from builders import MACHINE, cases_in, curve, make_record
 from fake_interpreters import logged, write_worker
+from package_world import SETUP as WORLD
 
 from peft_regress.catalogue.matrix import parse_case_id
 from peft_regress.errors import InputError
@@ -15,11 +16,11 @@ from peft_regress.interrupts import EndingSignal
 from peft_regress.overlay.pip import Planned
 from peft_regress.runner import keeper
 from peft_regress.runner.keeper import kept_records
-from peft_regress.runner.measuring import MeasuringSetup, measure_cases, save_run
+from peft_regress.runner.measuring import measure_cases, save_run
 from peft_regress.runs.journal import journal_of, read_journal
 
 ROOT = Path(__file__).parents[2]
-SETUP = MeasuringSetup(baselines=ROOT / "baselines", jobs=1, time_limit=120)
+SETUP = dataclasses.replace(WORLD, baselines=ROOT / "baselines", time_limit=120)
 IDS = ["shift/head/resnet18", "shift/lora-r4/resnet18", "unseen/lora-r4/resnet18"]
 CASES = [parse_case_id(name) for name in IDS]
 
@@ -112,7 +113,7 @@ def test_of_another_checkout_of_the_same_version_nothing_is_taken(search, planne
 
 def test_a_case_whose_own_code_was_edited_is_measured_again(search, monkeypatch):
     search.run(stop_after=2)
-    monkeypatch.setattr(keeper, "was_edited", lambda record: record.case.id == IDS[0])
+    monkeypatch.setattr(keeper, "was_edited", lambda record, _: record.case.id == IDS[0])
     assert search.run(resume=search.save) == [IDS[0], IDS[2]]
 
 

@@ -23,12 +23,13 @@ from fake_interpreters import (
     write_worker,
 )
 from msgspec import UNSET
+from package_world import SETUP as WORLD
 from tiny_architecture import TinyArchitecture
 
 import peft_regress.measure as measuring_code
 from peft_regress import processes, registry
 from peft_regress.cases import Case
-from peft_regress.catalogue.budget_file import stated_budgets
+from peft_regress.catalogue.budget_file import read_budgets
 from peft_regress.catalogue.matrix import matrix_cases, parse_case_id
 from peft_regress.errors import InputError
 from peft_regress.gate.repeats import KnownCurve
@@ -36,9 +37,10 @@ from peft_regress.measure import Recipe, measure
 from peft_regress.measure.costs import ProfileCache
 from peft_regress.metrics import COST_METRICS, INFERENCE_METRICS
 from peft_regress.project.budgets import Budget
+from peft_regress.project.project import current_project
 from peft_regress.runner import measuring
 from peft_regress.runner.measurer import CaseAnswer, CaseRequest, Measurer
-from peft_regress.runner.measuring import MeasuringSetup, measure_cases, save_run
+from peft_regress.runner.measuring import measure_cases, save_run
 from peft_regress.runs.journal import Header, KeptRecord
 from peft_regress.runs.run_file import read_run_file
 from peft_regress.runs.schema import Record, with_budget
@@ -46,7 +48,7 @@ from peft_regress.workers import worker as process_module
 from peft_regress.workers.pool import NodeError, UnusableEnvironmentError
 
 ROOT = Path(__file__).parents[2]
-SETUP = MeasuringSetup(baselines=ROOT / "baselines", jobs=1, time_limit=120)
+SETUP = dataclasses.replace(WORLD, baselines=ROOT / "baselines", time_limit=120)
 IDS = ("shift/lora-r4/resnet18", "unseen/lora-r4/resnet18", "shift/head/resnet18")
 BAD, SECOND, OTHER = IDS
 CASES = [parse_case_id(name) for name in IDS]
@@ -69,7 +71,7 @@ def worker(tmp_path, monkeypatch):
 
 
 def measured(python, *, cases=CASES, jobs=1, baselines=SETUP.baselines, **options):
-    setup = dataclasses.replace(SETUP, jobs=jobs, baselines=baselines)
+    setup = dataclasses.replace(SETUP, project=current_project(), jobs=jobs, baselines=baselines)
     return measure_cases(cases, python=Path(python), setup=setup, **options)
 
 
@@ -307,10 +309,9 @@ def test_an_error_in_the_measuring_code_is_the_failure_of_the_case(tiny, monkeyp
 def test_a_real_worker_measures_what_this_process_does():
     case = parse_case_id("shift/head/shufflenet_v2_x0_5")
     run = measured(sys.executable, cases=[case])
-    baselines = ROOT / "baselines"
     how = {"profiles": ProfileCache(), "timed": False, "keep_referee": True}
-    here = measure(Recipe.of(case, baselines), **how).record
-    assert run.cases == {case.id: with_budget(here, stated_budgets().budget_of)}
+    here = measure(Recipe.of(case, SETUP.baselines), **how).record
+    assert run.cases == {case.id: with_budget(here, read_budgets(ROOT / "benchmarks/budgets.toml"))}
 
 
 def test_the_packages_that_cases_load_are_known_unless_a_case_fails(monkeypatch):
@@ -328,6 +329,7 @@ def test_the_packages_that_cases_load_are_known_unless_a_case_fails(monkeypatch)
 
 def test_what_is_known_reaches_the_measuring_code(monkeypatch):
     measurer = Measurer()
+    measurer._project = SETUP.project
     measurer._recipe = SimpleNamespace(packages=dict, loaded=lambda: {"torch"})
     given = []
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from peft_regress.catalogue.matrix import matrix_cases
+from peft_regress.project.project import current_project
 from peft_regress.runner.measurer import CaseRequest, Measurer
 from peft_regress.runner.measuring import MeasuringSetup, measure_cases
 from peft_regress.runs.own_code import code_of, was_edited
@@ -20,7 +21,7 @@ def suite(project):
 
 
 def _measured(folder):
-    setup = MeasuringSetup(baselines=folder / "baselines", jobs=1, time_limit=300)
+    setup = MeasuringSetup(project=current_project(), baselines=folder / "baselines", jobs=1)
     cases = matrix_cases("own")
     return measure_cases(cases, python=Path(sys.executable), setup=setup, matrix="own")
 
@@ -38,8 +39,8 @@ def test_a_real_worker_measures_an_own_case_with_the_bounds_of_the_settings(suit
     record = run.cases["digits/lora-r4/small"]
     assert (record.status, run.selection.complete) == ("ok", True), record.error
     assert record.metrics["trainable_params"].value == 490
-    assert record.own_code == code_of(record.case)
-    assert not was_edited(record)
+    assert record.own_code == code_of(record.case, current_project())
+    assert not was_edited(record, current_project())
     assert record.bounds["peak_bytes"].reason == "allocator"
 
 

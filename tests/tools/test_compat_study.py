@@ -12,7 +12,7 @@ import study
 @pytest.mark.nightly
 def test_equal_releases_load_every_adapter_of_each_other_alike(monkeypatch, tmp_path, capsys):
     @contextlib.contextmanager
-    def running(_requirements):
+    def running(*_):
         yield SimpleNamespace(python=Path(sys.executable))
 
     monkeypatch.setattr(study, "opened_overlay", running)

@@ -6,7 +6,7 @@ import re
 import pytest
 import torch
 from page_tables import main_of_tables
-from paper import PAGE, TABLES
+from paper import PAGE, TABLES, others
 from paper_counter import count_step
 from paper_rows import FLOP_FIGURES, GIGA, adapted, counted, measured, row
 from torch import nn
@@ -120,6 +120,10 @@ def test_the_papers_adapters_are_on_convolutions_and_others_where_the_method_say
 def test_the_printed_flops_on_the_page_are_those_counted_now(capsys):
     code = main_of_tables(PAGE, "paper", TABLES, ["--check", "--only", "flops"])
     assert code == 0, capsys.readouterr().out
+
+
+def test_what_lora_saves_on_the_language_model_is_what_the_page_says():
+    assert others(["gpt2"], [1]).splitlines()[-1] in PAGE.read_text()
 
 
 @pytest.mark.nightly

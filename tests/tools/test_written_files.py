@@ -10,7 +10,7 @@ from page_tables import put, write_or_check
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("tool", ["commands", "schema", "edge_page"])
+@pytest.mark.parametrize("tool", ["commands", "schema", "edge_page", "evidence_tables"])
 def test_what_a_tool_writes_into_docs_is_up_to_date(tool):
     done = subprocess.run(
         [sys.executable, f"tools/docs/{tool}.py", "--check"],

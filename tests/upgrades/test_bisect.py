@@ -113,7 +113,7 @@ def test_cases_that_fail_at_both_ends_are_not_called_the_same(world):
 
 def test_a_script_runs_once_a_release(world, monkeypatch):
     script = Script(CASE, "train.py")
-    monkeypatch.setattr(bisecting, "own_fine_tune", lambda _: script)
+    monkeypatch.setattr(SETUP.project, "cases", lambda: {CASE: script})
     result = found()
     assert [trains for _, _, trains in world.runs] == [True, True]
     assert result.trained
@@ -305,8 +305,8 @@ WITH_PRE = ["0.9.0", "0.10.0rc1", "0.10.0", "0.10.1", "1.0.dev2", "1.0"]
     ],
 )
 def test_releases_are_ordered_from_the_good_one_to_the_bad_one(monkeypatch, good, bad, releases):
-    def released(package, *, pre):
-        return [Version(text) for text in (WITH_PRE if pre else FINAL)]
+    def released(package, pip):
+        return [Version(text) for text in (WITH_PRE if pip.pre else FINAL)]
 
     monkeypatch.setattr(bisecting, "released_versions", released)
     settings = BisectSettings(package="candy", good=good, bad=bad, setup=SETUP)

@@ -10,6 +10,7 @@ from packaging.version import Version
 
 from peft_regress.errors import AbsentError, InputError
 from peft_regress.overlay.pip import PipError
+from peft_regress.project.settings import Pip
 from peft_regress.upgrades.compat import compat as compat_module
 from peft_regress.upgrades.compat.adapter import read_adapter
 from peft_regress.upgrades.compat.compat import CompatSettings, compat
@@ -31,7 +32,7 @@ def world(tmp_path, monkeypatch):
     opened: list[list[str]] = []
 
     @contextlib.contextmanager
-    def opened_overlay(requirements, *, replace_torch):
+    def opened_overlay(requirements, _):
         opened.append(requirements)
         release = requirements[0].partition("==")[2]
         if how.get(release) == "absent":
@@ -52,7 +53,7 @@ def world(tmp_path, monkeypatch):
             },
         )
 
-    def released_versions(package, *, pre):
+    def released_versions(package, _):
         return [Version(text) for text in KNOWN]
 
     monkeypatch.setattr(compat_module, "opened_overlay", opened_overlay)
@@ -61,7 +62,7 @@ def world(tmp_path, monkeypatch):
     def call(*, folder=tmp_path, progress=lambda _: None, **settings):
         chosen = {"releases": "0.10.1..", "jobs": 2, "time_limit": 60.0, "saved_by": "0.12.0"}
         base = BaseModel(name="nets:make", folder=str(folder))
-        settings = CompatSettings(base=base, **{**chosen, **settings})
+        settings = CompatSettings(base=base, pip=Pip(), **{**chosen, **settings})
         return compat(read_adapter(adapter), settings, progress=progress)
 
     return SimpleNamespace(how=how, call=call, adapter=adapter, opened=opened, folder=tmp_path)

@@ -4,8 +4,7 @@ import sys
 from pathlib import Path
 
 from peft_regress.catalogue.matrix import parse_case_id
-from peft_regress.project.own_cases import use_settings
-from peft_regress.project.settings import read_settings
+from peft_regress.project.project import current_project
 from peft_regress.runner.measuring import MeasuringSetup
 from peft_regress.upgrades.same_start import from_one_start
 
@@ -75,9 +74,10 @@ cases = ["gates:CASES"]
 def test_both_sides_train_from_the_weights_of_the_base(project):
     files = {"gates.py": GATES, "train.py": TRAIN, "pyproject.toml": SETTINGS}
     project.write({"network.py": NETWORK, **files})
-    use_settings(read_settings(project.folder))
     cases = [parse_case_id(f"toy/full/{name}") for name in SAID]
-    setup = MeasuringSetup(baselines=project.folder / "baselines", jobs=1)
+    setup = MeasuringSetup(
+        project=current_project(), baselines=project.folder / "baselines", jobs=1
+    )
     candidate = project.folder / "python"
     candidate.write_text(f'#!/bin/sh\nCANDIDATE=1 exec {sys.executable} "$@"\n')
     candidate.chmod(0o755)

@@ -25,6 +25,7 @@ from peft_regress import processes, registry
 from peft_regress.cases import Case
 from peft_regress.catalogue.matrix import parse_case_id
 from peft_regress.measure import Recipe, define
+from peft_regress.project.project import current_project
 from peft_regress.runner.measurer import CaseRequest, Measurer
 from peft_regress.upgrades import timing
 from peft_regress.upgrades.timing import BLOCK_STEPS, LAUNCH_PAIRS, time_cases
@@ -36,8 +37,9 @@ CASE = parse_case_id("shift/head/shufflenet_v2_x0_5")
 
 
 def timed(base, candidate, *, cases=(CASE,), **options):
-    options = {"baselines": ROOT / "baselines", "pairs": 24, "time_limit": 120, **options}
-    return time_cases(list(cases), base=base, candidate=candidate, **options)
+    how = {"base": base, "candidate": candidate, "project": current_project(), "pairs": 24}
+    how |= {"baselines": ROOT / "baselines", "time_limit": 120, **options}
+    return time_cases(list(cases), **how)
 
 
 def gone(*paths):

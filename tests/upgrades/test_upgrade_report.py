@@ -17,11 +17,7 @@ from peft_regress.report import as_markdown, as_text
 from peft_regress.report.document import case_set
 from peft_regress.report.layout import Layout
 from peft_regress.report.markdown import code_span, fenced
-from peft_regress.report.upgrades import (
-    advice_on,
-    bisection_document,
-    upgrade_document,
-)
+from peft_regress.report.upgrades import advice_on, bisection_document, upgrade_document
 from peft_regress.runs.schema import Failure
 from peft_regress.upgrades.bisect import Bisection, BisectSettings, Transition
 from peft_regress.upgrades.reproduction import Reproduction

@@ -24,7 +24,7 @@ from peft_regress.baselines.run_adapters import adapters_of_run
 from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.cli import options
 from peft_regress.errors import AbsentError
-from peft_regress.project.own_cases import use_settings
+from peft_regress.project.project import Project
 from peft_regress.project.settings import Settings, read_settings
 from peft_regress.runner.measurer import CaseAnswer
 from peft_regress.runs.journal import Header, KeptRecord, Line, header_of, journal_of, run_of
@@ -445,8 +445,9 @@ def own(project):
 def test_a_package_below_src_comes_before_an_installed_one(own, monkeypatch):
     folder = own.folder
     monkeypatch.syspath_prepend(folder / "src")
-    use_settings(read_settings(folder))
-    found = own_code()
+    current = Project()
+    current.settings = read_settings(folder)
+    found = own_code(current)
     assert found.modules == ["gates", "gates.cases", "ours"]
     assert [Path(one) for one in found.search] == [folder, folder / "src"]
     here = facts_here(folder, (), found)
@@ -459,8 +460,8 @@ def test_a_package_below_src_comes_before_an_installed_one(own, monkeypatch):
     own.write({"pyproject.toml": ""})
     name = f"file {folder / 'pyproject.toml'}"
     assert facts_here(folder, (), found)[name] != here[name]
-    use_settings(Settings(folder=folder, baselines=folder))
-    assert own_code() is None
+    current.settings = Settings(folder=folder, baselines=folder)
+    assert own_code(current) is None
 
 
 def test_the_process_of_a_node_finds_own_cases_where_they_lie_and_a_package_below_src(

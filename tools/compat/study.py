@@ -17,6 +17,7 @@ import msgspec
 
 from peft_regress.overlay.overlay import opened_overlay
 from peft_regress.processes import variables
+from peft_regress.project.settings import Pip
 from peft_regress.upgrades.compat.judging import WORDS, judge
 from peft_regress.upgrades.compat.releases import BaseMade, BaseModel, Loaded, Seen, try_adapters
 from peft_regress.workers.pool import LocalPool
@@ -46,7 +47,7 @@ def make_adapters() -> Iterator[tuple[str, Path]]:
     for release in RELEASES:
         folder = WORK / release
         if not (folder / "made.json").exists():
-            with opened_overlay([f"peft=={release}"]) as overlay:
+            with opened_overlay([f"peft=={release}"], Pip()) as overlay:
                 words = [str(overlay.python), str(HERE / "adapters.py"), str(folder)]
                 subprocess.run(words, check=True, env=variables(), capture_output=True)
         made = json.loads((folder / "made.json").read_text())
@@ -59,9 +60,8 @@ def loaded_in(release: str, adapters: dict[str, Path]) -> SeenIn:
     """Let a release load the adapters of all, unless it has."""
     file = WORK / f"seen-{release}.json"
     if not file.exists():
-        folders = list(adapters.values())
-        with opened_overlay([f"peft=={release}"]) as overlay, LocalPool(1, 600) as pool:
-            futures = try_adapters(pool, overlay.python, _BASE, folders)
+        with opened_overlay([f"peft=={release}"], Pip()) as overlay, LocalPool(1, 600) as pool:
+            futures = try_adapters(pool, overlay.python, _BASE, [*adapters.values()])
             found = [future.result() for future in futures]
         seen = SeenIn(
             packages=dict(found[0].packages),

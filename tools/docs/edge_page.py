@@ -54,10 +54,9 @@ def savings() -> str:
         record, whole = records()[case.id], records()[f"edge/full/{case.architecture}"]
         if case.method in SAVING and {record.status, whole.status} == {"ok"}:
             sizes = zip(_sizes(record), _sizes(whole), strict=True)
-            shares = (_printed(case), *(1 - part / all_of_it for part, all_of_it in sizes))
-            planned = _mib(record.metrics["edge_train_bytes"].value)
-            cells = [planned, *map(_percent, shares)]
-            rows.append([case.architecture, f"`{case.adapter_name}`", *cells])
+            shares = (f"{100 * (1 - part / all_of_it):.0f}" for part, all_of_it in sizes)
+            names = [case.architecture, f"`{case.adapter_name}`"]
+            rows.append([*names, _mib(_sizes(record)[2]), _printed(case), *shares])
     wholes = ", ".join(
         f"{name} {_mib(whole.metrics['edge_train_bytes'].value)} MiB"
         for name in _architectures()
@@ -68,22 +67,18 @@ def savings() -> str:
     return f"Full fine-tuning takes: {wholes}\n\n" + table(header, rows, names=2)
 
 
-def _sizes(record: Record) -> tuple[float, float, float, float]:
+def _sizes(record: Record) -> tuple[float, ...]:
     """Return the sum of the categories' highs, the peak, the plan, and the plan with its file."""
     names = ("category_sum_bytes", "peak_bytes", "edge_train_bytes", "edge_train_program_bytes")
-    categories, peak, planned, file = (record.metrics[name].value for name in names)
-    return categories, peak, planned, planned + file
+    *sizes, file = (record.metrics[name].value for name in names)
+    return *sizes, sizes[-1] + file
 
 
-def _printed(case: Case) -> float | None:
+def _printed(case: Case) -> str:
     """Return the saving that the paper prints: rank 4, one image of 224x224."""
     rows = (Row(case.architecture, case.method, case.rank), Row(case.architecture, "full"))
     part, whole = (PRINTED_MIB.get((row, "total")) for row in rows)
-    return None if part is None or whole is None else float(1 - part / whole)
-
-
-def _percent(share: float | None) -> str:
-    return "" if share is None else f"{100 * share:.0f}"
+    return f"{100 * (1 - part / whole):.0f}" if part and whole else ""
 
 
 def _mib(size: float) -> str:
@@ -95,14 +90,12 @@ def _mib(size: float) -> str:
 
 def devices() -> str:
     """Return which methods train on which device class: by memory, and by storage for the file."""
-    rows: list[list[str]] = []
-    rest: list[str] = []
-    for device in load_devices():
-        cells = [_fitting(architecture, device) for architecture in _architectures()]
-        if set(cells) == {"all"}:
-            rest.append(f"`{device.name}`")
-        else:
-            rows.append([f"`{device.name}`", *cells])
+    fitting = {
+        f"`{device.name}`": [_fitting(architecture, device) for architecture in _architectures()]
+        for device in load_devices()
+    }
+    rows = [[name, *cells] for name, cells in fitting.items() if set(cells) != {"all"}]
+    rest = [name for name, cells in fitting.items() if set(cells) == {"all"}]
     header = ["device", *_architectures()]
     more = f"\n\nAll of them fit {', '.join(rest)}." if rest else ""
     return table(header, rows, names=len(header)) + more
@@ -121,15 +114,11 @@ def _fitting(architecture: str, device: DeviceClass) -> str:
 
 def rooms() -> str:
     """Return what each device class leaves for the tensors of a step, by runtime."""
-
-    def shown(size: int) -> str:
-        return format_value(size, "byte") if size else "none"
-
-    rows = [
-        [f"`{device.name}`", shown(device.reserve_bytes)]
-        + [shown(room(device, runtime)) for runtime in RUNTIME_BYTES]
-        for device in load_devices()
-    ]
+    rows = []
+    for device in load_devices():
+        sizes = [device.reserve_bytes, *(room(device, runtime) for runtime in RUNTIME_BYTES)]
+        shown = (format_value(size, "byte") if size else "none" for size in sizes)
+        rows.append([f"`{device.name}`", *shown])
     header = ["device", "reserve", "PyTorch", "with GaLore", "with PEFT", "ExecuTorch"]
     return table(header, rows)
 

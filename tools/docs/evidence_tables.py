@@ -3,8 +3,6 @@
 `tools/studies/accuracy_study.py` makes evidence.json; `page_tables.py` says how to renew them.
 """
 
-from __future__ import annotations
-
 import functools
 import statistics
 import sys
@@ -13,7 +11,7 @@ from typing import Final
 
 from page_tables import ROOT, main_of_tables, table
 
-from peft_regress.catalogue.evidence import FULL, Study, read_evidence
+from peft_regress.catalogue.evidence import FULL, read_evidence
 from peft_regress.choosing.ranking import difference
 
 PAGE: Final = ROOT / "docs" / "evidence.md"
@@ -41,40 +39,26 @@ def order(method: str) -> tuple[int, int]:
     return names.index(name), int(rank or 0)
 
 
-def columns(task: str) -> dict[str, Study]:
-    """Return the studies of a task, by network."""
-    return dict(sorted(read_evidence().studies.get(task, {}).items()))
-
-
-def scores_of(study: Study, horizon: str) -> dict[str, Sequence[float]]:
-    """Return the scores of each method at a horizon."""
-    return {name: getattr(one, horizon) for name, one in study.methods.items()}
-
-
 def accuracy(task: str, horizon: str) -> str:
     """Return accuracies: a row for each method, a column for each network."""
-    studies = {
-        name: one for name, one in columns(task).items() if any(scores_of(one, horizon).values())
-    }
-    methods = sorted({name for one in studies.values() for name in one.methods}, key=order)
-    rows = [["steps", *(f"{steps_of(one, horizon):,}" for one in studies.values())]]
+    studies, scores = {}, {}
+    for network, study in sorted(read_evidence().studies[task].items()):
+        of = {name: getattr(one, horizon) for name, one in study.methods.items()}
+        if any(of.values()):
+            studies[network], scores[network] = study, of
+    steps = (f"{one.steps * (3 if horizon == 'longer' else 1):,}" for one in studies.values())
+    rows = [["steps", *steps]]
     if horizon == "final":
         rows += [
             ["guessing", *(percent(one.chance or 0) for one in studies.values())],
             ["untrained", *(percent(one.untrained) for one in studies.values())],
         ]
-    scores = [scores_of(one, horizon) for one in studies.values()]
+    learned = {name for of in scores.values() for name, found in of.items() if found}
     rows += [
-        [f"`{name}`", *(cell(one, name) for one in scores)]
-        for name in methods
-        if any(one.get(name) for one in scores)
+        [f"`{name}`", *(cell(of, name) for of in scores.values())]
+        for name in sorted(learned, key=order)
     ]
     return table(["method", *studies], rows)
-
-
-def steps_of(study: Study, horizon: str) -> int:
-    """Return after how many steps a horizon is."""
-    return {"final": study.steps, "longer": 3 * study.steps}[horizon]
 
 
 def learning() -> str:

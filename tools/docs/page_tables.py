@@ -120,18 +120,23 @@ def state_table(
     messages: dict[str, int] = {}
     cells: defaultdict[str, dict[str, str]] = defaultdict(dict)
     for case in sorted(cases, key=lambda case: architectures.index(case.architecture)):
-        cells[name_of(case)][case.architecture] = _state(records[case.id], messages)
+        cells[name_of(case)][case.architecture] = state_of(records[case.id], messages)
     together: defaultdict[tuple[str, ...], list[str]] = defaultdict(list)
     for method, found in cells.items():
         # A method may be for some architectures only.
         together[tuple(found.get(name, "no case") for name in architectures)].append(f"`{method}`")
     rows = [[", ".join(names), *found] for found, names in together.items()]
     rows.sort(key=lambda row: (row[1:] != ["ok"] * len(architectures), row[0]))
-    notes = "\n".join(f"{number}. {message}" for message, number in messages.items())
-    return table(["method", *architectures], rows, names=1 + len(architectures)) + f"\n\n{notes}"
+    return table(["method", *architectures], rows, names=1 + len(architectures)) + notes(messages)
 
 
-def _state(record: Record, messages: dict[str, int]) -> str:
+def notes(messages: Mapping[str, int]) -> str:
+    """Return the messages to which states refer, by number."""
+    return "\n\n" + "\n".join(f"{number}. {message}" for message, number in messages.items())
+
+
+def state_of(record: Record, messages: dict[str, int]) -> str:
+    """Return the state of a record; the message of an error gets a number."""
     if record.error is not None:
         message = f"`{record.error.type}: {record.error.message}`"
         number = messages.setdefault(message, len(messages) + 1)

@@ -3,42 +3,26 @@
 `page_tables.py` says how; the rest of the page is written by hand.
 """
 
-from __future__ import annotations
-
-import json
+import itertools
 import sys
-from collections.abc import Callable
+from collections.abc import Sequence
 from statistics import fmean
 from typing import Final
 
+import paper_rows as paper
 from page_tables import ROOT, main_of_tables, table
-from paper_rows import (
-    CATEGORIES,
-    FLOP_FIGURES,
-    MEMORY_FIGURES,
-    MIB,
-    PRINTED_MIB,
-    counted,
-    measured,
-    memory_bytes,
-    row,
-)
+from paper_rows import MIB, Row, counted, measured, row
 
 from peft_regress.catalogue.evidence import read_evidence
 
 PAGE: Final = ROOT / "docs" / "paper.md"
-PAPER_TABLES: Final = ROOT / "benchmarks" / "paper_tables.json"
 PRINTED_TASKS: Final = {
     "imagenet_to_vww": "printed, ImageNet to VWW (new classes)",
     "imagenet_to_c10c_impulse": "printed, ImageNet to CIFAR-10-C, impulse noise",
     "cifar10_to_c10c_brightness": "printed, CIFAR-10 to CIFAR-10-C, brightness",
 }
-DEFAULT_ARCHITECTURES: Final = (
-    "resnet18",
-    "mobilenet_v2",
-    "mobilenet_v3_small",
-    "shufflenet_v2_x0_5",
-)
+COMPARED: Final = ("gpt2", "vit_b_16", "resnet18", "mobilenet_v2", "mobilenet_v3_small")
+DEFAULT_ARCHITECTURES: Final = (*COMPARED[2:], "shufflenet_v2_x0_5")
 
 
 def saving(part: float, whole: float) -> str:
@@ -49,22 +33,20 @@ def saving(part: float, whole: float) -> str:
 def memory() -> str:
     """Return every printed memory figure with the difference to the measured value."""
     rows = []
-    for case in dict.fromkeys(figure.row for figure in MEMORY_FIGURES):
+    for case in dict.fromkeys(figure.row for figure in paper.MEMORY_FIGURES):
         cells = [case.architecture, case.method]
-        for category in CATEGORIES:
-            size = memory_bytes(measured(case), category) / MIB
-            figure = PRINTED_MIB.get((case, category))
-            cells.append(
-                f"{size:.2f}" if figure is None else f"{figure} ({size - float(figure):+.3f})"
-            )
+        for category in paper.CATEGORIES:
+            size = paper.memory_bytes(measured(case), category) / MIB
+            figure = paper.PRINTED_MIB.get((case, category))
+            cells.append(f"{figure} ({size - float(figure):+.3f})" if figure else f"{size:.2f}")
         rows.append(cells)
-    return table(["architecture", "method", *CATEGORIES], rows, names=2)
+    return table(["architecture", "method", *paper.CATEGORIES], rows, names=2)
 
 
 def flops() -> str:
     """Return every printed FLOP figure, and the count of the paper's counter."""
     rows = []
-    for figure in FLOP_FIGURES:
+    for figure in paper.FLOP_FIGURES:
         case, ours = figure.row, f"{figure.counted_gflops():.4f}"
         rows.append([case.architecture, case.method, figure.name, f"{figure.printed}", ours])
     header = ["architecture", "method", "phase", "printed", "paper's counter"]
@@ -73,41 +55,43 @@ def flops() -> str:
 
 def savings() -> str:
     """Return what each method saves in memory and FLOPs, by both counts."""
-    rows = []
-    for architecture in DEFAULT_ARCHITECTURES:
-        whole = row(architecture, "full")
-        full, full_count = measured(whole).step, counted(whole)
-        for method in ("lora", "dora", "bn_head"):
-            case = row(architecture, method)
-            step, count = measured(case).step, counted(case)
-            pairs = (
-                (step.category_sum_bytes, full.category_sum_bytes),
-                (step.peak_bytes, full.peak_bytes),
-                (count.backward, full_count.backward),
-                (step.backward_flops, full.backward_flops),
-                (count.forward + count.backward, full_count.forward + full_count.backward),
-                (
-                    step.forward_flops + step.backward_flops,
-                    full.forward_flops + full.backward_flops,
-                ),
-            )
-            rows.append([architecture, method, *(saving(*pair) for pair in pairs)])
-    header = [
-        "architecture",
-        "method",
-        "paper's total",
-        "peak",
-        "backward, paper's counter",
-        "backward, correct",
-        "forward + backward, paper's counter",
-        "forward + backward, correct",
+
+    def costs(case: Row) -> tuple[int, ...]:
+        step, count = measured(case).step, counted(case)
+        both, correct = count.forward + count.backward, step.forward_flops + step.backward_flops
+        backward = count.backward, step.backward_flops
+        return step.category_sum_bytes, step.peak_bytes, *backward, both, correct
+
+    rows = [
+        [architecture, method, *map(saving, costs(row(architecture, method)), full)]
+        for architecture in DEFAULT_ARCHITECTURES
+        for full in [costs(row(architecture, "full"))]
+        for method in ("lora", "dora", "bn_head")
     ]
-    return table(header, rows, names=2)
+    phases, counts = ("backward", "forward + backward"), ("paper's counter", "correct")
+    flops = [f"{phase}, {count}" for phase in phases for count in counts]
+    return table(["architecture", "method", "paper's total", "peak", *flops], rows, names=2)
+
+
+def others(names: Sequence[str] = COMPARED, batches: Sequence[int] = (1, 8, 32)) -> str:
+    """Return what methods save by batch, of a language model and a vision transformer too."""
+    rows = []
+    for architecture, batch in itertools.product(names, batches):
+        cases = (row(architecture, name, batch=batch) for name in ("full", "lora", "dora"))
+        full, lora, dora = (measured(case).step for case in cases)
+        kept = sum(one.bytes for one in lora.bytes_at_peak if one.category == "activation")
+        total = saving(lora.category_sum_bytes, full.category_sum_bytes)
+        peaks = [saving(one.peak_bytes, full.peak_bytes) for one in (lora, dora)]
+        peaks.insert(1, f"{100 * kept / lora.peak_bytes:.1f}")
+        rows.append([architecture, f"{batch}", f"{full.peak_bytes / MIB:.2f}", total, *peaks])
+    header = ["architecture", "batch", "full, peak MiB", "LoRA, paper's total", "LoRA, peak"]
+    header += ["activations in LoRA's peak", "DoRA, peak"]
+    return table(header, rows)
 
 
 def accuracy() -> str:
     """Return the paper's printed accuracies of mobilenet_v2, then those of the study's tasks."""
-    printed = json.loads(PAPER_TABLES.read_text())["accuracy_percent_mobilenet_v2_five_epochs"]
+    printed = paper.PUBLISHED["accuracy_percent_mobilenet_v2_five_epochs"]
     methods = ("bn_head", "head", "lora-r4", "galore-r4", "full")
     rows = []
     for name, words in PRINTED_TASKS.items():
@@ -122,12 +106,7 @@ def accuracy() -> str:
     return table(["task", "untrained", *(f"`{name}`" for name in methods)], rows)
 
 
-TABLES: Final[dict[str, Callable[[], str]]] = {
-    "memory": memory,
-    "flops": flops,
-    "savings": savings,
-    "accuracy": accuracy,
-}
+TABLES: Final = {make.__name__: make for make in (memory, flops, savings, accuracy, others)}
 
 if __name__ == "__main__":
     sys.exit(main_of_tables(PAGE, "paper", TABLES))

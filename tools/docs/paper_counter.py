@@ -44,6 +44,7 @@ aten = torch.ops.aten
 StepPhase = Literal["forward", "backward", "optimizer"]
 Piece: TypeAlias = str
 """Work that is counted alike, such as `convolution bias`."""
+Arguments: TypeAlias = tuple[Any, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,20 +121,15 @@ class _PaperCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return out
 
 
-def _convolution(args: tuple[Any, ...], out: Tensor) -> dict[Piece, int]:
+def _convolution(args: Arguments, out: Tensor) -> dict[Piece, int]:
     weight, bias = args[1], args[2]
     multiply_adds = out.shape[0] * weight.numel() * prod(out.shape[2:])
-    return {
-        "convolution": 2 * multiply_adds,
-        "convolution bias": 0 if bias is None else 2 * out.numel(),
-    }
+    additions = 0 if bias is None else 2 * out.numel()
+    return {"convolution": 2 * multiply_adds, "convolution bias": additions}
 
 
-def _convolution_backward(
-    args: tuple[Any, ...], out: tuple[Tensor | None, ...]
-) -> dict[Piece, int]:
-    grad, _, weight = args[:3]
-    groups = args[9]
+def _convolution_backward(args: Arguments, out: tuple[Tensor | None, ...]) -> dict[Piece, int]:
+    (grad, _, weight), groups = args[:3], args[9]
     multiply_adds = grad.shape[0] * weight.numel() * prod(grad.shape[2:])
     to_input, to_weight = out[:2]
     products = additions = 0
@@ -147,46 +143,31 @@ def _convolution_backward(
     return {"convolution gradients": products, "additions in gradients": additions}
 
 
-def _mm(args: tuple[Any, ...], out: Tensor) -> dict[Piece, int]:
-    return {"mm": (2 * args[0].shape[1] - 1) * out.numel()}
-
-
-def _addmm(args: tuple[Any, ...], out: Tensor) -> dict[Piece, int]:
-    features = args[1].shape[1]
-    return {"addmm": (2 * features - 1) * out.numel() + args[0].shape[0] * features}
-
-
-def _add(args: tuple[Any, ...], _out: Tensor) -> dict[Piece, int]:
-    return {"add": 2 * args[0].numel()}
-
-
-def _mul(_args: tuple[Any, ...], out: Tensor) -> dict[Piece, int]:
-    return {"mul": out.numel()}
-
-
-def _batch_norm(args: tuple[Any, ...], _out: object) -> dict[Piece, int]:
+def _batch_norm(args: Arguments, _out: object) -> dict[Piece, int]:
     x, weight, bias = args[:3]
     trained = int(weight.requires_grad) + int(bias.requires_grad)
     return {"batch norm": (6 + trained) * x.numel() + 2 * x.shape[1]}
 
 
-def _batch_norm_backward(args: tuple[Any, ...], _out: object) -> dict[Piece, int]:
+def _batch_norm_backward(args: Arguments, _out: object) -> dict[Piece, int]:
     x, weight = args[1:3]
-    return {
-        "batch norm": (4 + weight.requires_grad) * x.numel()
-        + (1 + weight.requires_grad) * x.shape[1]
-    }
+    trained = int(weight.requires_grad)
+    return {"batch norm": (4 + trained) * x.numel() + (1 + trained) * x.shape[1]}
 
 
-_COUNTS: dict[Any, Callable[[tuple[Any, ...], Any], dict[Piece, int]]] = {
+def _matrix_product(first: Tensor, out: Tensor) -> int:
+    return (2 * first.shape[1] - 1) * out.numel()
+
+
+_COUNTS: dict[Any, Callable[[Arguments, Any], dict[Piece, int]]] = {
     aten.convolution: _convolution,
     aten.convolution_backward: _convolution_backward,
-    aten.mm: _mm,
-    aten.addmm: _addmm,
-    aten.add: _add,
-    aten.add_: _add,
-    aten.mul: _mul,
-    aten.mul_: _mul,
+    aten.mm: lambda args, out: {"mm": _matrix_product(args[0], out)},
+    aten.addmm: lambda args, out: {
+        "addmm": _matrix_product(args[1], out) + args[0].shape[0] * args[1].shape[1]
+    },
+    **dict.fromkeys((aten.add, aten.add_), lambda args, _: {"add": 2 * args[0].numel()}),
+    **dict.fromkeys((aten.mul, aten.mul_), lambda _, out: {"mul": out.numel()}),
     aten.native_batch_norm: _batch_norm,
     aten.native_batch_norm_backward: _batch_norm_backward,
 }

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from peft_regress import registry
-from peft_regress.catalogue.methods.targets import ALL_BUT_GROUPED, Targets
+from peft_regress.catalogue.methods.targets import Targets
 
 if TYPE_CHECKING:
     from paper_counter import PaperCount
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
     from peft_regress.catalogue.architectures import Architecture
     from peft_regress.catalogue.methods import Method, PeftAdapter
-    from peft_regress.measure.costs import CostReport, CostSettings
+    from peft_regress.cost import TrainingCost
+    from peft_regress.measure.costs import CostSettings
 
 MIB: Final = 2**20
 GIGA: Final = 10**9
@@ -31,6 +32,8 @@ PAPER_RANK: Final = 4
 CATEGORIES: Final = ("param", "buffer", "grad", "activation", "temp", "optimizer", "total")
 _TABLES: Final = Path(__file__).resolve().parents[2] / "benchmarks" / "paper_tables.json"
 _CLASSES: Final = 2
+LANGUAGE_MODEL: Final = "gpt2"
+TOKENS: Final = 128
 
 
 @dataclass(frozen=True, order=True)
@@ -40,6 +43,7 @@ class Row:
     architecture: str
     method: str
     rank: int | None = None
+    batch: int = 1
 
     @property
     def freezes_head(self) -> bool:
@@ -79,45 +83,72 @@ class Figure:
         return f"{self.row}-{self.name}"
 
 
-def row(architecture: str, method: str, rank: int = PAPER_RANK) -> Row:
-    """Return a row, without rank if the method has none."""
-    return Row(architecture, method, rank if registry.get("method", method).ranks else None)
+def row(architecture: str, method: str, *, batch: int = 1) -> Row:
+    """Return a row at the paper's rank, or without one if the method has none."""
+    rank = PAPER_RANK if registry.get("method", method).ranks else None
+    return Row(architecture, method, rank, batch)
 
 
 @cache
-def measured(case: Row) -> CostReport:
+def measured(case: Row) -> TrainingCost:
     """Profile a row's step in the paper's setting, once."""
     from peft_regress.measure.costs import profile_method
 
-    return profile_method(*_setting(case))
+    is_language = case.architecture == LANGUAGE_MODEL
+    return _of_tokens(case) if is_language else profile_method(*_setting(case))
+
+
+def _of_tokens(case: Row) -> TrainingCost:
+    """Profile GPT-2's step with its own loss, dropout off: its configuration, random weights."""
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    from peft_regress.cost import RandomTensor, training_cost
+
+    method = _method_of(case)
+    model = method.adapt(GPT2LMHeadModel(GPT2Config(use_cache=False)), seed=0)
+    method.set_mode(model)
+    tokens = RandomTensor((case.batch, TOKENS), torch.int64)
+    batch = {"input_ids": tokens, "labels": tokens}
+    return training_cost(model, batch, optimizer=method.make_optimizer, fake=True)
 
 
 def _setting(case: Row) -> tuple[Method, Architecture, CostSettings]:
     from peft_regress.measure.costs import CostSettings
 
-    architecture = registry.get("architecture", case.architecture)
-    settings = CostSettings(classes=_CLASSES, loss="sum", bn="train", freeze_head=case.freezes_head)
-    return _method_of(case), architecture, settings
+    settings = CostSettings(
+        batch=case.batch, classes=_CLASSES, loss="sum", bn="train", freeze_head=case.freezes_head
+    )
+    return _method_of(case), registry.get("architecture", case.architecture), settings
 
 
 class Convolutions(Targets):
-    """What the paper adapts: the ungrouped convolutions, and no linear layer before the head."""
+    """What the paper adapts: the ungrouped convolutions, and no linear layer before the head.
 
-    def find(self, model: nn.Module, *, heads: tuple[str, ...]) -> dict[str, nn.Module]:
-        """Return the layers by qualified name."""
-        from torch.nn import Linear
+    The linear layers in GPT-2's blocks are of transformers' class Conv1D.
+    """
 
-        found = ALL_BUT_GROUPED.find(model, heads=heads)
-        return {name: layer for name, layer in found.items() if not isinstance(layer, Linear)}
+    def find(self, model: nn.Module, **_: object) -> dict[str, nn.Module]:
+        """Return the layers by qualified name; no head has any."""
+        return {
+            name: layer
+            for name, layer in model.named_modules()
+            if type(layer).__name__ in {"Conv2d", "Conv1D"} and getattr(layer, "groups", 1) == 1
+        }
 
 
 def _method_of(case: Row) -> Method:
     """Return the method of a row; the paper's networks have adapters on convolutions alone."""
-    head = registry.get("architecture", case.architecture).head
-    method: Method = registry.get("method", case.method).at(case.rank, heads=(head,))
-    if case.freezes_head and case.architecture in PAPER_ARCHITECTURES:
+    is_language = case.architecture == LANGUAGE_MODEL
+    head = "lm_head" if is_language else registry.get("architecture", case.architecture).head
+    # A head that trains would train the embeddings, which are the same weight.
+    heads = () if is_language and case.freezes_head else (head,)
+    method: Method = registry.get("method", case.method).at(case.rank, heads=heads)
+    if case.freezes_head and case.architecture in PAPER_ARCHITECTURES | {LANGUAGE_MODEL}:
         return replace(
-            cast("PeftAdapter", method), targets=Convolutions(description="Conv2d with groups == 1")
+            cast("PeftAdapter", method),
+            targets=Convolutions(description="Conv2d with groups == 1, Conv1D"),
+            expected_warning="fan_in_fan_out is set|`is_gradient_checkpointing` is deprecated",
         )
     return method
 
@@ -151,7 +182,7 @@ def _optimizer(case: Row, model: nn.Module) -> Optimizer:
     return AdamW(trained, foreach=False)
 
 
-def memory_bytes(report: CostReport, category: str) -> int:
+def memory_bytes(report: TrainingCost, category: str) -> int:
     """Return the high of a category, or the sum of all, which the paper calls the total."""
     name = "category_sum_bytes" if category == "total" else f"peak_{category}_bytes"
     size: int = getattr(report.step, name)
@@ -168,8 +199,8 @@ def _figures(table: dict[str, Any]) -> tuple[Figure, ...]:
 
 
 # Decimals keep the printed digits: 11.70 is more precise than 11.7.
-_published = json.loads(_TABLES.read_text(), parse_float=Decimal)
-MEMORY_FIGURES: Final = _figures(_published["memory_mib"])
+PUBLISHED: Final[dict[str, Any]] = json.loads(_TABLES.read_text(), parse_float=Decimal)
+MEMORY_FIGURES: Final = _figures(PUBLISHED["memory_mib"])
 PRINTED_MIB: Final = {(figure.row, figure.name): figure.printed for figure in MEMORY_FIGURES}
-FLOP_FIGURES: Final = _figures(_published["gflops_paper_counter"])
+FLOP_FIGURES: Final = _figures(PUBLISHED["gflops_paper_counter"])
 PAPER_ARCHITECTURES: Final = frozenset(figure.row.architecture for figure in MEMORY_FIGURES)

@@ -10,8 +10,6 @@ evidence.json is written after each method: an interrupted study goes on where i
 method anew, remove it from the file. Several processes can take parts of it at once.
 """
 
-from __future__ import annotations
-
 import argparse
 import functools
 import time

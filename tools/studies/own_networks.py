@@ -10,14 +10,15 @@ The second measures each in the same way, also with two threads, and judges it a
 machine.
 """
 
+import multiprocessing
 import os
-import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, Final
+from unittest.mock import patch
 
-import msgspec
 import peft
 import torch
 from torch import Tensor, nn
@@ -157,20 +158,14 @@ def elsewhere(
     environment: Mapping[str, str], known: Mapping[str, list[KnownCurve]] | None = None
 ) -> dict[str, Record]:
     """Return the records that a process of its own computes, by the trainings that are known."""
-    done = subprocess.run(
-        [sys.executable, __file__, "--records"],
-        env={**os.environ, **environment},
-        check=True,
-        input=msgspec.json.encode(known or {}),
-        stdout=subprocess.PIPE,
-    )
-    return msgspec.json.decode(done.stdout, type=dict[str, Record])
+    spawn = multiprocessing.get_context("spawn")
+    with patch.dict(os.environ, environment), ProcessPoolExecutor(1, mp_context=spawn) as pool:
+        return pool.submit(records, known or {}).result()
 
 
 def curves(environment: Mapping[str, str]) -> dict[str, list[float]]:
     """Return the losses of each case's first seed."""
-    found = elsewhere(environment)
-    return {name: one.curve.losses for name, one in found.items() if one.curve}
+    return {name: one.curve.losses for name, one in elsewhere(environment).items() if one.curve}
 
 
 # --- What is printed ------------------------------------------------------------------------------
@@ -232,10 +227,5 @@ def judged(old: Record, new: Record) -> list[str]:
 
 
 if __name__ == "__main__":
-    if "--records" in sys.argv:
-        given = msgspec.json.decode(sys.stdin.buffer.read(), type=dict[str, list[KnownCurve]])
-        sys.stdout.buffer.write(msgspec.json.encode(records(given)))
-    elif "--referee" in sys.argv:
-        print_verdicts()
-    else:
-        print_departures()
+    show = print_verdicts if "--referee" in sys.argv else print_departures
+    show()

@@ -9,8 +9,6 @@ stored evidence of new classes, and `choose --train` by trainings that see anoth
 first ones are kept in runs/regret-NETWORK.json.
 """
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import statistics

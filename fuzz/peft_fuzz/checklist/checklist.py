@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +15,7 @@ from peft_fuzz.checklist.running import compare, inspect
 from peft_fuzz.checklist.situations import NETWORKS, find_method, situations
 from peft_regress.errors import InputError
 from peft_regress.overlay.overlay import opened_overlay
+from peft_regress.project.project import current_project
 from peft_regress.runs.environment import changed_packages
 from peft_regress.text import count_of
 from peft_regress.workers.pool import Environment, LocalPool
@@ -74,17 +75,14 @@ def checklist(
     pythons = {"base": Path(sys.executable)}
     remarks: list[str] = []
     wanted = {"branch": requirements}
+    pip = replace(
+        current_project().settings.pip, pre=settings.pre, replace_torch=settings.replace_torch
+    )
     if settings.base != INSTALLED:
         wanted = {"base": [settings.base], **wanted}
     with ExitStack() as stack:
         for side, asked in wanted.items():
-            overlay = stack.enter_context(
-                opened_overlay(
-                    asked,
-                    replace_torch=settings.replace_torch,
-                    pre=settings.pre,
-                )
-            )
+            overlay = stack.enter_context(opened_overlay(asked, pip))
             packages = ", ".join(f"{name} {version}" for name, version in overlay.packages.items())
             progress(f"{side}: {packages or 'nothing else'} over the current environment")
             pythons[side] = overlay.python

@@ -13,6 +13,7 @@ from peft_fuzz.search.fuzz import FuzzSettings
 from peft_fuzz.search.worker import START_SECONDS
 from peft_regress.cli.options import examples, jobs_option, on_option, opened_pool
 from peft_regress.interrupts import ending_signals_interrupt
+from peft_regress.project.project import current_project
 from peft_regress.runner.measuring import MeasuringSetup
 from peft_regress.runs.environment import usable_cores
 from peft_regress.workers.pool import default_jobs
@@ -66,7 +67,12 @@ def command(  # noqa: PLR0913  (arguments and options)
     fuzzed in an environment over this one; without, the installed packages are. The exit code is 1
     on a new finding, 3 if not all was tried.
     """
-    setup = MeasuringSetup(baselines=_NO_STORAGE, jobs=default_jobs(), time_limit=START_SECONDS)
+    setup = MeasuringSetup(
+        project=current_project(),
+        baselines=_NO_STORAGE,
+        jobs=default_jobs(),
+        time_limit=START_SECONDS,
+    )
     with (
         ending_signals_interrupt(),
         opened_pool(on, setup, say=say, code=("peft_regress", "peft_fuzz")) as cluster,

@@ -6,7 +6,7 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Final
@@ -22,6 +22,7 @@ from peft_fuzz.search.worker import LIBRARIES, LIFE_SECONDS, START_SECONDS, Begu
 from peft_regress.errors import InputError, PeftRegressError, UnknownNameError
 from peft_regress.overlay.overlay import opened_overlay
 from peft_regress.overlay.pip import Planned
+from peft_regress.project.project import current_project
 from peft_regress.text import clean, count_of
 from peft_regress.workers.pool import Environment, LocalPool, Pool
 
@@ -204,15 +205,12 @@ def fuzz(
         raise InputError(f"--save {settings.save}: {error.strerror}") from error
     asked = tuple(requirements)
     result = Fuzzed(requirements=asked, settings=settings, methods=methods, say=progress)
+    pip = replace(
+        current_project().settings.pip, pre=settings.pre, replace_torch=settings.replace_torch
+    )
     with contextlib.ExitStack() as stack:
         if requirements:
-            overlay = stack.enter_context(
-                opened_overlay(
-                    requirements,
-                    replace_torch=settings.replace_torch,
-                    pre=settings.pre,
-                )
-            )
+            overlay = stack.enter_context(opened_overlay(requirements, pip))
             result.environment = environment_of(overlay.python, tuple(overlay.planned))
             result.remarks += overlay.remarks
         result.run(corpus, cluster)

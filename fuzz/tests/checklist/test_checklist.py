@@ -238,7 +238,7 @@ def filled(tmp_path, monkeypatch):
 
     def fill(how, *, side="branch"):
         @contextmanager
-        def opened(wanted, **_):
+        def opened(wanted, _):
             this = "base" if wanted == ["old"] else "branch"
             python = tmp_path / this
             wrong = how if this == side else {}

@@ -81,6 +81,8 @@ class Method(ABC):
     """The numerics on a float32 base; on bfloat16 its rounding decides."""
     starts_elsewhere: str = ""
     """Why the adapted, untrained model need not compute the base's output; '' if it must."""
+    adds_to_loss: bool = False
+    """Whether its library adds a penalty to the loss that the model returns."""
     loads_for_use_only: str = ""
     """Why its library does not load it to train on; '' if it does."""
     adapter_in_float32: bool = True
@@ -124,8 +126,13 @@ class Method(ABC):
 
     @property
     def alters_base(self) -> bool:
-        """Whether wrapping changes the base's weights, so it differs with the adapter off."""
+        """Whether wrapping, or adding another adapter, changes the base's weights."""
         return False
+
+    @property
+    def keeps_base(self) -> bool:
+        """Whether the model is the base with the adapter off."""
+        return not self.alters_base
 
     @property
     def has_own_optimizer(self) -> bool:

@@ -41,8 +41,12 @@ if TYPE_CHECKING:
 _ADAPTER_FILE: Final = "adapter_model.safetensors"
 _DEFINITION_NAMES: Final = {"r": "rank", "lora_alpha": "alpha", "lora_dropout": "dropout"}
 _STARTS: Final = ("init_weights", "init_lora_weights", "init_ia3_weights")
-# By design of the method; C3A starts as the identity only on request.
-_RANDOM_STARTS: Final = {"C3AConfig", "VBLoRAConfig"}
+# By design of the method.
+_RANDOM_STARTS: Final = {"C3AConfig", "UniLoraConfig", "VBLoRAConfig"}
+_ELSEWHERE: Final = {
+    "kasa_config": "KaSA takes the smallest singular values out of the base's weights",
+    "layer_replication": "layer_replication repeats layers of the base",
+}
 
 
 def config_defaults(config: type) -> dict[str, Any]:
@@ -56,20 +60,22 @@ def config_defaults(config: type) -> dict[str, Any]:
     }
 
 
-def random_start(config: str, settings: Mapping[str, Any]) -> str:
-    """Return why an adapter starts with random numbers; '' if it starts as the base's function."""
+def start_elsewhere(config: str, settings: Mapping[str, Any]) -> str:
+    """Return why an adapter starts as another function than the base's; '' if it does not."""
     for name in _STARTS:
         if settings.get(name, True) is False:
             return f"{name}=False starts the adapter with random numbers"
-    if config in _RANDOM_STARTS and settings.get("init_weights") is not True:
+    is_asked = config == "C3AConfig" and settings.get("init_weights") is True
+    if config in _RANDOM_STARTS and not is_asked:
         return f"{config} starts the adapter with random numbers"
-    return ""
+    return next((why for name, why in _ELSEWHERE.items() if settings.get(name)), "")
 
 
 def alters_base(settings: Mapping[str, Any]) -> bool:
     """Return whether the start takes a part of the base's weights, as PiSSA's does."""
     start = settings.get("init_lora_weights", True)
-    return isinstance(start, str) and start not in {"gaussian", "eva", "orthogonal"}
+    takes = isinstance(start, str) and start not in {"gaussian", "eva", "orthogonal"}
+    return takes or bool(settings.get("kasa_config"))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -94,11 +94,13 @@ def judged(check: Callable[P, None]) -> Callable[P, Fact]:
 
 
 @contextlib.contextmanager
-def refused(what: str, *kinds: type[Exception]) -> Iterator[None]:
-    """Let a check not apply where the library refuses something by such an error."""
+def refused(what: str, *kinds: type[Exception], said: str = "") -> Iterator[None]:
+    """Let a check not apply where the library refuses something by such an error, in such words."""
     try:
         yield
     except kinds as error:
+        if said not in str(error):
+            raise
         raise null(f"{what}: {told_of(error)}") from error
 
 

@@ -1,9 +1,10 @@
 """What merging keeps, what unmerging gives back, and what a refused merge leaves."""
 
 import copy
+import functools
 import math
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -14,20 +15,26 @@ from peft_regress.measure.invariants.filled import Filled
 from peft_regress.measure.invariants.probe import Probe
 from peft_regress.measure.objective import largest_of
 
+_NO_BIAS: Final = functools.partial(
+    facts.refused, "peft does not merge it", ValueError, RuntimeError, said="layer has no bias"
+)
+
 
 @facts.judged
 def merge_equals_unmerged(adapted: nn.Module, *, adapter: Method, probe: Probe) -> None:
     """Compare the outputs merged and unmerged, in float32."""
     model, batch = outputs.in_float32(adapted, probe.batch)
-    merged = adapter.merge(model)
+    with _NO_BIAS():
+        merged = adapter.merge(model)
     if merged is None:
         raise facts.null("there is no adapter that can be merged")
     if model is not adapted and (own := adapter.merge(adapted)) is not None:
         # In its own type it must still compute, although rounding hides the result.
         probe.outputs(own)
+    part = outputs.without_loss if adapter.adds_to_loss else tuple
     probe.check_same(
-        probe.objective.outputs(merged, batch),
-        probe.objective.outputs(model, batch),
+        part(probe.objective.outputs(merged, batch)),
+        part(probe.objective.outputs(model, batch)),
         tolerance=outputs.MERGE_TOLERANCE,
         layers=lambda: (probe.layers(merged), probe.layers(model)),
     )
@@ -43,7 +50,8 @@ def unmerge_restores_base(filled: Filled) -> None:
     tuner.require_layers(filled.model)
     model: Any = filled.model
     before, beside = facts.copies_of(model), filled.loss_merged_beside
-    with tuner.quiet(), facts.refused("peft does not merge and unmerge it", NotImplementedError):
+    refused = facts.refused("peft does not merge and unmerge it", NotImplementedError)
+    with tuner.quiet(), refused, _NO_BIAS():
         model.base_model.merge_adapter()
         largest = {name: largest_of(tensor) for name, tensor in facts.named_tensors(model).items()}
         model.base_model.merge_adapter()
@@ -132,8 +140,9 @@ def _with_nan(layer: nn.Module, parameter: str) -> tuple[str, bool]:
     before = facts.copies_of(copied.get_base_layer())
     is_refused = False
     try:
-        copied.merge(safe_merge=True)
-    except ValueError:
+        with _NO_BIAS():
+            copied.merge(safe_merge=True)
+    except (ValueError, facts.FactError):
         is_refused = True
     after = facts.named_tensors(copied.get_base_layer())
     if not is_refused:

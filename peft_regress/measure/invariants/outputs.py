@@ -72,6 +72,11 @@ def _agree(one: Tensor, other: Tensor, *, tolerance: float) -> bool:
     return not one.numel() or bool((one - other).abs().max() <= tolerance * other.abs().max())
 
 
+def without_loss(outputs: Outputs) -> Outputs:
+    """Return outputs but for scalars, such as a loss that has a penalty; these if there is none."""
+    return tuple(tensor for tensor in outputs if tensor.ndim) or outputs
+
+
 def check_loss(
     found: float, wanted: float, note: str, *, tolerance: float = RELOAD_TOLERANCE
 ) -> None:

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from peft_regress.catalogue.methods.method import Method
-from peft_regress.cost.batches import leaves_of
+from peft_regress.cost.batches import batch_as, leaves_of
+from peft_regress.measure.float64 import float64
 from peft_regress.measure.invariants import facts, tuner
 from peft_regress.measure.invariants.facts import Fact
 from peft_regress.measure.invariants.filled import FILL_SEEDS, Filled
@@ -51,6 +52,17 @@ class _Way(NamedTuple):
     part: Callable[[Outputs], Outputs] = tuple
     """Takes what is compared."""
 
+    def may_be_rounding(self, probe: Probe) -> bool:
+        """Return whether bfloat16's rounding alone may move the output beyond the tolerance.
+
+        It is 2^16 times that of float32, which the model in float64 shows.
+        """
+        model = copy.deepcopy(self.model()).double()
+        batch = batch_as(torch.float64, probe.batch)
+        with float64():
+            exact = facts.attempt(lambda: probe.objective.outputs(model, batch))
+        return exact is not None and not agree(self.wanted, exact, tolerance=self.tolerance / 2**16)
+
 
 @undisturbed()
 def paths_agree(filled: Filled, of_base: Outputs, adapter: Method) -> dict[str, Fact]:
@@ -63,8 +75,8 @@ def paths_agree(filled: Filled, of_base: Outputs, adapter: Method) -> dict[str, 
         for name, (how, tolerance) in _HOW.items()
         if _is_of_base(probe, base, of_base, how, tolerance)
     ]
-    off = facts.null("wrapping alters the base's weights").fact
-    if not adapter.alters_base:
+    off = facts.null("wrapping alters the base's weights or layers").fact
+    if adapter.keeps_base:
         way = _Way("off", lambda: model, of_base, lambda: probe.layers(base))
         how = _off(adapter, evaluated)
         off = _walked(probe, way._replace(how=how, tolerance=IDENTITY_TOLERANCE))
@@ -97,8 +109,12 @@ def _walked(probe: Probe, way: _Way) -> None:
         state = torch.get_rng_state()
         found = way.part(probe.outputs(model, way.how))
     drawn = not torch.equal(torch.get_rng_state(), state)
-    if drawn and not agree(found, way.wanted, tolerance=way.tolerance):
+    if agree(found, way.wanted, tolerance=way.tolerance):
+        return
+    if drawn:
         raise facts.null("it draws random numbers")
+    if way.tolerance == AUTOCAST_TOLERANCE and way.may_be_rounding(probe):
+        raise facts.null("rounding to bfloat16 alone may change as much")
 
     def layers() -> tuple[LayerOutputs, LayerOutputs]:
         return probe.layers(model, way.how), way.layers()
@@ -201,7 +217,7 @@ def _of_peft(
             probe.outputs(merged),
             merged,
         )._replace(refusals=())
-    if adapter.alters_base:  # so does adding another
+    if not adapter.keeps_base:  # nor does adding another
         return
     if hasattr(model, "unload") and not filled.copies:  # it keeps copies of whole modules
         yield of_copy("unloaded", lambda copied: copied.unload(), of_base, probe.base)

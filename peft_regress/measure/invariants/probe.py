@@ -100,15 +100,12 @@ class Probe:
     def _unlike_base(self, adapted: nn.Module, fact: Callable[[Tensor], Any]) -> list[str]:
         """Return the layers of the base that have another fact in the adapted model.
 
-        A layer that the adapted model has under no such name, since an adapter of one's own put it
-        into another module, cannot be compared.
+        A layer that returns no tensor there cannot be compared, nor one without such a name, since
+        an adapter put it into another module.
         """
         wanted = self._facts(self.base, self.batch, fact)
         found = self._facts(adapted, self.batch, fact)
-        prefix = base_prefix(adapted, self.base)
-        names = {name.removeprefix(prefix) for name, _ in adapted.named_modules()}
-        off = (name for name, value in wanted.items() if value and found.get(name) != value)
-        return [name for name in off if name in names]
+        return [name for name, value in wanted.items() if value and found.get(name, value) != value]
 
     def _facts(
         self,

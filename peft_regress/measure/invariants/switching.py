@@ -118,6 +118,9 @@ def _merge_beside(filled: Filled, model: Any) -> None:
     filled.loss_merged_beside = facts.attempt(merged)
     if filled.loss_merged_beside is None:
         facts.attempt(model.base_model.unmerge_adapter)  # of the layers that were merged
+    layer: Any
+    for layer in tuner.layers_of(model).values():
+        layer.merged_adapters = []  # a layer of OSF stays merged
     for name, tensor in facts.named_tensors(model).items():
         tensor.data = before[name]
 

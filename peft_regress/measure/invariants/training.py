@@ -31,7 +31,9 @@ class TrainingFacts:
         self._projections: dict[str, Tensor] = {}
 
     def watch_first_step(self, adapted: nn.Module, optimizer: Optimizer) -> None:
-        """Check again right after the first update."""
+        """Check again right after the first update; what trains, the optimizer may have frozen."""
+        if not self.has_rule:
+            self.expected = facts.trainable(adapted)
 
         def check(*_: object) -> None:
             handle.remove()

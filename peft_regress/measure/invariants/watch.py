@@ -79,6 +79,7 @@ class InvariantWatch:
         """
         if not self.training.has_rule:
             self.training.expected = facts.trainable(adapted)
+        self._loads = self.training.expected
         of_base = self._probe.outputs_in_float32(self._base)
         self.at_start = {
             "identity_at_init": self._identity(adapted, of_base),
@@ -95,7 +96,7 @@ class InvariantWatch:
     @paused_gc()
     def after_training(self, adapted: nn.Module, optimizer: Optimizer) -> dict[str, Fact]:
         """Check the trained model and return every invariant."""
-        saved = self.saving.of(adapted, self.training.expected)
+        saved = self.saving.of(adapted, self._loads)
         found = {
             **self.at_start,
             **self.training.after(adapted, optimizer, self.at_start["expected_trainable"]),
@@ -116,6 +117,8 @@ class InvariantWatch:
         is_half = outputs.is_half(self._base)
         tolerance = outputs.HALF_IDENTITY_TOLERANCE if is_half else outputs.IDENTITY_TOLERANCE
         found = self._probe.outputs_in_float32(adapted)
+        if self._adapter.adds_to_loss:
+            found, of_base = outputs.without_loss(found), outputs.without_loss(of_base)
         elsewhere = self._adapter.starts_elsewhere
         if elsewhere and not outputs.agree(found, of_base, tolerance=tolerance):
             raise facts.null(elsewhere)

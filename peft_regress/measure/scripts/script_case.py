@@ -20,11 +20,9 @@ from peft_regress.measure.referee import SHARE, completed
 from peft_regress.measure.scripts.observation import WatchedScript
 from peft_regress.measure.scripts.watching import ScriptError, watch_script
 from peft_regress.metrics import COST_METRICS, METRICS, Metric, make_metric
-from peft_regress.project.own_cases import settings_in_use
 from peft_regress.project.script import Event, Script
 from peft_regress.runs import schema
 from peft_regress.runs.environment import describe_machine
-from peft_regress.runs.own_code import stated_by
 from peft_regress.runs.schema import Referee
 from peft_regress.text import few, redacted
 
@@ -41,6 +39,8 @@ class ScriptRecipe:
     """A script to measure, as measuring asks for it."""
 
     script: Script
+    folder: Path
+    """That of pyproject.toml, or the working folder."""
     used: dict[str, str] = field(default_factory=dict)
     """The packages that it imported, with their requirements, once it was measured."""
     _loaded: frozenset[str] = frozenset()
@@ -111,7 +111,7 @@ class ScriptRecipe:
             return str(error)
 
     def _in_float64(self, nudge: float, start: Path | None) -> Referee:
-        seen = _watch(self.script, nudge=nudge, float64=True, kept_start=start and str(start))
+        seen = self._watch(nudge=nudge, float64=True, kept_start=start and str(start))
         if seen.less_precision:
             raise LessPrecisionError(seen.less_precision)
         if seen.problem is not None:
@@ -126,12 +126,11 @@ class ScriptRecipe:
 
     def _failed(self, failure: schema.Failure) -> schema.Record:
         record = schema.error_record(self.case, self.definition, failure)
-        stated = stated_by(self.script)
-        return msgspec.structs.replace(record, settings=_settings(self.script), **stated)
+        return msgspec.structs.replace(record, settings=_settings(self.script))
 
     def _record(self) -> schema.Record:
         script = self.script
-        first, second = (_watch(script, nudge=nudge) for nudge in (0.0, NUDGE))
+        first, second = (self._watch(nudge=nudge) for nudge in (0.0, NUDGE))
         self.used, self._loaded = dict(first.packages), first.loaded
         for seen in (first, second):
             problem = seen.problem
@@ -173,8 +172,17 @@ class ScriptRecipe:
                 unseen=list(first.unseen),
                 steps=[] if numbers[-1] == len(numbers) else numbers,
             ),
-            **stated_by(script),
         )
+
+    def _watch(self, *, nudge: float, **how: Any) -> WatchedScript:
+        script, names = self.script, ("args", "steps", "until", "env", "time_limit")
+        options = {name: getattr(script, name) for name in names}
+        try:
+            return watch_script(
+                str(script.script), nudge=nudge, folder=self.folder, **options, **how
+            )
+        except ScriptError as error:
+            raise ScriptError(f"Script {script.id!r}: {error}") from error
 
 
 def _settings(script: Script) -> dict[str, str]:
@@ -194,16 +202,6 @@ def _defined(script: Script) -> dict[str, Json]:
         "steps": script.steps,
         **({} if script.until is None else {"until": script.until}),
     }
-
-
-def _watch(script: Script, *, nudge: float, **how: Any) -> WatchedScript:
-    try:
-        names = ("args", "steps", "until", "env", "time_limit")
-        options = {name: getattr(script, name) for name in names}
-        folder = settings_in_use().folder
-        return watch_script(str(script.script), nudge=nudge, folder=folder, **options, **how)
-    except ScriptError as error:
-        raise ScriptError(f"Script {script.id!r}: {error}") from error
 
 
 def _equal(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from packaging.version import Version
 from peft_regress.errors import AbsentError, InputError
 from peft_regress.overlay.overlay import ReplacesTorchError, opened_overlay
 from peft_regress.overlay.pip import PipError, parse_version, released_versions
+from peft_regress.project.settings import Pip
 from peft_regress.upgrades.compat import judging
 from peft_regress.upgrades.compat.adapter import CONFIGURATION, SavedAdapter
 from peft_regress.upgrades.compat.releases import (
@@ -37,7 +38,7 @@ class CompatSettings:
     """By default what the adapter's configuration says."""
     also_install: tuple[str, ...] = ()
     """Requirements of every environment, besides the release."""
-    replace_torch: bool = False
+    pip: Pip
     jobs: int = field(default_factory=default_jobs)
     time_limit: float = LOADING_SECONDS
 
@@ -98,7 +99,7 @@ def compat(
 
         def tried(release: str) -> Future[Seen]:
             wanted = [f"peft=={release}", *settings.also_install]
-            opening = opened_overlay(wanted, replace_torch=settings.replace_torch)
+            opening = opened_overlay(wanted, settings.pip)
             python = overlays.enter_context(opening).python
             (future,) = try_adapters(pool, python, settings.base, [adapter.folder])
             return future
@@ -193,7 +194,7 @@ def _saved_by(adapter: SavedAdapter, settings: CompatSettings) -> tuple[Version,
 
 def _releases(settings: CompatSettings) -> tuple[Version, ...]:
     text = settings.releases or _BY_DEFAULT
-    known = released_versions("peft", pre=False) if _DOTS in text else []
+    known = released_versions("peft", settings.pip) if _DOTS in text else []
     chosen = chosen_releases(text, known)
     # The default is the last patch of each minor release.
     by_minor = {one.release[:2]: one for one in chosen}

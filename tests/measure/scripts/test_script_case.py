@@ -19,7 +19,7 @@ ID = "scripts/head/convnet"
 
 
 @pytest.fixture
-def measured(watch, monkeypatch):
+def measured(watch, monkeypatch, tmp_path):
     """Return a function that measures a script from its text."""
 
     def measure(text, *, has_reference=False, **asked):
@@ -28,8 +28,8 @@ def measured(watch, monkeypatch):
                 text, nudge=nudge, steps=steps, until=until
             )
         )  # fmt: skip
-        recipe = measure.recipe = script_case.ScriptRecipe(Script(ID, "train.py", **asked))
-        return recipe.measure(has_reference=has_reference)
+        measure.recipe = script_case.ScriptRecipe(Script(ID, "train.py", **asked), tmp_path)
+        return measure.recipe.measure(has_reference=has_reference)
 
     return measure
 
@@ -109,10 +109,7 @@ CHANGES = {
         "opt = torch.optim.Adagrad(trained, lr=0.01, foreach=False)\n" + LOOP,
         {"optimizer"},
     ),
-    "less trains": (
-        "net[4].bias.requires_grad_(False)\n" + LOOP,
-        {"trained", "trainable_params"},
-    ),
+    "less trains": ("net[4].bias.requires_grad_(False)\n" + LOOP, {"trained", "trainable_params"}),
     "a scaled loss": (SCALED + LOOP, {"first_losses", "gradient_norms"}),
     "a scaled loss and one more buffer": (
         f"net.register_buffer('added', torch.ones(3), persistent=False)\n{SCALED}{LOOP}",

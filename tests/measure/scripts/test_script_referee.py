@@ -19,7 +19,7 @@ THERE = msgspec.structs.replace(describe_machine(), digest="sha256:there")
 
 
 @pytest.fixture
-def measured(watch, monkeypatch):
+def measured(watch, monkeypatch, tmp_path):
     """Return a function that measures a script from its text, by a reference of elsewhere."""
 
     def measure(text, known=None, machine=THERE):
@@ -30,7 +30,7 @@ def measured(watch, monkeypatch):
             return watch(text, nudge=nudge, float64=float64, steps=steps, until=until)
 
         monkeypatch.setattr(script_case, "watch_script", watched)
-        recipe = script_case.ScriptRecipe(Script(ID, "train.py"))
+        recipe = script_case.ScriptRecipe(Script(ID, "train.py"), tmp_path)
         curves = [] if known is None else curves_of(observed(known, machine))
         record = recipe.measure(has_reference=True, known=curves, keep_referee=True)
         measure.runs_in_float64 = sum(asked)

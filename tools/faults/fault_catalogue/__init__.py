@@ -5,6 +5,7 @@ from fault_catalogue import (  # noqa: F401  (each adds its own)
     adapters,
     adapters_in_use,
     costs,
+    language_models,
     later_steps,
     lora,
     optimizers,

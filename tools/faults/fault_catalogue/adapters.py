@@ -4,22 +4,17 @@ from typing import Final
 
 import torch
 
-from fault_catalogue.fault import Faults, fault
+from fault_catalogue.fault import Faults, fault, passing
 
-_DORA: Final = "shift/dora-r4/shufflenet_v2_x0_5"
 _LAYER: Final = "peft.tuners.lora.dora:_DoraConvNdLayer"
-_LOHA: Final = "shift/loha-r4/shufflenet_v2_x0_5"
-_LOKR: Final = "shift/lokr-r4/shufflenet_v2_x0_5"
-_IA3: Final = "shift/ia3/shufflenet_v2_x0_5"
-_ADALORA: Final = "shift/adalora-r4/shufflenet_v2_x0_5"
-_HALF: Final = "shift/lora-bf16-r4/shufflenet_v2_x0_5"
 
 
-class Dora(Faults, area="DoRA", case=_DORA):
-    @fault(at=f"{_LAYER}.forward")
-    def dora_base_computed_twice(original, self, x, **kwargs):
-        """The base convolution runs again inside the magnitude's layer, as before peft 0.15."""
-        return original(self, x, **{**kwargs, "base_result": None})
+class Dora(Faults, area="DoRA", case="dora-r4"):
+    dora_base_computed_twice = passing(
+        "The base convolution runs again inside the magnitude's layer, as before peft 0.15.",
+        {"base_result": None},
+        at=f"{_LAYER}.forward",
+    )
 
     @fault(at=f"{_LAYER}.forward")
     def dora_norm_not_detached(
@@ -66,14 +61,14 @@ class Dora(Faults, area="DoRA", case=_DORA):
         weight.data += module.get_delta_weight(adapter)
 
 
-class OtherAdapters(Faults, area="other adapters", case=_LOKR):
-    @fault(at="peft.tuners.loha.layer:HadaWeight.forward", case=_LOHA)
+class OtherAdapters(Faults, area="other adapters", case="lokr-r4"):
+    @fault(at="peft.tuners.loha.layer:HadaWeight.forward", case="loha-r4")
     def loha_products_added(original, ctx, w1a, w1b, w2a, w2b, scale):
         """The two products of LoHa are added instead of multiplied with each other."""
         original(ctx, w1a, w1b, w2a, w2b, scale)
         return ((w1a @ w1b) + (w2a @ w2b)) * scale
 
-    @fault(at="peft.tuners.loha.layer:HadaWeight.backward", case=_LOHA)
+    @fault(at="peft.tuners.loha.layer:HadaWeight.backward", case="loha-r4")
     def loha_gradient_of_the_other_product(original, ctx, grad):
         """The gradients of LoHa's two products are swapped."""
         of_w1a, of_w1b, of_w2a, of_w2b, none = original(ctx, grad)
@@ -97,18 +92,18 @@ class OtherAdapters(Faults, area="other adapters", case=_LOKR):
         """LoKr is not scaled at all, as before peft 0.14."""
         return original(w1, w2, 1.0)
 
-    @fault(at="peft.tuners.ia3.layer:IA3Layer.reset_ia3_parameters", case=_IA3)
+    @fault(at="peft.tuners.ia3.layer:IA3Layer.reset_ia3_parameters", case="ia3")
     def ia3_starts_off_one(original, self, adapter):
         """The factors of IA3 start at 1.01 instead of 1."""
         original(self, adapter)
         torch.nn.init.constant_(self.ia3_l[adapter], 1.01)
 
-    @fault(at="peft.tuners.adalora.model:AdaLoraModel.update_and_allocate", case=_ADALORA)
+    @fault(at="peft.tuners.adalora.model:AdaLoraModel.update_and_allocate", case="adalora-r4")
     def adalora_budget_never_falls(_original, self, global_step):
         """AdaLoRA keeps the ranks that it starts with."""
         self.last_step = global_step
 
-    @fault(at="peft.tuners.tuners_utils:BaseTuner._cast_adapter_dtype", case=_HALF)
+    @fault(at="peft.tuners.tuners_utils:BaseTuner._cast_adapter_dtype", case="lora-bf16-r4")
     def adapter_left_in_half_precision(original, self, adapter_name, autocast_adapter_dtype=True):
         """On a bfloat16 base the adapter is in bfloat16 too, where float32 was asked for."""
         original(self, adapter_name, autocast_adapter_dtype=False)

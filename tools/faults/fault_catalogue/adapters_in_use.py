@@ -1,24 +1,22 @@
 """What peft, or this project, could get wrong in merging, switching, saving and loading."""
 
+import re
 from pathlib import Path
 from typing import Final
 
-from fault_catalogue.fault import Faults, fault
+from fault_catalogue.fault import Faults, fault, passing
 from fault_catalogue.own_case import OWN, OWN_WITHOUT_BIASES
 
-_LORA: Final = "shift/lora-r4/shufflenet_v2_x0_5"
 _LAYER: Final = "peft.tuners.lora.layer:_ConvNd"
 _SAVED_MODULE: Final = "peft.utils.other:ModulesToSaveWrapper"
 _DELETE: Final = "peft.tuners.lora.layer:LoraLayer.delete_adapter"
 # Of which baselines/adapters/ has what an earlier run saved.
-_STORED: Final = "shift/lora-r1/shufflenet_v2_x0_5"
-_BN_HEAD: Final = "shift/bn_head/shufflenet_v2_x0_5"
 # Where peft's own saving looks it up, and where it is called to learn what ships.
 _SAVE: Final = ("peft.peft_model:get_peft_model_state_dict", "peft:get_peft_model_state_dict")
 _LOAD: Final = "peft.peft_model:set_peft_model_state_dict"
 
 
-class SeveralAdapters(Faults, area="several adapters", case=_LORA):
+class SeveralAdapters(Faults, area="several adapters", case="lora-r4"):
     @fault(at=f"{_LAYER}.unmerge")
     def unmerge_scales_wrongly(original, self):
         """Unmerging takes out a thousandth too much."""
@@ -37,10 +35,9 @@ class SeveralAdapters(Faults, area="several adapters", case=_LORA):
             weight.data = before if merged.isfinite().all() else merged
         original(self, **settings)
 
-    @fault(at=f"{_LAYER}.merge")
-    def safe_merge_checks_nothing(original, self, **settings):
-        """A safe merge is a merge like any other."""
-        original(self, **{**settings, "safe_merge": False})
+    safe_merge_checks_nothing = passing(
+        "A safe merge is a merge like any other.", {"safe_merge": False}, at=f"{_LAYER}.merge"
+    )
 
     @fault(at=f"{_LAYER}.update_layer")
     def second_adapter_shares_b(original, self, name, *args, **settings):
@@ -114,9 +111,7 @@ class SeveralAdapters(Faults, area="several adapters", case=_LORA):
     def train_after_eval_freezes(original, self, mode=True):
         """Training mode after eval mode freezes the adapter."""
         if mode and not self.training:
-            for name, parameter in self.named_parameters():
-                if ".lora_" in name:
-                    parameter.requires_grad = False
+            self.set_requires_grad(self.active_adapters, requires_grad=False)
         return original(self, mode)
 
     @fault(at="peft.peft_model:PeftModel.train")
@@ -129,17 +124,15 @@ class SeveralAdapters(Faults, area="several adapters", case=_LORA):
         return original(self, mode)
 
 
-class Serialisation(Faults, area="serialisation", case=_LORA):
-    @fault(at=_SAVE)
+class Serialisation(Faults, area="serialisation", case="lora-r4"):
+    @fault(at=_SAVE, also=("vera", "ia3", "fourierft", "oft"))
     def saved_without_one_layer(original, *args, **kwargs):
         """The saved adapter lacks its first layer."""
         state = original(*args, **kwargs)
-        layer = next(iter(state)).partition(".lora_")[0]
-        return {
-            name: tensor for name, tensor in state.items() if not name.startswith(f"{layer}.lora")
-        }
+        layer = re.split(r"_proj\.|\.lora_", next(iter(state)))[0]
+        return {name: tensor for name, tensor in state.items() if not name.startswith(layer)}
 
-    @fault(at=_SAVE)
+    @fault(at=_SAVE, also=("prefix",))
     def saved_in_half_precision(original, *args, **kwargs):
         """The adapter is saved in float16."""
         return {name: tensor.half() for name, tensor in original(*args, **kwargs).items()}
@@ -153,12 +146,10 @@ class Serialisation(Faults, area="serialisation", case=_LORA):
     def loaded_adapter_is_frozen(original, model, state, **kwargs):
         """An adapter that was loaded no longer trains, although is_trainable was asked for."""
         result = original(model, state, **kwargs)
-        for name, parameter in model.named_parameters():
-            if ".lora_" in name:
-                parameter.requires_grad = False
+        model.set_requires_grad(kwargs["adapter_name"], requires_grad=False)
         return result
 
-    @fault(at=(*_SAVE, _LOAD), case=_STORED)
+    @fault(at=(*_SAVE, _LOAD), case="lora-r1")
     def names_changed_on_both_sides(original, model, *args, **kwargs):
         """A release saves and reads other names only, so that older adapters do not load."""
         if not args:
@@ -180,7 +171,7 @@ class Serialisation(Faults, area="serialisation", case=_LORA):
         model.get_submodule("base_model.model.fc").reset_parameters()
         return model
 
-    @fault(at="peft_regress.catalogue.methods.selective:Selective.shipped_tensors", case=_BN_HEAD)
+    @fault(at="peft_regress.catalogue.methods.selective:Selective.shipped_tensors", case="bn_head")
     def running_statistics_not_saved(original, *args):
         """The re-estimated running statistics are not saved."""
         shipped = original(*args)
@@ -213,10 +204,11 @@ class Serialisation(Faults, area="serialisation", case=_LORA):
         if not Path(path).exists():
             original(state, path, **kwargs)
 
-    @fault(at="peft.utils.save_and_load:_find_mismatched_keys")
-    def loading_ignores_another_rank(original, model, state, **_settings):
-        """Tensors of another rank are left out when an adapter is loaded."""
-        return original(model, state, ignore_mismatched_sizes=True)
+    loading_ignores_another_rank = passing(
+        "Tensors of another rank are left out when an adapter is loaded.",
+        {"ignore_mismatched_sizes": True},
+        at="peft.utils.save_and_load:_find_mismatched_keys",
+    )
 
     @fault(at="peft.peft_model:PeftModel.load_adapter")
     def loading_ignores_absent_tensors(original, *args, **kwargs):

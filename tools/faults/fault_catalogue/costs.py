@@ -1,23 +1,18 @@
 """What the cost recorder could get wrong, and memory in use outside the step that is profiled."""
 
-from functools import partial
 from typing import Final
 
 import torch
 
 from fault_catalogue.fault import Faults, fault
 
-_FULL: Final = "shift/full/shufflenet_v2_x0_5"
 _FORMULA: Final = "peft_regress.cost.operators:formula_of"
 _RECORDER: Final = "peft_regress.cost.recorder:StepRecorder"
 _BACKWARD: Final = torch.ops.aten.convolution_backward
-_LORA: Final = "shift/lora-r4/shufflenet_v2_x0_5"
-_HEAD: Final = "shift/head/shufflenet_v2_x0_5"
-_FORWARD: Final = "peft.tuners.lora.layer:_ConvNd.forward"
-_KEPT: Final[list[object]] = []
+KEPT: Final[list[object]] = []
 
 
-class Counting(Faults, area="counting", case=_FULL):
+class Counting(Faults, area="counting", case="full"):
     @fault(at=_FORMULA)
     def grouped_convolutions_counted_in_full(original, packet):
         """The weight gradient of a grouped convolution counts as if it had no groups."""
@@ -28,7 +23,7 @@ class Counting(Faults, area="counting", case=_FULL):
     @fault(at=_FORMULA)
     def backward_pass_of_convolutions_not_counted(original, packet):
         """The backward pass of a convolution counts as no work."""
-        return _nothing if packet is _BACKWARD else original(packet)
+        return (lambda *_, **__: 0) if packet is _BACKWARD else original(packet)
 
     @fault(at=_FORMULA, stops=True)
     def formula_lost(original, packet):
@@ -66,21 +61,21 @@ class Counting(Faults, area="counting", case=_FULL):
         return recorder.marks[0] if len(recorder.marks) == 4 else found
 
 
-class Memory(Faults, area="memory", at=_FORWARD, case=_LORA):
+class Memory(Faults, area="memory", at="peft.tuners.lora.layer:_ConvNd.forward", case="lora-r4"):
     def input_kept_from_the_fourth_step(original, self, x, **kwargs):
         """From the fourth step on each layer keeps its input in memory after the step."""
         self.steps = getattr(self, "steps", 0) + torch.is_grad_enabled()
         if torch.is_grad_enabled() and self.steps > 3:
-            _KEPT.append(x)
+            KEPT.append(x)
         return original(self, x, **kwargs)
 
-    @fault(at="torch.optim.adamw:AdamW._init_group", case=_HEAD)
+    @fault(at="torch.optim.adamw:AdamW._init_group", case="head")
     def gradient_kept_from_the_fourth_step(original, self, group, params, grads, *rest):
         """From the fourth step on Adam keeps one gradient of each step in memory."""
         found = original(self, group, params, grads, *rest)
         self.steps = getattr(self, "steps", 0) + 1
         if self.steps > 3:
-            _KEPT.append(grads[0])
+            KEPT.append(grads[0])
         return found
 
     def first_step_has_outputs_twice(original, self, x, **kwargs):
@@ -89,7 +84,8 @@ class Memory(Faults, area="memory", at=_FORWARD, case=_LORA):
         self.steps = getattr(self, "steps", 0) + torch.is_grad_enabled()
         if output.requires_grad and self.steps == 1:
             # The graph holds the hook, and the hook the tensor.
-            output.register_hook(partial(_ignore, torch.empty_like(output)))
+            held = torch.empty_like(output)
+            output.register_hook(lambda _gradient, _held=held: None)
         return output
 
     def outputs_kept_in_evaluation(original, self, x, **kwargs):
@@ -106,11 +102,3 @@ class Memory(Faults, area="memory", at=_FORWARD, case=_LORA):
         state = original(model, *args, **kwargs)
         del copies
         return state
-
-
-def _nothing(*_args, **_kwargs):
-    return 0
-
-
-def _ignore(_held, _gradient):
-    pass

@@ -89,7 +89,8 @@ def _wrapper(
         except Exception as error:
             # Raised by a line of the fault, or by a call there that no longer fits.
             last = traceback.extract_tb(error.__traceback__)[-1].filename
-            is_its_own = last == inspect.getfile(fault.replacement)
+            made = (fault.replacement, inspect.unwrap(fault.replacement))
+            is_its_own = last in map(inspect.getfile, made)
             if is_its_own and not isinstance(error, InjectedError):
                 injection.failure = f"{type(error).__name__}: {error}"
             raise

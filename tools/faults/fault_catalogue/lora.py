@@ -4,32 +4,24 @@ from typing import Final
 from unittest.mock import patch
 
 import torch
-from torch.nn import functional
+from torch.func import functional_call
 
+from fault_catalogue.costs import KEPT
 from fault_catalogue.fault import Faults, InjectedError, fault
-
-_LORA: Final = "shift/lora-r4/shufflenet_v2_x0_5"
-_HIGH_RANK: Final = "shift/lora-r16/shufflenet_v2_x0_5"
-_RSLORA: Final = "shift/rslora-r4/shufflenet_v2_x0_5"
-_WITH_BIASES: Final = "shift/lora-r1/mobilenet_v3_small"
+from fault_catalogue.later_steps import LateDropout
 
 _LAYER: Final = "peft.tuners.lora.layer:_ConvNd"
 _TUNER: Final = "peft.tuners.tuners_utils:BaseTuner"
 _TUNER_LAYER: Final = "peft.tuners.tuners_utils:BaseTunerLayer"
-_DROPOUT: Final = "shift/lora-dropout-r4/mobilenet_v3_small"
-_ONE_LAYER: Final = "conv5.0"
-_ITS_CHANNELS: Final = 1024
 
 
-_KEPT: Final[list[object]] = []
-
-
-class Lora(Faults, area="LoRA", case=_LORA):
+class Lora(Faults, area="LoRA", case="lora-r4"):
     # The wrapping.
     @fault(at="peft.tuners.lora.model:LoraModel._create_and_replace")
     def lora_layer_not_wrapped(original, self, *args, **kwargs):
         """One of the layers that were asked for is left without an adapter."""
-        if kwargs["current_key"] != _ONE_LAYER:
+        self.left_out = getattr(self, "left_out", kwargs["current_key"])
+        if kwargs["current_key"] != self.left_out:
             original(self, *args, **kwargs)
 
     @fault(at="peft.tuners.lora.model:LoraModel._create_and_replace", stops=True)
@@ -37,23 +29,22 @@ class Lora(Faults, area="LoRA", case=_LORA):
         """The library no longer supports convolutions as targets."""
         raise InjectedError("Target module Conv2d is not supported")
 
-    @fault(at=f"{_TUNER}._mark_only_adapters_as_trainable")
+    @fault(at=f"{_TUNER}._mark_only_adapters_as_trainable", also=("vera", "oft"))
     def lora_half_of_the_layers_frozen(original, self, model):
         """Every other adapter is left frozen."""
-        from peft.tuners.lora import LoraLayer
+        from peft.tuners.tuners_utils import BaseTunerLayer
 
         original(self, model)
-        layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
+        layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
         for layer in layers[::2]:
-            for parameter in layer.parameters():
-                parameter.requires_grad = False
+            layer.requires_grad_(requires_grad=False)
 
     @fault(at=f"{_LAYER}.update_layer")
     def lora_rank_clamped(original, self, adapter, r, *args, **kwargs):
         """A rank above 2 becomes 2, without a message."""
         original(self, adapter, min(r, 2), *args, **kwargs)
 
-    @fault(at=f"{_LAYER}.update_layer", case=_HIGH_RANK)
+    @fault(at=f"{_LAYER}.update_layer", case="lora-r16")
     def lora_rank_of_at_most_16(original, self, adapter, r, *args, **kwargs):
         """A rank above 16 becomes 16."""
         original(self, adapter, min(r, 16), *args, **kwargs)
@@ -82,7 +73,7 @@ class Lora(Faults, area="LoRA", case=_LORA):
         """A starts Gaussian, of standard deviation 1/r, instead of Kaiming uniform."""
         original(self, adapter, "gaussian")
 
-    @fault(at="peft:get_peft_model")
+    @fault(at="peft:get_peft_model", also=("prefix",))
     def lora_drawn_under_another_seed(original, *args, **kwargs):
         """A number is drawn before the adapter, so that the same seed gives another adapter."""
         torch.rand(1)
@@ -95,21 +86,21 @@ class Lora(Faults, area="LoRA", case=_LORA):
         original(self, adapter, *args, **kwargs)
         self.scaling[adapter] *= 2
 
-    @fault(at=f"{_LAYER}.forward", case=_RSLORA)
+    @fault(at=f"{_LAYER}.forward", case="rslora-r4")
     def rslora_scaling_left_out(original, self, x, **kwargs):
         """The forward pass does not multiply by the scaling; merging does."""
         with patch.object(self, "scaling", dict.fromkeys(self.scaling, 1.0)):
             return original(self, x, **kwargs)
 
-    @fault(at=f"{_LAYER}.update_layer", case=_RSLORA)
+    @fault(at=f"{_LAYER}.update_layer", case="rslora-r4")
     def rslora_scaled_as_lora(original, self, adapter, r, *args, **kwargs):
         """The scaling is alpha / r instead of the rank-stabilized alpha / sqrt(r)."""
         original(self, adapter, r, *args, **kwargs)
         self.scaling[adapter] = self.lora_alpha[adapter] / r
 
-    @fault(at=f"{_LAYER}.forward")
+    @fault(at=f"{_LAYER}.forward", also=("vera", "oft"))
     def lora_base_computed_twice(original, self, x, **kwargs):
-        """Each layer computes its base convolution a second time, for nothing."""
+        """Each layer computes its base a second time, for nothing."""
         self.base_layer(x)
         return original(self, x, **kwargs)
 
@@ -118,13 +109,11 @@ class Lora(Faults, area="LoRA", case=_LORA):
         """The low-rank path is computed in double precision, which doubles its activations."""
         if self.disable_adapters or self.merged:
             return original(self, x)
-        result, wide = self.base_layer(x), x.double()
+        result = self.base_layer(x)
         for name in self.active_adapters:
-            a, b = self.lora_A[name], self.lora_B[name]
-            inner = functional.conv2d(
-                wide, a.weight.double(), None, a.stride, a.padding, a.dilation
-            )
-            update = functional.conv2d(inner, b.weight.double())
+            update = x.double()
+            for part in (self.lora_A[name], self.lora_B[name]):
+                update = functional_call(part, {"weight": part.weight.double()}, (update,))
             result = result + update.to(x.dtype) * self.scaling[name]
         return result
 
@@ -132,18 +121,18 @@ class Lora(Faults, area="LoRA", case=_LORA):
     def lora_dropout_left_on(original, self, adapter, *args, **kwargs):
         """A dropout that was not asked for is on, in eval mode too."""
         original(self, adapter, *args, **kwargs)
-        self.lora_dropout[adapter] = _DropoutInEveryMode()
+        self.lora_dropout[adapter] = LateDropout(after=-1)  # before the first step too
 
-    @fault(at=f"{_LAYER}.update_layer", case=_DROPOUT)
+    @fault(at=f"{_LAYER}.update_layer", case="shift/lora-dropout-r4/mobilenet_v3_small")
     def dropout_of_lora_ignored(original, self, adapter, *args, **kwargs):
         """The configuration's `lora_dropout` has no effect."""
         original(self, adapter, *args, **kwargs)
         self.lora_dropout[adapter] = torch.nn.Identity()
 
-    @fault(at=f"{_LAYER}.forward")
+    @fault(at=f"{_LAYER}.forward", also=("ia3",))
     def lora_activations_kept_alive(original, self, x, **kwargs):
         """Each layer keeps all its inputs in memory, also after the step."""
-        _KEPT.append(x)
+        KEPT.append(x)
         return original(self, x, **kwargs)
 
     @fault(at=f"{_LAYER}.forward")
@@ -164,16 +153,17 @@ class Lora(Faults, area="LoRA", case=_LORA):
     def lora_merge_scales_one_layer_wrongly(original, self, adapter):
         """Merging takes one layer's update times 1.1."""
         update = original(self, adapter)
-        return update * 1.1 if len(update) == _ITS_CHANNELS else update
+        # Outputs of a layer of the gate's case, and of the fuzzer's networks.
+        return update * 1.1 if len(update) in {1024, 8} else update
 
-    @fault(at=f"{_LAYER}.merge", case=_WITH_BIASES)
+    @fault(at=f"{_LAYER}.merge", case="shift/lora-r1/mobilenet_v3_small")
     def lora_merge_forgets_the_bias(original, self, *args, **kwargs):
         """The merged layer has no bias where the base layer had one."""
         original(self, *args, **kwargs)
         if self.base_layer.bias is not None:
             self.base_layer.bias.data.zero_()
 
-    @fault(at=f"{_TUNER_LAYER}.enable_adapters")
+    @fault(at=f"{_TUNER_LAYER}.enable_adapters", also=("ia3", "fourierft"))
     def lora_disabled_stays_on(_original, self, enabled):
         """Disabling the adapter leaves it on."""
         self.last_asked = enabled
@@ -182,15 +172,9 @@ class Lora(Faults, area="LoRA", case=_LORA):
     def lora_frozen_once_disabled(original, self, enabled):
         """An adapter that was disabled and enabled again computes, but no longer trains."""
         original(self, enabled)
-        for part in (self.lora_A, self.lora_B):
-            part.requires_grad_(requires_grad=False)
+        self.requires_grad_(requires_grad=False)
 
 
 def _look_at(_module, _inputs, output):
     # An attention returns its weights as well.
     (output[0] if isinstance(output, tuple) else output).detach().abs().amax()
-
-
-class _DropoutInEveryMode(torch.nn.Module):
-    def forward(self, x):
-        return functional.dropout(x, p=0.1, training=True)

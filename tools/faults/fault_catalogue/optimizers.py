@@ -5,92 +5,80 @@ from unittest.mock import patch
 
 import torch
 
-from fault_catalogue.fault import Faults, fault
+from fault_catalogue.fault import Faults, fault, passing
 
 # The head alone: what an optimizer gets wrong shows in any parameter, and these bounds are tight.
-_HEAD: Final = "shift/head/shufflenet_v2_x0_5"
-_LORA_PLUS: Final = "shift/loraplus-r4/shufflenet_v2_x0_5"
-_INIT: Final = "torch.optim.adamw:AdamW.__init__"
-_UPDATE: Final = "torch.optim.adam:_single_tensor_adam"
-_GROUP: Final = "torch.optim.adamw:AdamW._init_group"
 _ZERO: Final = "torch.optim.optimizer:Optimizer.zero_grad"
-_GALORE: Final = "shift/galore-r4/shufflenet_v2_x0_5"
-_CLONED: Final = "shift/galore-cloned-r4/shufflenet_v2_x0_5"
 _PROJECTOR: Final = "galore_torch.galore_projector:GaLoreProjector"
 _STEP: Final = "galore_torch.adamw:AdamW.step"
 
 
-class Optimizers(Faults, area="optimizers", case=_HEAD):
-    # Its settings.
-    @fault(at=_INIT)
-    def adam_decays_weights(original, self, params, **kwargs):
-        """Weight decay is on at 0.01, torch's default, although none was asked for."""
-        original(self, params, **{**kwargs, "weight_decay": 0.01})
+def second_moment_in(dtype):
+    """Return a fault of Adam."""
 
-    @fault(at=_INIT)
-    def adam_eps_changed(original, self, params, **kwargs):
-        """Eps is 1e-8, torch's default, instead of the 1e-6 that was asked for."""
-        original(self, params, **{**kwargs, "eps": 1e-8})
+    @fault(at="torch.optim.adamw:AdamW._init_group")
+    def replacement(original, self, group, *lists):
+        found = original(self, group, *lists)
+        parameters, _, _, squares, *_ = lists
+        for index, parameter in enumerate(parameters):
+            state = self.state[parameter]
+            state["exp_avg_sq"] = squares[index] = state["exp_avg_sq"].to(dtype)
+        return found
 
-    @fault(at=_INIT)
-    def adam_betas_swapped(original, self, params, **kwargs):
-        """The decay rates of the two moments are swapped."""
-        original(self, params, **{**kwargs, "betas": kwargs["betas"][::-1]})
+    replacement.__doc__ = f"The second moment is kept in {str(dtype).removeprefix('torch.')}."
+    return replacement
 
-    @fault(at=_INIT)
-    def adam_keeps_a_third_moment(original, self, params, **kwargs):
-        """AMSGrad is on, which keeps the largest second moment as well."""
-        original(self, params, **{**kwargs, "amsgrad": True})
 
-    @fault(at=_INIT, stops=True)
-    def adam_ignores_foreach(original, self, params, **kwargs):
-        """One kernel updates all tensors although foreach=False was asked for."""
-        original(self, params, **{**kwargs, "foreach": True})
+class Settings(Faults, area="optimizers", case="head", at="torch.optim.adamw:AdamW.__init__"):
+    adam_decays_weights = passing("Weight decay is 0.01 instead of 0.", {"weight_decay": 0.01})
+    adam_eps_changed = passing("Eps is 1e-8, torch's default, instead of 1e-6.", {"eps": 1e-8})
+    adam_betas_swapped = passing("The two decay rates are swapped.", {"betas": (0.999, 0.9)})
+    adam_keeps_a_third_moment = passing("AMSGrad keeps a third moment.", {"amsgrad": True})
+    adam_ignores_foreach = passing(
+        "One kernel updates all tensors although foreach=False was asked for.",
+        {"foreach": True},
+        stops=True,
+    )
+    loraplus_ratio_ignored = passing(
+        "LoRA+ gives B the learning rate of A.",
+        {"loraplus_lr_ratio": 1},
+        at="peft.optimizers:create_loraplus_optimizer",
+        case="loraplus-r4",
+    )
+    gradients_kept_alive = passing(
+        "Gradients are set to zero instead of freed, and stay in memory in the forward pass.",
+        {"set_to_none": False},
+        at=_ZERO,
+        case="full",
+    )
 
-    # Its update.
+
+class Optimizers(Faults, area="optimizers", case="head"):
     @fault(at="torch.optim.adam:_get_value")
     def adam_without_bias_correction(original, step):
         """The moments are not corrected for their start at zero."""
         return original(step) + 1e6
 
-    @fault(at=_UPDATE)
+    @fault(at="torch.optim.adam:_single_tensor_adam")
     def adam_copies_each_gradient(original, params, grads, *args, **kwargs):
         """Each gradient is copied before it is used: the same update by a slower step."""
         original(params, [grad.clone() for grad in grads], *args, **kwargs)
 
-    @fault(at=_GROUP)
-    def adam_second_moment_in_bfloat16(original, self, group, *lists):
-        """The second moment is kept in bfloat16."""
-        return _with_second_moment(torch.bfloat16, original, self, group, *lists)
-
-    @fault(at=_GROUP)
-    def adam_second_moment_in_float64(original, self, group, *lists):
-        """The second moment is kept in double precision."""
-        return _with_second_moment(torch.float64, original, self, group, *lists)
+    adam_second_moment_in_bfloat16 = second_moment_in(torch.bfloat16)
+    adam_second_moment_in_float64 = second_moment_in(torch.float64)
 
     @fault(at="torch.optim.optimizer:Optimizer.add_param_group")
     def optimizer_skips_a_parameter(original, self, group):
         """The last parameter of a group is never updated."""
         original(self, {**group, "params": list(group["params"])[:-1]})
 
-    @fault(at="peft.optimizers:create_loraplus_optimizer", case=_LORA_PLUS)
-    def loraplus_ratio_ignored(original, *args, **kwargs):
-        """LoRA+ gives B the learning rate of A."""
-        return original(*args, **{**kwargs, "loraplus_lr_ratio": 1})
-
-    # The gradients.
     @fault(at=_ZERO)
     def gradients_accumulate(_original, self, set_to_none=True):
         """Gradients are not set to zero between steps, so that they add up."""
         self.last_asked = set_to_none
 
-    @fault(at=_ZERO, case="shift/full/shufflenet_v2_x0_5")
-    def gradients_kept_alive(original, self, set_to_none=True):
-        """Gradients are set to zero instead of freed, and stay in memory in the forward pass."""
-        original(self, set_to_none=False)
 
-
-class Galore(Faults, area="GaLore", case=_GALORE):
+class Galore(Faults, area="GaLore", case="galore-r4"):
     @fault(at=f"{_PROJECTOR}.project")
     def galore_never_refreshed(original, self, grad, step):
         """The subspace of the first step is kept for ever."""
@@ -101,10 +89,11 @@ class Galore(Faults, area="GaLore", case=_GALORE):
         """The SVD is computed at each step instead of every fifteenth step."""
         return original(self, grad, 0)
 
-    @fault(at=f"{_PROJECTOR}.__init__")
-    def galore_on_the_wrong_side(original, self, *args, **kwargs):
-        """The longer side of the matrix is projected instead of the shorter."""
-        original(self, *args, **{**kwargs, "proj_type": "reverse_std"})
+    galore_on_the_wrong_side = passing(
+        "The longer side of the matrix is projected instead of the shorter.",
+        {"proj_type": "reverse_std"},
+        at=f"{_PROJECTOR}.__init__",
+    )
 
     @fault(at=f"{_PROJECTOR}.__init__")
     def galore_rank_clamped(original, self, rank, **kwargs):
@@ -125,7 +114,7 @@ class Galore(Faults, area="GaLore", case=_GALORE):
 
     @fault(
         at="peft_regress.catalogue.methods.galore_projector:CloningProjector.get_orthogonal_matrix",
-        case=_CLONED,
+        case="galore-cloned-r4",
     )
     def galore_whole_svd_kept(_original, self, *args, **kwargs):
         """The cloning projector keeps a slice, and with it all singular vectors in memory."""
@@ -149,12 +138,3 @@ class Galore(Faults, area="GaLore", case=_GALORE):
         """Only the first group of parameters is updated, the projected ones."""
         with patch.object(self, "param_groups", self.param_groups[:1]):
             return original(self, closure)
-
-
-def _with_second_moment(dtype, original, self, group, *lists):
-    found = original(self, group, *lists)
-    parameters, _, _, squares, *_ = lists
-    for index, parameter in enumerate(parameters):
-        state = self.state[parameter]
-        state["exp_avg_sq"] = squares[index] = state["exp_avg_sq"].to(dtype)
-    return found

@@ -1,31 +1,39 @@
 """What could go wrong with the data, the training loop, BatchNorm and the source model."""
 
+import functools
 from dataclasses import replace
 from typing import Final
 
 import torch
 from torch.nn import functional
 
-from fault_catalogue.fault import Faults, fault
-from fault_catalogue.later_steps import trained
+from fault_catalogue.fault import FINETUNE, Faults, before_each_step, fault
 
-_HEAD: Final = "shift/head/shufflenet_v2_x0_5"
-_UNSEEN: Final = "unseen/head/shufflenet_v2_x0_5"
 _LOAD: Final = "peft_regress.catalogue.tasks.digits:DigitsTask.load"
-_EVALUATE: Final = "peft_regress.measure.objective:Objective.scores"
 _MEAN, _DEVIATION = 0.1307, 0.3081
-_LORA: Final = "shift/lora-r4/shufflenet_v2_x0_5"
-_FINETUNE: Final = "peft_regress.measure.training:finetune"
-_BN_HEAD: Final = "shift/bn_head/shufflenet_v2_x0_5"
-_DROPOUT: Final = "shift/lora-dropout-r4/mobilenet_v3_small"
-_OWN_MOMENTUM: Final = "shift/bn_head/mobilenet_v3_small"
-_MODES: Final = "peft_regress.catalogue.methods.method:Method.set_mode"
-_FULL: Final = "shift/full/shufflenet_v2_x0_5"
 _BUILD: Final = "peft_regress.catalogue.architectures.torchvision_models:_build"
+_MODES: Final = "peft_regress.catalogue.methods.method:Method.set_mode"
 _SOURCE: Final = "peft_regress.catalogue.sources:source_model"
 
 
-class Data(Faults, area="data", at=_LOAD, case=_HEAD):
+def of_each(kind, **stated):
+    """Make a fault of what a function does to each layer of a kind, in the model returned."""
+
+    def state(change):
+        @fault(**stated)
+        @functools.wraps(change)
+        def replacement(original, *args, **kwargs):
+            model = original(*args, **kwargs)
+            for layer in filter(lambda one: isinstance(one, kind), model.modules()):
+                change(layer)
+            return model
+
+        return replacement
+
+    return state
+
+
+class Data(Faults, area="data", at=_LOAD, case="head"):
     def labels_shuffled(original, self):
         """Each training image has the label of the image before it."""
         (images, labels), test = original(self)
@@ -46,7 +54,7 @@ class Data(Faults, area="data", at=_LOAD, case=_HEAD):
         _, test = original(self)
         return test, test
 
-    @fault(at=_EVALUATE)
+    @fault(at="peft_regress.measure.objective:Objective.scores")
     def test_split_cut(original, self, model, batches):
         """Only a tenth of the test images is evaluated."""
         images, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
@@ -70,32 +78,28 @@ class Data(Faults, area="data", at=_LOAD, case=_HEAD):
         """All seeds see the training images in the order of the first seed."""
         return original(self, size, seed=seed * 0)
 
-    @fault(at="peft_regress.catalogue.tasks.digits:DigitsTask.prepare", case=_UNSEEN)
+    @fault(
+        at="peft_regress.catalogue.tasks.digits:DigitsTask.prepare",
+        case="unseen/head/shufflenet_v2_x0_5",
+    )
     def new_head_not_drawn(_original, self, model, *, head, seed):
         """Unseen classes are trained from the source's own head instead of a new one."""
 
 
-class TrainingLoop(Faults, area="training loop", at=_FINETUNE, case=_HEAD):
-    def schedule_off_by_one(original, model, optimizer, *rest, **kwargs):
+class TrainingLoop(Faults, area="training loop", at=FINETUNE, case="head"):
+    @before_each_step
+    def schedule_off_by_one(_step, _model, optimizer):
         """Each step but the first has the learning rate of the step before it."""
-        rates = [[group["lr"] for group in optimizer.param_groups]]
+        for group in optimizer.param_groups:
+            rate = group["lr"]
+            group["lr"] = group.get("last_lr", rate)
+            group["last_lr"] = rate
 
-        def take_the_last(_step):
-            rates.append([group["lr"] for group in optimizer.param_groups])
-            for group, rate in zip(optimizer.param_groups, rates[-2], strict=True):
-                group["lr"] = rate
-
-        return trained(take_the_last, original, model, optimizer, *rest, **kwargs)
-
-    def schedule_left_out(original, model, optimizer, *rest, **kwargs):
+    @before_each_step
+    def schedule_left_out(_step, _model, optimizer):
         """The learning rate stays at its peak."""
-        peaks = [group["lr"] for group in optimizer.param_groups]
-
-        def stay(_step):
-            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
-                group["lr"] = peak
-
-        return trained(stay, original, model, optimizer, *rest, **kwargs)
+        for group in optimizer.param_groups:
+            group["lr"] = group["initial_lr"]
 
     @fault(stops=True)
     def last_step_left_out(original, model, optimizer, batches, loop, **kwargs):
@@ -113,7 +117,7 @@ class TrainingLoop(Faults, area="training loop", at=_FINETUNE, case=_HEAD):
         """The loss has label smoothing of 0.1."""
         return functional.cross_entropy(logits.float(), labels, label_smoothing=0.1)
 
-    @fault(case=_LORA)
+    @fault(case="lora-r4")
     def head_not_trained(original, model, optimizer, *rest, **kwargs):
         """The head is trainable and has a gradient, but the optimizer does not have it."""
         head = {id(p) for name, p in model.named_parameters() if ".fc." in name}
@@ -121,17 +125,14 @@ class TrainingLoop(Faults, area="training loop", at=_FINETUNE, case=_HEAD):
             group["params"] = [p for p in group["params"] if id(p) not in head]
         return original(model, optimizer, *rest, **kwargs)
 
-    def gradients_clipped(original, model, optimizer, *rest, **kwargs):
+    @before_each_step
+    def gradients_clipped(_step, model, _optimizer):
         """Gradients are clipped to a norm of 1, which was not asked for."""
-
-        def clip(_step):
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-
-        return trained(clip, original, model, optimizer, *rest, **kwargs)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
 
 
-class BatchNorm(Faults, area="BatchNorm", case=_BN_HEAD):
-    @fault(at=_MODES, case=_HEAD)
+class BatchNorm(Faults, area="BatchNorm", case="bn_head"):
+    @fault(at=_MODES, case="head")
     def batch_norm_left_in_train_mode(_original, _self, model):
         """The model trains in train mode, so that frozen running statistics move."""
         model.train()
@@ -142,21 +143,16 @@ class BatchNorm(Faults, area="BatchNorm", case=_BN_HEAD):
         original(replace(self, trains_batch_norm_statistics=False), model)
 
     @fault(
-        at="peft_regress.catalogue.methods.selective:set_batch_norm_momentum", case=_OWN_MOMENTUM
+        at="peft_regress.catalogue.methods.selective:set_batch_norm_momentum",
+        case="shift/bn_head/mobilenet_v3_small",
     )
     def momentum_not_set(_original, model, momentum):
         """The statistics follow with the architecture's own momentum, 0.01 instead of 0.1."""
 
-    @fault(at="peft_regress.catalogue.methods.selective:Selective.adapt")
-    def weights_of_batch_norm_train(original, self, model, **kwargs):
+    @of_each(torch.nn.BatchNorm2d, at="peft_regress.catalogue.methods.selective:Selective.adapt")
+    def weights_of_batch_norm_train(layer):
         """Weight and bias of each BatchNorm train, but only the statistics should change."""
-        from torch.nn.modules.batchnorm import _BatchNorm
-
-        adapted = original(self, model, **kwargs)
-        for module in adapted.modules():
-            if isinstance(module, _BatchNorm):
-                module.requires_grad_(requires_grad=True)
-        return adapted
+        layer.requires_grad_(requires_grad=True)
 
     @fault(at="torch.nn.modules.batchnorm:_BatchNorm.forward")
     def statistics_move_twice(original, self, x):
@@ -165,15 +161,11 @@ class BatchNorm(Faults, area="BatchNorm", case=_BN_HEAD):
         return original(self, x)
 
 
-class BaseModel(Faults, area="base model", at=_BUILD, case=_HEAD):
-    @fault(at=_SOURCE)
-    def running_statistics_not_loaded(original, *args):
+class BaseModel(Faults, area="base model", at=_BUILD, case="head"):
+    @of_each(torch.nn.BatchNorm2d, at=_SOURCE)
+    def running_statistics_not_loaded(layer):
         """The source model comes without the running statistics of its BatchNorm layers."""
-        model = original(*args)
-        for module in model.modules():
-            if isinstance(module, torch.nn.BatchNorm2d):
-                module.reset_running_stats()
-        return model
+        layer.reset_running_stats()
 
     @fault(at=_SOURCE)
     def one_layer_not_loaded(original, architecture, state):
@@ -182,13 +174,10 @@ class BaseModel(Faults, area="base model", at=_BUILD, case=_HEAD):
         name = next(name for name in state if name.endswith("weight") and state[name].ndim == 4)
         return original(architecture, {**state, name: drawn[name]})
 
-    def batch_norm_eps_changed(original, *args):
+    @of_each(torch.nn.BatchNorm2d)
+    def batch_norm_eps_changed(layer):
         """A release of torchvision builds BatchNorm with an eps of 1e-3 instead of 1e-5."""
-        model = original(*args)
-        for module in model.modules():
-            if isinstance(module, torch.nn.BatchNorm2d):
-                module.eps = 1e-3
-        return model
+        layer.eps = 1e-3
 
     def stride_changed(original, *args):
         """A release of torchvision builds the first convolution with a stride of 1 instead of 2."""
@@ -196,20 +185,12 @@ class BaseModel(Faults, area="base model", at=_BUILD, case=_HEAD):
         next(m for m in model.modules() if isinstance(m, torch.nn.Conv2d)).stride = (1, 1)
         return model
 
-    @fault(case=_DROPOUT)
-    def dropout_probability_tripled(original, *args):
+    @of_each(torch.nn.Dropout, case="shift/lora-dropout-r4/mobilenet_v3_small")
+    def dropout_probability_tripled(layer):
         """A release of torchvision builds dropout with a probability of 0.6 instead of 0.2."""
-        model = original(*args)
-        for module in model.modules():
-            if isinstance(module, torch.nn.Dropout):
-                module.p *= 3
-        return model
+        layer.p *= 3
 
-    @fault(case=_FULL)
-    def activations_not_in_place(original, *args):
+    @of_each(torch.nn.ReLU, case="full")
+    def activations_not_in_place(layer):
         """A release of torchvision builds ReLU so that it keeps its input beside its output."""
-        model = original(*args)
-        for module in model.modules():
-            if isinstance(module, torch.nn.ReLU):
-                module.inplace = False
-        return model
+        layer.inplace = False

@@ -17,16 +17,7 @@ from peft_regress.catalogue.matrix import (
 )
 from peft_regress.errors import InputError, UnknownNameError
 from peft_regress.imports import import_object
-from peft_regress.project import own_cases
-from peft_regress.project.own_cases import (
-    add_own_cases,
-    bounds_of,
-    own_fine_tune,
-    own_fine_tunes,
-    source_of,
-    usual_matrix,
-    usual_storage,
-)
+from peft_regress.project.project import Project, current_project
 
 GATES = """\
 from peft_regress import FineTune
@@ -66,7 +57,7 @@ def _case(name, **settings):
 def test_cases_of_the_settings_are_a_matrix_like_any_other(project):
     project("gates:GATES", "gates:ONE")
     ids = ["photos/lora-r4/net", "photos/mine/net", "sound/full/net"]
-    assert usual_matrix() == "own"
+    assert current_project().matrix == "own"
     assert [case.id for case in matrix_cases("own")] == ids
     assert [case.id for case in matrix_cases("phone")] == ["phone/full/net"]
     assert [case.id for case in matrix_cases("own", task="photos")] == ids[:2]
@@ -82,12 +73,10 @@ def test_an_id_of_an_own_case_is_found_before_the_names_of_the_registry(project)
     case = parse_case_id("photos/lora-r4/net")
     assert case == Case(task="photos", method="lora", rank=4, architecture="net")
     assert matrices_of(case) == {"own"}
-    found = own_fine_tune(case)
-    assert found is not None
-    assert found.id == case.id
+    assert current_project().cases()[case.id].id == case.id
     with pytest.raises(UnknownNameError, match="unknown task 'photos'"):
         parse_case_id("photos/lora-r8/net")
-    assert own_fine_tune(parse_case_id("shift/full/resnet18")) is None
+    assert "shift/full/resnet18" not in current_project().cases()
 
 
 def test_a_suite_can_give_its_cases_itself(tmp_path, monkeypatch):
@@ -95,18 +84,18 @@ def test_a_suite_can_give_its_cases_itself(tmp_path, monkeypatch):
     gates = [_case("photos/full/net"), _case("photos/head/net")]
     assert [param.id for param in case_params(gates)] == ["photos/full/net", "photos/head/net"]
     assert [param.id for param in case_params(iter(gates))] == [gate.id for gate in gates]
-    assert usual_matrix() == "own"
+    assert current_project().matrix == "own"
     assert [case.id for case in matrix_cases("own")] == [gate.id for gate in gates]
     assert case_params(_case("photos/norm/net"))[0].id == "photos/norm/net"
 
 
 def test_the_storage_is_that_of_the_settings_from_any_folder(project, tmp_path, monkeypatch):
     project("gates:GATES", more='baselines = "data"')
-    assert str(usual_storage()) == "data"
+    assert str(current_project().storage) == "data"
     for folder in (".git", "packages", "packages/one"):
         (tmp_path / folder).mkdir()
     monkeypatch.chdir(tmp_path / "packages" / "one")
-    assert usual_storage() == tmp_path / "data"
+    assert Project().storage == tmp_path / "data"
 
 
 def test_bounds_of_the_settings_hold_where_a_case_has_none_itself(project):
@@ -117,23 +106,24 @@ def test_bounds_of_the_settings_hold_where_a_case_has_none_itself(project):
         rule.format("*", "accuracy", 0.3, "third"),
     ]
     project("gates:GATES", more=f"bounds = [{', '.join(rules)}]")
-    assert bounds_of(_case("photos/full/a", bounds={"accuracy": Bound(0.5, "mine")})) == {
+    (own,) = current_project().add(_case("photos/full/a", bounds={"accuracy": Bound(0.5, "mine")}))
+    assert current_project().bounds_of(own.case) == {
         "peak_bytes": Bound(0.1, "first"),
         "accuracy": Bound(0.5, "mine"),
     }
-    assert bounds_of(_case("photos/lora-r4/a"))["peak_bytes"].reason == "second"
+    other = Case.parse("photos/lora-r4/a")
+    assert current_project().bounds_of(other)["peak_bytes"].reason == "second"
     project("gates:GATES", more=f"bounds = [{rule.format('*', 'peek_bytes', 1, 'x')}]")
-    own_cases._registry = own_cases._Registry()  # which has read the settings
     with pytest.raises(UnknownNameError, match=r"peek_bytes'. Did you mean 'peak_bytes'"):
-        bounds_of(_case("photos/full/a"))
+        Project().bounds_of(own.case)
 
 
 def test_the_import_path_of_a_case_is_known(project):
     project("gates:GATES")
     case_params(import_object("gates:GATES", folder=Path.cwd(), is_wanted=bool))  # a test's, too
-    assert source_of(Case.parse("photos/mine/net")) == "gates:GATES"
+    assert current_project().source_of(Case.parse("photos/mine/net")) == "gates:GATES"
     case_params(_case("given/full/net"))
-    assert source_of(Case.parse("given/full/net")) is None
+    assert current_project().source_of(Case.parse("given/full/net")) is None
 
 
 @pytest.mark.parametrize(
@@ -152,10 +142,10 @@ def test_the_import_path_of_a_case_is_known(project):
 )
 def test_an_id_that_two_cases_have_is_refused_with_both_places(project, ids, message):
     project("gates:GATES")
-    own_fine_tunes()
+    current_project().cases()
     with pytest.raises(InputError, match=message):
         case_params(list(map(_case, ids)))
-    assert "new/full/net" not in own_fine_tunes()
+    assert "new/full/net" not in current_project().cases()
 
 
 def test_a_device_of_a_budget_that_no_table_has_is_refused_with_the_closest(project, tmp_path):
@@ -164,8 +154,8 @@ def test_a_device_of_a_budget_that_no_table_has_is_refused_with_the_closest(proj
     project(more='devices = "boards.toml"')
     closest = r"device in the budget of a/full/net 'lab_board'\. Did you mean 'lab-board'\?"
     with pytest.raises(UnknownNameError, match=closest):
-        add_own_cases(_case("a/full/net", budget=Budget(device="lab_board")))
-    assert add_own_cases(_case("a/full/net", budget=Budget(device="lab-board")))
+        current_project().add(_case("a/full/net", budget=Budget(device="lab_board")))
+    assert current_project().add(_case("a/full/net", budget=Budget(device="lab-board")))
 
 
 @pytest.mark.parametrize(
