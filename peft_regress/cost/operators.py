@@ -8,6 +8,7 @@ from torch import Tensor
 
 from peft_regress.cost import flops  # noqa: F401 - registers its formulas
 from peft_regress.cost.formulas import does_matrix_work, formula_of, paper_formula_of
+from peft_regress.cost.saved import ENOUGH, Enough
 
 aten = torch.ops.aten
 
@@ -42,6 +43,10 @@ class Operator(NamedTuple):
     real_sizes: Callable[[tuple[Any, ...], Any], Sizes] | None
     """(arguments, result) -> (output, least bytes of its storage); None for a right fake kernel."""
     uses_operands: bool
+    is_view: bool
+    """Whether it reads no values: its result is a view of an operand."""
+    enough: Enough | None
+    """Of the backward pass: what would do in the place of its operands."""
 
 
 def describe(func: Any) -> Operator:
@@ -74,6 +79,8 @@ def describe(func: Any) -> Operator:
         many_tensors_remedy=_NO_FOREACH if single is None or (is_fused and not formula) else "",
         # torch asks a fake tensor for its device at a point where an error would end the process.
         uses_operands=func.namespace != "prim" and packet not in _LIFTS,
+        is_view=func.is_view,
+        enough=ENOUGH.get(packet),
     )
 
 
