@@ -21,8 +21,7 @@ from peft_regress.cost.formulas import UncountedOperatorError, location_of
 from peft_regress.cost.module_trail import ModuleTrail, module_names
 from peft_regress.cost.operators import Operator, describe
 from peft_regress.cost.refusals import NeedsValuesError, UnprofilableModelError
-from peft_regress.cost.saved import Spare, Use
-from peft_regress.cost.step_cost import ByteSite, Category, FlopSite, Mark, Phase
+from peft_regress.cost.step_cost import ByteSite, Category, FlopSite, Mark, Phase, Spare, Use
 from peft_regress.cost.storages import Holding, has_parts, storages_of, tensors_in
 
 Args: TypeAlias = tuple[Any, ...]
@@ -201,7 +200,7 @@ class StepRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _note_uses(self, operator: Operator, module: str, args: Args) -> None:
         """Note which activations an operator uses, and how much of each would do."""
         enough = operator.enough
-        sizes = enough.bytes(args) if enough is not None and self.phase == "backward" else {}
+        sizes = enough.sizes(args) if enough is not None and self.phase == "backward" else {}
         for position, arg in enumerate(args):
             for tensor in tensors_in(arg):
                 for storage in storages_of(tensor):
@@ -209,7 +208,7 @@ class StepRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                     if holding is None or not holding.operator:
                         continue
                     if self.phase == "forward":
-                        holding.last = len(self.memory_log)
+                        holding.used = len(self.memory_log)
                     elif enough is not None and position in sizes:
                         size = sizes[position] * tensor.numel()
                         holding.uses.append(Use(module, enough.operator, size))
@@ -303,7 +302,7 @@ class StepRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         holding.category = category
         holding.module = module
         holding.operator = operator
-        holding.last = len(self.memory_log) + 1
+        holding.used = len(self.memory_log) + 1
         holding.uses = []
         self._holdings[holding.key] = holding
         self._log(holding.nbytes, holding)
@@ -316,7 +315,7 @@ class StepRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         # What lives on after the backward pass is kept by others.
         if len(uses) == len(holding.uses) > 0 and self.phase == "backward":
             freed = len(self.memory_log)
-            self.spares.append(Spare(holding.last, freed, holding.nbytes, tuple(uses)))
+            self.spares.append(Spare(holding.used, freed, holding.nbytes, tuple(uses)))
 
     def _log(self, delta_bytes: int, holding: Holding) -> None:
         if delta_bytes:

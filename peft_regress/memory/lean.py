@@ -20,7 +20,6 @@ class Keeps(StrEnum):
     NOTHING = "nothing"
     MASK = "a mask, 1 byte for each element"
     INDICES = "indices, 4 bytes for each element of the output"
-    OUTPUT = "the output, which another operator keeps too"
 
 
 class Reason(StrEnum):
@@ -32,7 +31,6 @@ class Reason(StrEnum):
     KEEPS_NO_MORE = "it keeps nothing, or what another operator keeps too"
     NO_LOWER_PEAK = "the peak is no lower with it replaced"
     NOT_MEASURED = "a mask may take more than it saves: give a batch"
-    SETTINGS = "no exact replacement is known for its settings or its input"
     OWN_FORWARD = "its forward is not torch's own"
 
 
@@ -52,9 +50,9 @@ class Lean:
 
     def undo(self) -> None:
         """Give all modules of the model torch's operators back."""
-        from peft_regress.memory.operators import replace
+        from peft_regress.memory.packing import set_packings
 
-        replace(self.model, {})
+        set_packings(self.model, {})
 
 
 def lean(
@@ -92,6 +90,6 @@ def lean(
 
     Raises with a batch what `peft_regress.cost.training_cost` raises.
     """
-    from peft_regress.memory.choice import choose_and_replace
+    from peft_regress.memory.packing import choose_and_pack
 
-    return choose_and_replace(model, batch, loss)
+    return choose_and_pack(model, batch, loss)
