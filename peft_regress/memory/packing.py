@@ -29,7 +29,8 @@ Pack: TypeAlias = Callable[[Any, int, Tensor], Unpack | None]
 
 
 def _address(tensor: Tensor) -> int:
-    return tensor.untyped_storage()._cdata  # noqa: SLF001
+    address: int = tensor.untyped_storage()._cdata  # noqa: SLF001
+    return address
 
 
 def _pack_input(_layer: nn.Module, x: int, saved: Tensor) -> Unpack | None:
@@ -60,11 +61,11 @@ def _pack_relu(_layer: nn.ReLU, _x: int, saved: Tensor) -> Unpack:
 
 def _pack_hardtanh(layer: nn.Hardtanh, _x: int, saved: Tensor) -> Unpack:
     low, high = layer.min_val, layer.max_val
-    is_inside, dtype = (saved > low).logical_and_(saved < high), saved.dtype
+    is_beyond, dtype = (saved <= low).logical_or_(saved >= high), saved.dtype
 
     def unpack() -> Tensor:
-        inside = torch.full_like(is_inside, (low + high) / 2, dtype=dtype)
-        return inside.masked_fill_(is_inside.logical_not(), high)
+        inside = torch.full_like(is_beyond, (low + high) / 2, dtype=dtype)
+        return inside.masked_fill_(is_beyond, high)
 
     return unpack
 
@@ -183,7 +184,7 @@ def _unchanged(saved: Tensor, version: int) -> Tensor:
 def choose_and_pack(model: nn.Module, batch: Any, loss: LossOf | None) -> Lean:
     """Do what `peft_regress.lean` does, and return what it returns."""
     set_packings(model, {})
-    packings, left = _candidates(model)
+    packings, left = candidates(model)
     freed: dict[str, int] = {}
     before = after = None
     if batch is None:
@@ -204,7 +205,7 @@ def choose_and_pack(model: nn.Module, batch: Any, loss: LossOf | None) -> Lean:
     set_packings(model, chosen)
     names = [name for name, _ in model.named_modules()]
     return Lean(
-        replaced={name: packing.keeps for name, packing in chosen.items()},
+        packed={name: packing.keeps for name, packing in chosen.items()},
         left={name: left[name] for name in names if name in left},
         freed_bytes={name: freed[name] for name in chosen if name in freed},
         plain_peak_bytes=before,
@@ -213,7 +214,7 @@ def choose_and_pack(model: nn.Module, batch: Any, loss: LossOf | None) -> Lean:
     )
 
 
-def _candidates(model: nn.Module) -> tuple[dict[str, Packing], dict[str, Reason]]:
+def candidates(model: nn.Module) -> tuple[dict[str, Packing], dict[str, Reason]]:
     """Return how each module can keep less, and why others can not."""
     packings: dict[str, Packing] = {}
     left: dict[str, Reason] = {}
