@@ -61,13 +61,11 @@ class ByteSite(NamedTuple):
 
 
 class Use(NamedTuple):
-    """A use of a saved tensor in the backward pass, by an operator that could do with less."""
+    """A use of a saved tensor in the backward pass, and the bytes that would do for it."""
 
     module: str
     operator: str
-    """For people: BatchNorm."""
     enough_bytes: int
-    """What would do in its place."""
 
 
 class Spare(NamedTuple):
@@ -85,13 +83,10 @@ class Spare(NamedTuple):
         """How much less would do."""
         return self.bytes - sum(use.enough_bytes for use in self.uses)
 
-
-class SparedSite(NamedTuple):
-    """Bytes that one operator's saved tensors take in one module, and need not."""
-
-    module: str
-    operator: str
-    bytes: int
+    @property
+    def site(self) -> ByteSite:
+        """The same by who saved it first, to whom the backward pass comes last."""
+        return ByteSite("activation", *self.uses[-1][:2], self.spared_bytes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,8 +141,8 @@ class StepCost:
     """What each category consists of when it is first highest; adds up to its peak. Sorted."""
     state_bytes: tuple[ByteSite, ...]
     """What `optimizer_state_bytes` consists of; adds up to it. Sorted."""
-    spared_at_peak: tuple[SparedSite, ...]
-    """What of `bytes_at_peak` no gradient needs. Sorted."""
+    spared_at_peak: tuple[ByteSite, ...]
+    """What of `bytes_at_peak` no gradient needs; operators as people name them. Sorted."""
     tensors: Tensors = field(compare=False)
     """What the step was measured on; the costs are the same."""
 
@@ -229,8 +224,8 @@ class StepLog:
                 event for at, event in enumerate(memory, 1) if at <= highs[event.category][1]
             ),
             state_bytes=state,
-            spared_at_peak=_spared_sites(
-                spare for spare in spares if spare.used < peak_index < spare.freed
+            spared_at_peak=sites_after(
+                spare.site for spare in spares if spare.used < peak_index < spare.freed
             ),
             tensors=self.tensors,
         )
@@ -325,15 +320,6 @@ def _highest_without(spares: Iterable[Spare], log: Sequence[ByteSite], *, start:
         less[spare.freed] -= spare.spared_bytes
     changes = (event.bytes - less[at] for at, event in enumerate(log, 1))
     return max([*itertools.accumulate(changes, initial=0)][start:])
-
-
-def _spared_sites(spares: Iterable[Spare]) -> tuple[SparedSite, ...]:
-    """Return what is spared, by the operator that saved it first."""
-    held: Counter[tuple[str, str]] = Counter()
-    for spare in spares:
-        # The backward pass comes to that one last.
-        held[spare.uses[-1][:2]] += spare.spared_bytes
-    return tuple(sorted(SparedSite(*site, nbytes) for site, nbytes in held.items()))
 
 
 def sites_after(log: Iterable[ByteSite]) -> tuple[ByteSite, ...]:

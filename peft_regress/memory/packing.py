@@ -21,42 +21,33 @@ from peft_regress.cost.profile import LossOf, record_training_step
 from peft_regress.cost.stand_ins import on_fake_or_real
 from peft_regress.cost.step_cost import StepLog
 from peft_regress.cost.storages import has_parts
-from peft_regress.memory.lean import Keeps, Lean, Reason
+from peft_regress.memory import Keeps, Lean, Reason
 
 Unpack: TypeAlias = Callable[[], Tensor]
 Pack: TypeAlias = Callable[[Any, int, Tensor], Unpack | None]
 """(module, address of its input, saved tensor) -> what makes one in its place; None keeps it."""
 
 
-def _address(tensor: Tensor) -> int:
-    address: int = tensor.untyped_storage()._cdata  # noqa: SLF001
-    return address
+def _address(tensor: Tensor) -> Any:
+    return tensor.untyped_storage()._cdata  # noqa: SLF001
 
 
 def _pack_input(_layer: nn.Module, x: int, saved: Tensor) -> Unpack | None:
     """Keep the input's shape, of which the kernel reads no values."""
     if _address(saved) != x:
         return None
-    is_channels_last = not saved.is_contiguous() and saved.is_contiguous(
-        memory_format=torch.channels_last
-    )
-    return partial(
-        torch.empty,  # never written to: on a CPU its pages take no memory
-        saved.shape,
-        dtype=saved.dtype,
-        device=saved.device,
-        memory_format=torch.channels_last if is_channels_last else torch.contiguous_format,
-    )
+    is_last = not saved.is_contiguous() and saved.is_contiguous(memory_format=torch.channels_last)
+    layout = torch.channels_last if is_last else torch.contiguous_format
+    # Never written to: on a CPU its pages take no memory.
+    return partial(torch.empty, saved.shape, dtype=saved.dtype, memory_format=layout)
 
 
 def _pack_indices(layer: nn.Module, x: int, saved: Tensor) -> Unpack | None:
-    if saved.dtype is torch.int64:
-        return saved.int().long
-    return _pack_input(layer, x, saved)
+    return saved.int().long if saved.dtype is torch.int64 else _pack_input(layer, x, saved)
 
 
 def _pack_relu(_layer: nn.ReLU, _x: int, saved: Tensor) -> Unpack:
-    return partial((saved > 0).to, saved.dtype)
+    return partial((saved <= 0).logical_not_().to, saved.dtype)
 
 
 def _pack_hardtanh(layer: nn.Hardtanh, _x: int, saved: Tensor) -> Unpack:
@@ -81,7 +72,7 @@ class Packing:
     """What modules of some classes can keep in the place of what their operators save."""
 
     of: tuple[type[nn.Module], ...]
-    """The modules: those whose `forward` is that of one of these classes."""
+    """The classes; not those made of them, which may compute something else."""
     keeps: Keeps
     pack: Pack
     is_never_worse: bool = True
@@ -112,31 +103,25 @@ class Packing:
         )
 
 
-_CONVOLUTIONS: Final = (
-    *(nn.Conv1d, nn.Conv2d, nn.Conv3d),
+_NORMS_AND_CONVOLUTIONS: Final = (
+    *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.Conv1d, nn.Conv2d, nn.Conv3d),
     *(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
 )
 _PACKINGS: Final = (
-    Packing((*_CONVOLUTIONS, _BatchNorm), Keeps.NOTHING, _pack_input),
+    Packing(_NORMS_AND_CONVOLUTIONS, Keeps.NOTHING, _pack_input),
     Packing((nn.AvgPool2d, nn.AdaptiveAvgPool2d), Keeps.NOTHING, _pack_input),
     Packing((nn.MaxPool2d,), Keeps.INDICES, _pack_indices),
     Packing((nn.ReLU6, nn.Hardtanh), Keeps.MASK, _pack_hardtanh),
     Packing((nn.ReLU,), Keeps.MASK, _pack_relu, is_never_worse=False),
     Packing((nn.Dropout,), Keeps.MASK, _pack_dropout),
 )
+PACKINGS: Final = {kind: packing for packing in _PACKINGS for kind in packing.of}
 
-_PACKED: Final = tuple(kind for packing in _PACKINGS for kind in packing.of)
 _NEED_VALUES: Final = (
     *(nn.Hardswish, nn.SiLU, nn.GELU, nn.Mish, nn.ELU, nn.Sigmoid, nn.Tanh, nn.Softplus),
     *(nn.Softmax, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm),
 )
 """Modules that keep their input or output, and whose gradient needs it."""
-
-
-def packing_of(layer: nn.Module) -> Packing | None:
-    """Return how a module of this class can keep less; None if its `forward` is not torch's."""
-    forward = type(layer).forward
-    return next((one for one in _PACKINGS if any(forward is kind.forward for kind in one.of)), None)
 
 
 def set_packings(model: nn.Module, packings: dict[str, Packing]) -> None:
@@ -155,7 +140,8 @@ def _forward_by(packing: Packing) -> Callable[..., Any]:
         plain = MethodType(type(self).forward, self)
         if kwargs or len(args) != 1 or not packing.packs(self, args[0]):
             return plain(*args, **kwargs)
-        with saved_tensors_hooks(partial(_pack, packing, self, _address(args[0])), _unpack):
+        pack = partial(_pack, packing, self, _address(args[0]))
+        with saved_tensors_hooks(pack, lambda unpack: unpack()):
             return plain(*args)
 
     forward.packing = packing  # type: ignore[attr-defined]
@@ -165,10 +151,6 @@ def _forward_by(packing: Packing) -> Callable[..., Any]:
 # Autograd holds the hook as long as what it packs, so that it must not hold the input.
 def _pack(packing: Packing, layer: nn.Module, x: int, saved: Tensor) -> Unpack:
     return packing.pack(layer, x, saved) or partial(_unchanged, saved, saved._version)  # noqa: SLF001
-
-
-def _unpack(unpack: Unpack) -> Tensor:
-    return unpack()
 
 
 def _unchanged(saved: Tensor, version: int) -> Tensor:
@@ -185,8 +167,7 @@ def choose_and_pack(model: nn.Module, batch: Any, loss: LossOf | None) -> Lean:
     """Do what `peft_regress.lean` does, and return what it returns."""
     set_packings(model, {})
     packings, left = candidates(model)
-    freed: dict[str, int] = {}
-    before = after = None
+    freed, before, after = dict[str, int](), None, None
     if batch is None:
         worse = (name for name, packing in packings.items() if not packing.is_never_worse)
         left |= dict.fromkeys(worse, Reason.NOT_MEASURED)
@@ -203,10 +184,9 @@ def choose_and_pack(model: nn.Module, batch: Any, loss: LossOf | None) -> Lean:
             left |= dict.fromkeys(freed, Reason.NO_LOWER_PEAK)
     chosen = {name: packing for name, packing in packings.items() if name not in left}
     set_packings(model, chosen)
-    names = [name for name, _ in model.named_modules()]
     return Lean(
         packed={name: packing.keeps for name, packing in chosen.items()},
-        left={name: left[name] for name in names if name in left},
+        left=left,
         freed_bytes={name: freed[name] for name in chosen if name in freed},
         plain_peak_bytes=before,
         peak_bytes=after,
@@ -219,18 +199,17 @@ def candidates(model: nn.Module) -> tuple[dict[str, Packing], dict[str, Reason]]
     packings: dict[str, Packing] = {}
     left: dict[str, Reason] = {}
     for name, layer in model.named_modules():
-        packing = packing_of(layer)
-        has_own_forward = packing is None or "forward" in vars(layer) or any(layer.children())
-        if isinstance(layer, _NEED_VALUES):
-            left[name] = Reason.NEEDS_VALUES
-        elif isinstance(layer, _PACKED) and has_own_forward:
-            left[name] = Reason.OWN_FORWARD
-        elif packing is not None:
+        packing = PACKINGS.get(type(layer))
+        if packing is not None and "forward" not in vars(layer):
             refusal = packing.refusal(layer)
             if refusal is None:
                 packings[name] = packing
             else:
                 left[name] = refusal
+        elif isinstance(layer, (*PACKINGS,)):
+            left[name] = Reason.OWN_FORWARD
+        elif isinstance(layer, _NEED_VALUES):
+            left[name] = Reason.NEEDS_VALUES
     return packings, left
 
 

@@ -15,7 +15,7 @@ from peft_regress.runs.schema import Record, Run
 from peft_regress.text import clean, count_of
 
 if TYPE_CHECKING:
-    from peft_regress.cost.step_cost import SparedSite
+    from peft_regress.cost.step_cost import ByteSite
 
 _T = TypeVar("_T")
 
@@ -155,7 +155,7 @@ def pareto_front(
 
 
 def cost_section(
-    title: str, metrics: Mapping[str, Metric], spared: Iterable[SparedSite] = ()
+    title: str, metrics: Mapping[str, Metric], spared: Iterable[ByteSite] = ()
 ) -> Section:
     """Return what one training step costs: each metric with its unit, and exactly.
 
@@ -167,8 +167,8 @@ def cost_section(
         rows.append(Row.of(name, format_value(metric.value, metric.unit), exact))
     table = Table(headings=("metric", "value", "exact"), rows=tuple(rows), numbers=(1, 2))
     held: Counter[str] = Counter()
-    for _, operator, nbytes in spared:
-        held[operator] += nbytes
+    for site in spared:
+        held[site.operator] += site.bytes
     shares = [f"{format_value(size, 'byte')} by {name}" for name, size in held.most_common()]
     lines = (f"saved at the peak, and no gradient needs it: {', '.join(shares)}",) if held else ()
     return Section(title=title, body=(table, *lines), level=2)
