@@ -10,8 +10,10 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from peft_regress import lean, memory
+from peft_regress import lean, memory, registry
 from peft_regress.cost import RandomTensor, training_cost
+from peft_regress.cost.profile import loss_of_images, random_images
+from peft_regress.measure.costs import CostSettings, adapted_model
 from peft_regress.memory import Keeps, Reason, packing
 from peft_regress.memory.packing import PACKINGS, candidates, set_packings
 
@@ -235,6 +237,32 @@ def test_nothing_is_replaced_where_the_peak_is_no_lower():
     assert not leaner.packed
     assert leaner.left["1"] is Reason.NO_LOWER_PEAK
     assert "forward" not in vars(model[1])
+
+
+@pytest.mark.parametrize(
+    ("architecture", "method", "share"),
+    [
+        ("mobilenet_v2", "lora", 0.27),
+        *(
+            pytest.param(*row, marks=pytest.mark.slow)
+            for row in (
+                ("mobilenet_v3_small", "lora", 0.52),
+                ("shufflenet_v2_x0_5", "lora", 0.46),
+                ("resnet18", "lora", 0.61),
+                ("efficientnet_b0", "lora", 0.56),
+                ("squeezenet1_1", "lora", 0.55),
+                ("resnet18", "dora", 0.76),
+            )
+        ),
+    ],
+)
+def test_a_step_of_an_adapted_network_takes_a_share_of_its_memory(architecture, method, share):
+    network = registry.get("architecture", architecture)
+    chosen = registry.get("method", method).at(4, heads=(network.head,))
+    settings = CostSettings(batch=8)
+    batch = random_images(settings.input_shape, 10, "cross-entropy", torch.float32)
+    leaner = lean(adapted_model(chosen, network, settings), batch, loss=loss_of_images(10))
+    assert leaner.peak_bytes <= share * leaner.plain_peak_bytes
 
 
 class Block(nn.Module):
