@@ -15,6 +15,7 @@ from peft_regress.catalogue.matrix import case_params, matrix_cases
 from peft_regress.catalogue.tasks.digits import load_digits
 from peft_regress.errors import PeftRegressError
 from peft_regress.imports import drop_noise
+from peft_regress.memory import lean
 from peft_regress.project.budgets import Bound, Budget
 from peft_regress.project.fine_tune import FineTune, NamedConfig, OwnMetric
 from peft_regress.project.script import Script
@@ -29,6 +30,7 @@ __all__ = [
     "PeftRegressError",
     "Script",
     "case_params",
+    "lean",
     "load_digits",
     "matrix_cases",
     "registry",

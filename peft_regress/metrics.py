@@ -103,6 +103,7 @@ COST_METRICS: dict[str, MetricSpec] = {
     "category_sum_bytes": _bytes(
         "The sum of the six categories' own highs, which come at different moments."
     ),
+    "attainable_bytes": _bytes("The peak without saved tensors that no gradient needs.", "info"),
     "aten_ops": _count("Operators that a step runs: a measure of overhead without noise."),
 }
 """Metrics of one training step, at batch 1 and, with `BATCH_SUFFIX`, at batch 32."""

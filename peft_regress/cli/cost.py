@@ -1,10 +1,12 @@
 """The command `peft-regress cost`."""
 
+from __future__ import annotations
+
 import dataclasses
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
@@ -18,6 +20,9 @@ from peft_regress.imports import current_folder_first
 from peft_regress.project.project import current_project
 from peft_regress.report.results import cost_section
 from peft_regress.report.terminal import say
+
+if TYPE_CHECKING:
+    from peft_regress.cost import StepCost
 
 
 @options.command(
@@ -96,17 +101,21 @@ def _show_adaptation(adaptation: Adaptation, settings: dict[str, Any], output: s
 
     chosen = CostSettings(**settings)
     with _warnings_as_lines():
-        metrics = metrics_of({"": adaptation_cost(adaptation, chosen)})
+        cost = adaptation_cost(adaptation, chosen)
+    metrics = metrics_of({"": cost})
     encoded = {
         "case": dataclasses.asdict(adaptation),
         "settings": dataclasses.asdict(chosen),
         "metrics": msgspec.to_builtins(dict(metrics)),
+        "spared": _encoded(cost.step),
     }
     rank = "" if adaptation.rank is None else f" r={adaptation.rank}"
     ranked = f"{adaptation.architecture}, {adaptation.method}{rank}"
     image = f"{chosen.batch}x3x{chosen.resolution}x{chosen.resolution}"
     on = f"one training step on {image}, {chosen.classes} classes"
-    options.print_result(output, encoded, [cost_section(f"{ranked}, {on}", metrics)])
+    options.print_result(
+        output, encoded, [cost_section(f"{ranked}, {on}", metrics, cost.step.spared_at_peak)]
+    )
 
 
 def _show_cases(pattern: str, output: str, *, matrix: str) -> None:
@@ -121,11 +130,11 @@ def _show_cases(pattern: str, output: str, *, matrix: str) -> None:
         found = {recipe.case.id: costs_of(recipe, profiles) for recipe in recipes}
     encoded, sections = [], []
     for name, costs in found.items():
-        tensors, metrics = costs[""].step.tensors, metrics_of(costs)
-        title = f"{name}, one training step of its own ({tensors})"
-        sections.append(cost_section(title, metrics))
-        built = msgspec.to_builtins(metrics)
-        encoded.append({"id": name, "tensors": tensors, "metrics": built})
+        step, metrics = costs[""].step, metrics_of(costs)
+        title = f"{name}, one training step of its own ({step.tensors})"
+        sections.append(cost_section(title, metrics, step.spared_at_peak))
+        built = {"metrics": msgspec.to_builtins(metrics), "spared": _encoded(step)}
+        encoded.append({"id": name, "tensors": step.tensors, **built})
     options.print_result(output, {"cases": encoded}, sections)
 
 
@@ -136,10 +145,16 @@ def _show_model(path: str, inputs: tuple[str, ...], output: str) -> None:
         cost = price_typed(path, inputs)
     settings = {"inputs": list(inputs), "tensors": cost.step.tensors}
     metrics = msgspec.to_builtins(cost.metrics)
-    encoded = {"model": path, "settings": settings, "metrics": metrics}
+    spared = _encoded(cost.step)
+    encoded = {"model": path, "settings": settings, "metrics": metrics, "spared": spared}
     on = f"{' and '.join(inputs) or 'no input'} ({cost.step.tensors})"
-    section = cost_section(f"{path}, one training step on {on}", cost.metrics)
+    title = f"{path}, one training step on {on}"
+    section = cost_section(title, cost.metrics, cost.step.spared_at_peak)
     options.print_result(output, encoded, [section])
+
+
+def _encoded(step: StepCost) -> list[dict[str, Any]]:
+    return [site._asdict() for site in step.spared_at_peak]
 
 
 @contextmanager

@@ -24,6 +24,30 @@ _NO_FOREACH = (
 _LIFTS = frozenset({aten.lift_fresh, aten.lift_fresh_copy, aten.lift})
 
 
+class Enough(NamedTuple):
+    """What would do in the place of what an operator of the backward pass gets."""
+
+    operator: str
+    """That of the forward pass, as people call it."""
+    sizes: Callable[[tuple[Any, ...]], dict[int, int]]
+    """(arguments) -> bytes for each element, by position; the others are needed as they are."""
+
+
+# An input is read for the gradient of a weight alone (the mask of outputs says so), by BatchNorm
+# also for the statistics of a batch; of others a mask of 1 byte does, or indices of 4.
+_ENOUGH: Final[dict[Any, Enough]] = {
+    aten.convolution_backward: Enough("convolution", lambda args: {} if args[-1][1] else {1: 0}),
+    aten.native_batch_norm_backward: Enough(
+        "BatchNorm", lambda args: {} if args[-3] or args[-1][1] else {1: 0}
+    ),
+    aten.threshold_backward: Enough("ReLU", lambda _: {1: 1}),
+    aten.hardtanh_backward: Enough("ReLU6", lambda _: {1: 1}),
+    aten.max_pool2d_with_indices_backward: Enough("max pooling", lambda _: {1: 0, 7: 4}),
+    aten.avg_pool2d_backward: Enough("average pooling", lambda _: {1: 0}),
+    aten._adaptive_avg_pool2d_backward: Enough("average pooling", lambda _: {1: 0}),  # noqa: SLF001
+}
+
+
 class Operator(NamedTuple):
     """The facts about an operator overload, looked up once."""
 
@@ -42,6 +66,10 @@ class Operator(NamedTuple):
     real_sizes: Callable[[tuple[Any, ...], Any], Sizes] | None
     """(arguments, result) -> (output, least bytes of its storage); None for a right fake kernel."""
     uses_operands: bool
+    is_view: bool
+    """Whether it reads no values: its result is a view of an operand."""
+    enough: Enough | None
+    """None if it needs all that it gets."""
 
 
 def describe(func: Any) -> Operator:
@@ -74,6 +102,8 @@ def describe(func: Any) -> Operator:
         many_tensors_remedy=_NO_FOREACH if single is None or (is_fused and not formula) else "",
         # torch asks a fake tensor for its device at a point where an error would end the process.
         uses_operands=func.namespace != "prim" and packet not in _LIFTS,
+        is_view=func.is_view,
+        enough=_ENOUGH.get(packet),
     )
 
 

@@ -21,7 +21,7 @@ from peft_regress.cost.formulas import UncountedOperatorError, location_of
 from peft_regress.cost.module_trail import ModuleTrail, module_names
 from peft_regress.cost.operators import Operator, describe
 from peft_regress.cost.refusals import NeedsValuesError, UnprofilableModelError
-from peft_regress.cost.step_cost import ByteSite, Category, FlopSite, Mark, Phase
+from peft_regress.cost.step_cost import ByteSite, Category, FlopSite, Mark, Phase, Spare, Use
 from peft_regress.cost.storages import Holding, has_parts, storages_of, tensors_in
 
 Args: TypeAlias = tuple[Any, ...]
@@ -58,6 +58,7 @@ class StepRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.phase: Phase = "forward"
         self.memory_log: list[ByteSite] = []
         self.flop_log: list[FlopSite] = []
+        self.spares: list[Spare] = []
         self.aten_ops = 0
         self._last_module = ""
         self._trail = ModuleTrail()
@@ -180,6 +181,8 @@ class StepRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                     storage.resize_(nbytes)
         self.aten_ops += operator.is_counted_op
         is_update = self.phase == "optimizer"
+        if operator.uses_operands and not (operator.is_view or is_update):
+            self._note_uses(operator, module, args)
         parts = [(module, args, out)]
         if operator.is_over_many and is_update:
             tensors = next(arg for arg in args if isinstance(arg, list))
@@ -193,6 +196,24 @@ class StepRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             for tensor in tensors_in(result):
                 self._check_layout(tensor, operator.name)
                 self._hold_result(tensor, where, operator.name)
+
+    def _note_uses(self, operator: Operator, module: str, args: Args) -> None:
+        """Note which activations an operator uses, and how much of each would do."""
+        enough = operator.enough
+        sizes = enough.sizes(args) if enough is not None and self.phase == "backward" else {}
+        for position, arg in enumerate(args):
+            for tensor in tensors_in(arg):
+                for storage in storages_of(tensor):
+                    holding = self._holdings.get(id(storage))
+                    if holding is None or not holding.operator:
+                        continue
+                    if self.phase == "forward":
+                        holding.used = len(self.memory_log)
+                    elif enough is not None and position in sizes:
+                        size = sizes[position] * tensor.numel()
+                        holding.uses.append(Use(module, enough.operator, size))
+                    else:
+                        holding.uses.append(None)
 
     def _check(self, operator: Operator, module: str, args: Args, kwargs: Kwargs) -> None:
         """Refuse what cannot be recorded; hold operands that existed before, as buffers."""
@@ -281,6 +302,8 @@ class StepRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         holding.category = category
         holding.module = module
         holding.operator = operator
+        holding.used = len(self.memory_log) + 1
+        holding.uses = []
         self._holdings[holding.key] = holding
         self._log(holding.nbytes, holding)
 
@@ -288,6 +311,11 @@ class StepRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         assert isinstance(holding, Holding)  # noqa: S101 - narrows what weakref hands back
         self._holdings.pop(holding.key, None)
         self._log(-holding.nbytes, holding)
+        uses = [use for use in holding.uses if use is not None]
+        # What lives on after the backward pass is kept by others.
+        if len(uses) == len(holding.uses) > 0 and self.phase == "backward":
+            freed = len(self.memory_log)
+            self.spares.append(Spare(holding.used, freed, holding.nbytes, tuple(uses)))
 
     def _log(self, delta_bytes: int, holding: Holding) -> None:
         if delta_bytes:

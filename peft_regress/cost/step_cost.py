@@ -60,6 +60,35 @@ class ByteSite(NamedTuple):
         return f"{self.category} {self.operator}".rstrip()
 
 
+class Use(NamedTuple):
+    """A use of a saved tensor in the backward pass, and the bytes that would do for it."""
+
+    module: str
+    operator: str
+    enough_bytes: int
+
+
+class Spare(NamedTuple):
+    """A storage that the forward pass saves, and of which no gradient needs the values."""
+
+    used: int
+    """After how many events of the log the forward pass has used it last."""
+    freed: int
+    """After how many it is free."""
+    bytes: int
+    uses: tuple[Use, ...]
+
+    @property
+    def spared_bytes(self) -> int:
+        """How much less would do."""
+        return self.bytes - sum(use.enough_bytes for use in self.uses)
+
+    @property
+    def site(self) -> ByteSite:
+        """The same by who saved it first, to whom the backward pass comes last."""
+        return ByteSite("activation", *self.uses[-1][:2], self.spared_bytes)
+
+
 @dataclass(frozen=True, kw_only=True)
 class StepCost:
     """The cost of one training step, from `zero_grad` to the end of `optimizer.step()`.
@@ -97,6 +126,9 @@ class StepCost:
     """What the optimizer has in `step()`: its state and intermediate results."""
     optimizer_state_bytes: int
     """The part of `peak_optimizer_bytes` that stays after the step."""
+    attainable_bytes: int
+    """`peak_bytes`, if saved tensors that no gradient needs were free after the forward pass had
+    used them last, but for a mask or indices where these are needed."""
     aten_ops: int
     """The number of aten operators dispatched in the step."""
     flops_by_site: tuple[FlopSite, ...]
@@ -109,6 +141,8 @@ class StepCost:
     """What each category consists of when it is first highest; adds up to its peak. Sorted."""
     state_bytes: tuple[ByteSite, ...]
     """What `optimizer_state_bytes` consists of; adds up to it. Sorted."""
+    spared_at_peak: tuple[ByteSite, ...]
+    """What of `bytes_at_peak` no gradient needs; operators as people name them. Sorted."""
     tensors: Tensors = field(compare=False)
     """What the step was measured on; the costs are the same."""
 
@@ -154,6 +188,7 @@ class StepLog:
     flops: Sequence[FlopSite]
     marks: StepMarks
     tensors: Tensors
+    spares: Sequence[Spare] = ()
 
     def cost(self) -> StepCost:
         """Return the cost of the second step; of the first, GaLore's SVDs as projection FLOPs."""
@@ -170,6 +205,7 @@ class StepLog:
         memory = self.memory[: end.memory]
         peak, peak_index = highest(memory, start=start.memory)
         highs = {one: highest(memory, start=start.memory, category=one) for one in CATEGORIES}
+        spares = self.spares_of_second
         state = tuple(site for site in sites_after(memory) if site.category == "optimizer")
         return StepCost(
             **{f"{phase}_flops": flops[phase] for phase in get_args(Phase)},
@@ -179,6 +215,7 @@ class StepLog:
             first_step_peak_bytes=first_peak,
             **{f"peak_{category}_bytes": size for category, (size, _) in highs.items()},
             optimizer_state_bytes=sum(site.bytes for site in state),
+            attainable_bytes=min(peak, _highest_without(spares, memory, start=start.memory)),
             aten_ops=end.aten_ops - start.aten_ops,
             flops_by_site=flop_sites(calls),
             bytes_at_peak=sites_after(memory[:peak_index]),
@@ -187,8 +224,17 @@ class StepLog:
                 event for at, event in enumerate(memory, 1) if at <= highs[event.category][1]
             ),
             state_bytes=state,
+            spared_at_peak=sites_after(
+                spare.site for spare in spares if spare.used < peak_index < spare.freed
+            ),
             tensors=self.tensors,
         )
+
+    @property
+    def spares_of_second(self) -> list[Spare]:
+        """Those of the second step of which less would do."""
+        start = self.marks.start.memory
+        return [one for one in self.spares if one.used >= start and one.spared_bytes > 0]
 
     def at_batch(self, batch: int) -> Self:
         """Return the log of the same steps on a batch of another size; this one is of `MANY`.
@@ -200,7 +246,14 @@ class StepLog:
             FlopSite(*call[:3], _at_batch(call.flops, batch), _at_batch(call.paper_flops, batch))
             for call in self.flops
         ]
-        return replace(self, memory=memory, flops=flops)
+        spares = [
+            spare._replace(
+                bytes=_at_batch(spare.bytes, batch),
+                uses=tuple(Use(*use[:2], _at_batch(use.enough_bytes, batch)) for use in spare.uses),
+            )
+            for spare in self.spares
+        ]
+        return replace(self, memory=memory, flops=flops, spares=spares)
 
     def largest_batch(self, room: int) -> int:
         """Return the largest batch with which both steps stay within so many bytes, 0 if none.
@@ -251,6 +304,22 @@ def highest(
     alive = [*itertools.accumulate(changes, initial=0)][start:]
     most = max(alive)
     return most, start + alive.index(most)
+
+
+def _highest_without(spares: Iterable[Spare], log: Sequence[ByteSite], *, start: int) -> int:
+    """Return the most bytes alive from the `start`th event on, with spares freed after their use.
+
+    >>> log = [ByteSite("activation", "norm", "aten.add", n) for n in (8, 4, 2, -8)]
+    >>> spare = Spare(used=2, freed=4, bytes=8, uses=(Use("norm", "BatchNorm", 1),))
+    >>> _highest_without([spare], log, start=0)
+    12
+    """
+    less: Counter[int] = Counter()
+    for spare in spares:
+        less[spare.used + 1] += spare.spared_bytes
+        less[spare.freed] -= spare.spared_bytes
+    changes = (event.bytes - less[at] for at, event in enumerate(log, 1))
+    return max([*itertools.accumulate(changes, initial=0)][start:])
 
 
 def sites_after(log: Iterable[ByteSite]) -> tuple[ByteSite, ...]:

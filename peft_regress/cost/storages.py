@@ -9,7 +9,7 @@ from torch import Tensor, UntypedStorage, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
 
-from peft_regress.cost.step_cost import Category
+from peft_regress.cost.step_cost import Category, Use
 from peft_regress.gc_pause import paused_gc
 
 Result = TypeVar("Result")
@@ -31,12 +31,16 @@ _PARTS: Final = {
 class Holding(weakref.ref["UntypedStorage"]):
     """A storage that is alive, and its account."""
 
-    __slots__ = ("category", "key", "module", "nbytes", "operator")
+    __slots__ = ("category", "key", "module", "nbytes", "operator", "used", "uses")
     key: int
     nbytes: int
     category: Category
     module: str
     operator: str
+    used: int
+    """After how many events of the log the forward pass has used it last."""
+    uses: list[Use | None]
+    """In the backward pass; None is one that needs it as it is."""
 
 
 def tensors_in(value: Any) -> list[Tensor]:

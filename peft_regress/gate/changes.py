@@ -200,6 +200,7 @@ def metric_findings(old: Observation, new: Observation) -> Iterator[Reason | Rem
         # A change beyond its bound in one step is no drift.
         if not any(isinstance(one, Reason) for one in of_newest):
             yield from _drift(sides, name)
+    yield from _attainable(sides)
     yield from _looser_bounds(sides)
     yield from _sensitivity(sides)
 
@@ -302,6 +303,16 @@ def _drift(sides: _Sides, name: str) -> Iterator[Reason]:
         widens = sides.widens if name == "first_losses" else 1.0
         change = change_of(name, origin.metric, metric, sides.reference, widens=widens)
         yield from _beyond(name, change, metric, own.get(name), origin.entry)
+
+
+def _attainable(sides: _Sides) -> Iterator[Remark]:
+    """Remark on a higher peak of what a step could take; what it takes is judged."""
+    for name in ("attainable_bytes", "attainable_bytes" + BATCH_SUFFIX):
+        old, new = (side.record.metrics.get(name) for side in sides[:2])
+        if old and new and new.value > old.value * (1 + DEFAULT_POLICY.bytes_bound):
+            yield Remark(
+                kind="attainable", subject=name, old=old.value, new=new.value, spec=new.spec
+            )
 
 
 def _looser_bounds(sides: _Sides) -> Iterator[Remark]:

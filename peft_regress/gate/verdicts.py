@@ -26,7 +26,7 @@ Value = float | int | str | bool | None
 RemarkKind = Literal[
     "new metric", "not judged", "same curve", "rounding only", "by bounds", "within own bound",
     "looser bound", "looser budget", "operators", "model", "unseeded", "written", "unseen",
-    "sensitivity",
+    "sensitivity", "attainable",
 ]  # fmt: skip
 """`new metric`: the reference's run could not know it. `not judged`: a score without a bound, or a
 budget on what was not measured. `same curve`: the first seed's training equals the reference's bit

@@ -1,8 +1,11 @@
 """What was measured: a row for each case, which points no other one beats, costs of one step."""
 
+from __future__ import annotations
+
 import math
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 from peft_regress.metrics import METRICS, Metric, common_unit, format_value
 from peft_regress.report.document import CaseId, Number, Section
@@ -10,6 +13,9 @@ from peft_regress.report.layout import PLAIN, Layout, Row, Table, table_text
 from peft_regress.report.sentences import REPEATED
 from peft_regress.runs.schema import Record, Run
 from peft_regress.text import clean, count_of
+
+if TYPE_CHECKING:
+    from peft_regress.cost.step_cost import ByteSite
 
 _T = TypeVar("_T")
 
@@ -148,11 +154,21 @@ def pareto_front(
     return front
 
 
-def cost_section(title: str, metrics: Mapping[str, Metric]) -> Section:
-    """Return what one training step costs: each metric with its unit, and exactly."""
+def cost_section(
+    title: str, metrics: Mapping[str, Metric], spared: Iterable[ByteSite] = ()
+) -> Section:
+    """Return what one training step costs: each metric with its unit, and exactly.
+
+    spared: what of the peak no gradient needs.
+    """
     rows = []
     for name, metric in metrics.items():
         exact = "" if metric.unit == "count" else f"{metric.value:,d}"
         rows.append(Row.of(name, format_value(metric.value, metric.unit), exact))
     table = Table(headings=("metric", "value", "exact"), rows=tuple(rows), numbers=(1, 2))
-    return Section(title=title, body=(table,), level=2)
+    held: Counter[str] = Counter()
+    for site in spared:
+        held[site.operator] += site.bytes
+    shares = [f"{format_value(size, 'byte')} by {name}" for name, size in held.most_common()]
+    lines = (f"saved at the peak, and no gradient needs it: {', '.join(shares)}",) if held else ()
+    return Section(title=title, body=(table, *lines), level=2)

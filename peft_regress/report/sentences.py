@@ -159,6 +159,7 @@ _REMARKS: Final[Mapping[verdicts.RemarkKind, str]] = {
     "generator of its data loader)",
     "written": "files that the script wrote: {text}",
     "unseen": "not seen: {text}",
+    "attainable": "{subject} is higher: {old} -> {new}; shown, not judged",
     "sensitivity": "the smallest change that fails it: {text}",
 }
 

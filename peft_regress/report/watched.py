@@ -32,7 +32,9 @@ def watched_document(shown: str, found: WatchedScript) -> Document:
     sections.append(_trained(found))
     if found.costs is not None:
         metrics = {name: make_metric(name, value) for name, value in found.step_metrics().items()}
-        sections.append(cost_section("What the second step costs", metrics))
+        sections.append(
+            cost_section("What the second step costs", metrics, found.costs.spared_at_peak)
+        )
         sections.append(_by_module("Memory at its peak, by module", found.costs.bytes_at_peak))
         sections.append(_by_module("Activations saved for the backward pass", found.saved))
     return sections

@@ -1,6 +1,7 @@
 """`peft-regress cost`: a method on a built-in network, a case as it is gated, any module."""
 
 import json
+import re
 import subprocess
 import sys
 import warnings
@@ -73,7 +74,10 @@ def values_of(found):
 
 def test_json_scales_with_the_batch_under_the_same_names(cost):
     one, many = (cost(f"{SMALL} --method lora --rank 4{more}") for more in ("", " --batch 32"))
-    assert set(one) == {"case", "settings", "metrics"}
+    assert set(one) == {"case", "settings", "metrics", "spared"}
+    spared = sum(site["bytes"] for site in one["spared"])
+    assert 0 < spared < values_of(one)["peak_bytes"]
+    assert values_of(one)["attainable_bytes"] < values_of(one)["peak_bytes"]
     assert one["case"] == {"architecture": "resnet18", "method": "lora", "rank": 4}
     assert many["settings"] == {**one["settings"], "batch": 32}
     assert one["metrics"]["forward_flops"]["unit"] == "flop"
@@ -86,6 +90,9 @@ def test_it_is_printed_for_people(cost, output):
     out = cost("--architecture resnet18 --method head --resolution 32", output)
     assert "forward_flops" in out.replace("\\", "")
     assert "5130" in out.replace(",", "")  # the head's parameters
+    assert "no gradient needs it" not in out
+    out = cost(f"{SMALL} --method lora --rank 4", output)
+    assert re.search(r"no\s+gradient\s+needs\s+it: \S+\s+KiB\s+by\s+BatchNorm", out)
 
 
 @pytest.mark.parametrize(
@@ -132,7 +139,7 @@ def test_a_built_in_case_has_the_costs_of_its_method_on_one_image(cost):
 def test_a_model_of_the_current_folder_costs_what_its_layers_do(cost):
     path = list(sys.path)
     found = cost("--model models:Words --input 8x5:int64")
-    assert set(found) == {"model", "settings", "metrics"}
+    assert set(found) == {"model", "settings", "metrics", "spared"}
     assert found["model"] == "models:Words"
     assert found["settings"] == {"inputs": ["8x5:int64"], "tensors": "fake tensors"}
     assert values_of(found)["forward_flops"] == 2 * 8 * 5 * 3 * 2

@@ -7,9 +7,10 @@ from torch import nn
 from torch.export.experimental import _export_forward_backward
 from torch.nn import functional
 
+from peft_regress import lean
 from peft_regress.errors import InputError
 from peft_regress.measure.edge import package
-from peft_regress.measure.edge.program import UNUSED, inference_program
+from peft_regress.measure.edge.program import UNUSED, inference_program, training_program
 
 
 class Halved(nn.Module):
@@ -79,6 +80,14 @@ def test_naming_modules_leaves_the_program_as_it_is():
 
 
 @pytest.mark.executorch
+@pytest.mark.executorch
+def test_a_lean_model_plans_the_same():
+    model = lora_model()
+    assert lean(model).packed
+    found = training_program(model, batch(), loss=loss)
+    assert (found.plan, found.calls) == (tiny_training().plan, tiny_training().calls)
+
+
 def test_a_runtime_of_another_torch_is_one_line(monkeypatch):
     def broken(_):
         raise ImportError("/home/me/lib/_portable_lib.so: undefined symbol: _ZN3c10\n4impl")

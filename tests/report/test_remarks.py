@@ -36,6 +36,16 @@ def test_a_new_metric_of_many_cases_is_one_line_and_no_verdict():
     ]
 
 
+def test_a_higher_peak_that_a_step_could_take_is_a_remark():
+    sides = [[make_record(LORA, {**VALUES, "attainable_bytes": n})] for n in (2**20, 2**21)]
+    comparison = compare(*sides)
+    assert (comparison.exit_code, comparison.counts) == (0, {"unchanged": 1})
+    for text in reports(comparison):
+        assert "attainable_bytes is higher: 1.000 MiB" in text
+        assert "2.000 MiB; shown, not judged" in text
+    assert "attainable" not in reports(compare(*reversed(sides)))[-1]
+
+
 def test_a_metric_of_ones_own_is_a_finding_of_its_own_in_every_report():
     def side(value):
         own = Metric(value=value, unit="count", direction="lower", kind="exact")

@@ -400,7 +400,8 @@ class Watcher:
         marks = StepMarks(first, start, backward, self._optimizer_mark or backward, end)
         log = recorder.memory_log
         alive = sites_after(log[: backward.memory])
-        self._facts["costs"] = StepLog(log, recorder.flop_log, marks, "real tensors").cost()
+        step = StepLog(log, recorder.flop_log, marks, "real tensors", recorder.spares)
+        self._facts["costs"] = step.cost()
         self._facts["saved"] = tuple(site for site in alive if site.category == "activation")
         self._facts["uncounted"] = {
             phase: tuple(sorted(name for where, name in recorder.uncounted if where == phase))
