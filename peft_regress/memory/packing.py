@@ -51,14 +51,10 @@ def _pack_relu(_layer: nn.ReLU, _x: int, saved: Tensor) -> Unpack:
 
 
 def _pack_hardtanh(layer: nn.Hardtanh, _x: int, saved: Tensor) -> Unpack:
-    low, high = layer.min_val, layer.max_val
-    is_beyond, dtype = (saved <= low).logical_or_(saved >= high), saved.dtype
-
-    def unpack() -> Tensor:
-        inside = torch.full_like(is_beyond, (low + high) / 2, dtype=dtype)
-        return inside.masked_fill_(is_beyond, high)
-
-    return unpack
+    low, high, dtype = layer.min_val, layer.max_val, saved.dtype
+    is_inside = (saved > low).logical_and_(saved < high)
+    # The middle of the bounds, or the lower one.
+    return lambda: is_inside.to(dtype).mul_((high - low) / 2).add_(low)
 
 
 def _pack_dropout(layer: nn.Dropout, _x: int, saved: Tensor) -> Unpack:
