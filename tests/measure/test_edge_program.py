@@ -80,7 +80,6 @@ def test_naming_modules_leaves_the_program_as_it_is():
 
 
 @pytest.mark.executorch
-@pytest.mark.executorch
 def test_a_lean_model_plans_the_same():
     model = lora_model()
     assert lean(model).packed
@@ -88,6 +87,7 @@ def test_a_lean_model_plans_the_same():
     assert (found.plan, found.calls) == (tiny_training().plan, tiny_training().calls)
 
 
+@pytest.mark.executorch
 def test_a_runtime_of_another_torch_is_one_line(monkeypatch):
     def broken(_):
         raise ImportError("/home/me/lib/_portable_lib.so: undefined symbol: _ZN3c10\n4impl")

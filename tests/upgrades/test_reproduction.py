@@ -176,7 +176,7 @@ def test_facts_for_a_metric_show_what_moves_it():
         *("optimizer_flops", "projection_flops", "peak_buffer_bytes", "first_step_peak_bytes"),
         *("evaluation_peak_bytes", "saving_peak_bytes", "wide_filled_loss", "optimizer_updates"),
         *("score", "step_seconds", "relative_step_seconds", "gradient_norms", "micro_batches"),
-        *("unclipped_norms", "steps_before_event"),
+        *("unclipped_norms", "steps_before_event", "attainable_bytes"),
     }
 
 
