@@ -29,6 +29,7 @@ Pack: TypeAlias = Callable[[Any, int, Tensor], Unpack | None]
 
 
 def _address(tensor: Tensor) -> Any:
+    # Fake tensors have no data pointer.
     return tensor.untyped_storage()._cdata  # noqa: SLF001
 
 
@@ -94,6 +95,7 @@ class Packing:
             and x.layout is torch.strided
             and not has_parts(type(x))
             and x.numel() <= torch.iinfo(torch.int32).max  # of indices
+            # Where torch.func is at work, hooks raise.
             and torch._C._autograd._saved_tensors_hooks_is_enabled()  # type: ignore[attr-defined]  # noqa: SLF001
             and not torch.compiler.is_compiling()
         )
@@ -140,6 +142,7 @@ def _forward_by(packing: Packing) -> Callable[..., Any]:
         with saved_tensors_hooks(pack, lambda unpack: unpack()):
             return plain(*args)
 
+    # By it `set_packings` knows its own.
     forward.packing = packing  # type: ignore[attr-defined]
     return forward
 

@@ -65,10 +65,8 @@ def test_the_peak_without_it_is_attainable():
     spared = sum(site.bytes for site in step.spared_at_peak)
     # In the forward pass an operator has its input and output at once.
     assert step.peak_bytes - spared <= step.attainable_bytes < step.peak_bytes - spared + 8 * FLOATS
-    assert (
-        step_of(lambda net, x: net.last(x)).attainable_bytes
-        == step_of(lambda net, x: net.last(x)).peak_bytes
-    )
+    needed = step_of(lambda net, x: net.last(x))
+    assert needed.attainable_bytes == needed.peak_bytes
 
 
 def test_what_the_training_loop_holds_is_not_spared():

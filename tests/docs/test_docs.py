@@ -26,6 +26,7 @@ from peft_regress.runs.schema import Run
 ROOT = Path(__file__).parents[2]
 METRICS_PAGE = (ROOT / "docs" / "metrics.md").read_text()
 EVIDENCE = (ROOT / "docs" / "evidence.md").read_text()
+UPGRADING = (ROOT / "docs" / "upgrading.md").read_text()
 FLAT_EVIDENCE = " ".join(EVIDENCE.split())
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
@@ -72,7 +73,7 @@ def test_every_bound_of_the_policy_is_on_the_page():
     }
     for method, bounds in rows.items():
         assert f"| {method} | {' | '.join(f'{bound:g}' for bound in bounds)} |" in METRICS_PAGE
-    page = " ".join((ROOT / "docs" / "upgrading.md").read_text().split())
+    page = " ".join(UPGRADING.split())
     assert f"the whole interval is above +{100 * POLICY.time_margin:g} %" in page
     assert f"the interval reaches +{100 * POLICY.time_effect:g} %" in page
 
@@ -183,19 +184,23 @@ def test_only_the_page_on_publishing_has_an_address_without_an_owner():
     assert [page.name for page in PAGES if "OWNER" in page.read_text()] == ["publishing.md"]
 
 
+def test_every_change_names_the_release_that_made_it():
+    found = re.findall(r"^### (0\.\S+): .*?^\$ .*?$\n(.*?)$", UPGRADING, re.MULTILINE | re.DOTALL)
+    assert len(found) == 3
+    for release, first_line in found:
+        assert first_line.startswith(f"peft {release} is the first release that changes what ")
+
+
 def test_both_sides_of_each_further_change_are_in_the_stored_runs():
-    page = (ROOT / "docs" / "upgrading.md").read_text()
     rows = re.findall(
-        r"^\| (0\.\S+) \| `(\S+)` \| `(\w+)` \| ([^|]+) \| ([^|]+) \|", page, re.MULTILINE
+        r"^\| (0\.\S+) \| `(\S+)` \| `(\w+)` \| ([^|]+) \| ([^|]+) \|", UPGRADING, re.MULTILINE
     )
-    entries = read_entries(ROOT / "baselines", ())
+    runs = [entry.run for entry in read_entries(ROOT / "baselines", ())]
     for release, case, name, *sides in rows:
-        holding = {
-            Version(one.run.environment["peft"]): one for one in entries if case in one.run.cases
-        }
+        holding = {Version(run.environment["peft"]): run for run in runs if case in run.cases}
         before = max(one for one in holding if one < Version(release))
         after = min(one for one in holding if one >= Version(release))
-        assert [_shown(holding[one].run.cases[case], name) for one in (before, after)] == sides
+        assert [_shown(holding[one].cases[case], name) for one in (before, after)] == sides
     assert len(rows) >= 10
 
 
