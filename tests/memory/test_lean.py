@@ -204,7 +204,7 @@ def test_other_tools_work_on_a_lean_model():
     with torch.autocast("cpu"):
         assert_same(outcome(model, x), expected)
     weights = {name: p.detach() for name, p in model.named_parameters()}
-    torch.func.grad(lambda w: torch.func.functional_call(model, w, x).sum())(weights)
+    torch.func.grad(lambda w, x: torch.func.functional_call(model, w, x).sum(), 1)(weights, x)
     exported = torch.export.export(model, (x,)).module()
     assert torch.equal(exported(x), model(x))
 
