@@ -53,6 +53,14 @@ EDGE_INVARIANTS: dict[str, Invariant] = {
 }
 """Those that `measure.edge` checks where a case asks for them."""
 
+LEAN_INVARIANTS: dict[str, Invariant] = {
+    "lean_trains_alike": Invariant(
+        "each loss of the training is that of the same model when it is not lean, bit for bit",
+        "a lean model trains otherwise than the plain one",
+    ),
+}
+"""Those of a model that `peft_regress.lean` has changed."""
+
 INVARIANTS: dict[str, Invariant] = {
     "identity_at_init": Invariant(
         "the adapted, untrained model computes what the source model does",

@@ -61,7 +61,8 @@ def _all_adaptations(matrix: str, task: str) -> list[Adaptation]:
         for architecture in registry.items("architecture")
         if matrix in architecture.matrices
         for method in registry.items("method")
-        if matrix in method.matrices and _is_for(method, task, architecture.name)
+        if matrix in _matrices_on(architecture.name, method)
+        and _is_for(method, task, architecture.name)
         for rank in (method.ranks or (None,))
     ]
 
@@ -70,6 +71,11 @@ def _is_for(method: Any, task: str, architecture: str) -> bool:
     """Return whether a matrix pairs a method with both: with all, if it names none."""
     tasks, architectures = (getattr(method, name, ()) for name in ("tasks", "architectures"))
     return task in (tasks or (task,)) and architecture in (architectures or (architecture,))
+
+
+def _matrices_on(architecture: str, method: Any) -> tuple[str, ...]:
+    is_moved = architecture in getattr(method, "extended_on", ())
+    return ("extended",) if is_moved else method.matrices
 
 
 def check_matrix(matrix: str) -> None:
@@ -109,7 +115,8 @@ def built_in_matrices(case: Case) -> frozenset[str]:
         return frozenset(task.matrices if case.adaptation in adaptations else ())
     if not _is_for(method, case.task, case.architecture):
         return frozenset()
-    return frozenset({*task.matrices} & {*method.matrices} & {*architecture.matrices})
+    of_method = _matrices_on(architecture.name, method)
+    return frozenset({*task.matrices} & {*of_method} & {*architecture.matrices})
 
 
 def case_params(

@@ -30,6 +30,7 @@ from peft_regress.measure.definition import FIRST_LOSSES
 from peft_regress.measure.invariants.continuing import Continuing
 from peft_regress.measure.invariants.facts import Fact
 from peft_regress.measure.invariants.filled import one_wide_image
+from peft_regress.measure.invariants.lean import lean_trains_alike
 from peft_regress.measure.invariants.saving import StoredOutput
 from peft_regress.measure.invariants.watch import InvariantWatch
 from peft_regress.measure.objective import evaluated, is_pair, number
@@ -37,6 +38,7 @@ from peft_regress.measure.own_adapters import CallableAdapter
 from peft_regress.measure.recipe import Recipe
 from peft_regress.measure.referee import refereed
 from peft_regress.measure.training import TrainingRun, device_of, move_nearby, on_device
+from peft_regress.memory.packing import is_lean
 from peft_regress.metrics import Metric, make_metric
 from peft_regress.runs.environment import describe_machine
 from peft_regress.runs.schema import Curve, Inputs, MadeWith, Referee, TensorSummary
@@ -257,6 +259,9 @@ class Rounds:
             self._compare(self._rounds[0])
             self.facts |= self._continuing.after_training(model, optimizer)
             self._ask_referee()
+            if is_lean(model):
+                found = lean_trains_alike(recipe, self._data, training.losses)
+                self.facts["lean_trains_alike"] = found
 
     def _scores_of(self, model: nn.Module) -> tuple[dict[str, float], dict[str, float]]:
         fine_tune = self._recipe.fine_tune

@@ -122,10 +122,19 @@ _NEED_VALUES: Final = (
 """Modules that keep their input or output, and whose gradient needs it."""
 
 
+def is_lean(model: nn.Module) -> bool:
+    """Return whether a module of the model packs."""
+    return any(_packs(layer) for layer in model.modules())
+
+
+def _packs(layer: nn.Module) -> bool:
+    return hasattr(vars(layer).get("forward"), "packing")
+
+
 def set_packings(model: nn.Module, packings: dict[str, Packing]) -> None:
     """Let modules pack, by their names, and all others of the model keep what torch saves."""
     for name, layer in model.named_modules():
-        if hasattr(vars(layer).get("forward"), "packing"):
+        if _packs(layer):
             del vars(layer)["forward"]
         if name in packings:
             # An attribute is copied with the module, whose class others ask for.

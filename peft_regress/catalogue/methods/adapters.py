@@ -141,6 +141,15 @@ LORA_DROPOUT: Final = _of_lora(
     trains_with_dropout=True,
     **{**_DEFAULT, "ranks": (4,), "tasks": ("shift",)},
 )
+LORA_LEAN: Final = replace(
+    LORA,
+    name="lora-lean",
+    is_lean=True,
+    ranks=(4,),
+    tasks=("shift",),
+    extended_on=("mobilenet_v3_small", "shufflenet_v2_x0_5"),
+)
+DORA_LEAN: Final = replace(DORA, name="dora-lean", is_lean=True, ranks=(4,), matrices=("extended",))
 _LOHA: Final = PeftAdapter(
     name="loha",
     learning_rate=1e-2,
@@ -315,6 +324,8 @@ GROUPED: Final = tuple(
 ADAPTERS: Final = (
     *_FLOAT32,
     LORA_DROPOUT,
+    LORA_LEAN,
+    DORA_LEAN,
     *GROUPED,
     *_TUCKER,
     *map(_on_bfloat16, _FLOAT32),
