@@ -53,14 +53,6 @@ EDGE_INVARIANTS: dict[str, Invariant] = {
 }
 """Those that `measure.edge` checks where a case asks for them."""
 
-LEAN_INVARIANTS: dict[str, Invariant] = {
-    "lean_trains_alike": Invariant(
-        "each loss of the training is that of the same model when it is not lean, bit for bit",
-        "a lean model trains otherwise than the plain one",
-    ),
-}
-"""Those of a model that `peft_regress.lean` has changed."""
-
 INVARIANTS: dict[str, Invariant] = {
     "identity_at_init": Invariant(
         "the adapted, untrained model computes what the source model does",
@@ -97,6 +89,11 @@ INVARIANTS: dict[str, Invariant] = {
         "a step after the training takes no more operators and FLOPs than the second",
         "late steps cost more than early ones",
         "where the loss does not stay finite",
+    ),
+    "lean_trains_alike": Invariant(
+        "a model that `peft_regress.lean` changed has each loss of the plain one, bit for bit",
+        "a lean model trains otherwise than a plain one",
+        "for a model that is not lean, and on a GPU",
     ),
     "merge_equals_unmerged": Invariant(
         "merging the adapter does not change the trained output",

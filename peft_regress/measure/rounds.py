@@ -30,8 +30,8 @@ from peft_regress.measure.definition import FIRST_LOSSES
 from peft_regress.measure.invariants.continuing import Continuing
 from peft_regress.measure.invariants.facts import Fact
 from peft_regress.measure.invariants.filled import one_wide_image
-from peft_regress.measure.invariants.lean import lean_trains_alike
 from peft_regress.measure.invariants.saving import StoredOutput
+from peft_regress.measure.invariants.training import lean_trains_alike
 from peft_regress.measure.invariants.watch import InvariantWatch
 from peft_regress.measure.objective import evaluated, is_pair, number
 from peft_regress.measure.own_adapters import CallableAdapter
@@ -259,7 +259,7 @@ class Rounds:
             self._compare(self._rounds[0])
             self.facts |= self._continuing.after_training(model, optimizer)
             self._ask_referee()
-            if is_lean(model):
+            if self.curve is not UNSET and is_lean(model):
                 found = lean_trains_alike(recipe, self._data, training.losses)
                 self.facts["lean_trains_alike"] = found
 

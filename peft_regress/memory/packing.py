@@ -124,17 +124,13 @@ _NEED_VALUES: Final = (
 
 def is_lean(model: nn.Module) -> bool:
     """Return whether a module of the model packs."""
-    return any(_packs(layer) for layer in model.modules())
-
-
-def _packs(layer: nn.Module) -> bool:
-    return hasattr(vars(layer).get("forward"), "packing")
+    return any(hasattr(vars(one).get("forward"), "packing") for one in model.modules())
 
 
 def set_packings(model: nn.Module, packings: dict[str, Packing]) -> None:
     """Let modules pack, by their names, and all others of the model keep what torch saves."""
     for name, layer in model.named_modules():
-        if _packs(layer):
+        if hasattr(vars(layer).get("forward"), "packing"):
             del vars(layer)["forward"]
         if name in packings:
             # An attribute is copied with the module, whose class others ask for.

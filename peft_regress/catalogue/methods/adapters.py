@@ -131,6 +131,7 @@ DORA: Final = _of_lora(
     scales=(".lora_magnitude_vector.",),
     **_DEFAULT,
 )
+_AT_ONE_RANK: Final[dict[str, Any]] = {"ranks": (4,), "tasks": ("shift",)}
 # Elsewhere dropout is off, so that a loss depends on the adapter and not on masks. Their effect is
 # the same on every task.
 LORA_DROPOUT: Final = _of_lora(
@@ -139,17 +140,13 @@ LORA_DROPOUT: Final = _of_lora(
     shapes.lora_shapes,
     {"lora_dropout": 0.1},
     trains_with_dropout=True,
-    **{**_DEFAULT, "ranks": (4,), "tasks": ("shift",)},
+    **{**_DEFAULT, **_AT_ONE_RANK},
 )
-LORA_LEAN: Final = replace(
-    LORA,
-    name="lora-lean",
-    is_lean=True,
-    ranks=(4,),
-    tasks=("shift",),
-    extended_on=("mobilenet_v3_small", "shufflenet_v2_x0_5"),
+_ELSEWHERE: Final = ("mobilenet_v3_small", "shufflenet_v2_x0_5")
+LEAN: Final = (
+    replace(LORA, name="lora-lean", is_lean=True, extended_on=_ELSEWHERE, **_AT_ONE_RANK),
+    replace(DORA, name="dora-lean", is_lean=True, matrices=("extended",), **_AT_ONE_RANK),
 )
-DORA_LEAN: Final = replace(DORA, name="dora-lean", is_lean=True, ranks=(4,), matrices=("extended",))
 _LOHA: Final = PeftAdapter(
     name="loha",
     learning_rate=1e-2,
@@ -324,8 +321,7 @@ GROUPED: Final = tuple(
 ADAPTERS: Final = (
     *_FLOAT32,
     LORA_DROPOUT,
-    LORA_LEAN,
-    DORA_LEAN,
+    *LEAN,
     *GROUPED,
     *_TUCKER,
     *map(_on_bfloat16, _FLOAT32),

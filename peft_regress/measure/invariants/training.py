@@ -1,5 +1,6 @@
 """What trains, what stays as it was, and what changed in a training."""
 
+from collections.abc import Sequence
 from typing import Final
 
 from torch import Tensor, nn
@@ -7,8 +8,11 @@ from torch.optim import Optimizer
 from torch.utils._python_dispatch import _disable_current_modes
 
 from peft_regress.catalogue.methods.method import Method, base_name, base_prefix
+from peft_regress.measure.data import Data
 from peft_regress.measure.invariants import facts
 from peft_regress.measure.invariants.facts import Fact
+from peft_regress.measure.recipe import Recipe
+from peft_regress.memory.packing import set_packings
 
 _STATISTICS: Final = (".running_mean", ".running_var", ".num_batches_tracked")
 
@@ -104,3 +108,20 @@ class TrainingFacts:
         if gaps and (gap := min(gaps)) >= self._steps:
             raise facts.null(f"they are renewed every {gap} steps, the case takes {self._steps}")
         raise facts.false("they are those of the first step")
+
+
+@facts.judged
+def lean_trains_alike(recipe: Recipe, data: Data, losses: Sequence[float]) -> None:
+    """Train what is not lean from the start of the first seed: each loss must be that of the lean.
+
+    losses: of the lean model, in nats.
+    """
+    seed = recipe.seeds[0]
+    plain = recipe.adapted_model(seed)
+    set_packings(plain, {})
+    batches = recipe.batches(data, seed=seed)
+    expected = recipe.train(plain, recipe.make_optimizer(plain), batches, seed=seed).losses
+    for step, (one, other) in enumerate(zip(losses, expected, strict=True), start=1):
+        if one != other:
+            note = f"the loss of step {step} is {one!r} if lean, {other!r} otherwise"
+            raise facts.false(note, size=abs(one - other))
