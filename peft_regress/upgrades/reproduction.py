@@ -102,8 +102,8 @@ def reproduction_script(case: Case, *, facts: Collection[str] = FACTS) -> str | 
     are wrap, forward, backward, step and merge. It shows no update of an unknown optimizer.
 
     There is no script if the architecture is not torchvision's, if the method is not exactly a
-    `PeftAdapter`, `Selective` or `GaLore`, is lean, or wraps in a context of its own, or if the
-    architecture has no layer for the method. The task does not matter: the images are noise and no fact is an
+    `PeftAdapter`, `Selective` or `GaLore` or wraps in a context of its own, or if the architecture
+    has no layer for the method. The task does not matter: the images are noise and no fact is an
     accuracy. Raises `UnknownNameError` for an unregistered name.
     """
     method: Method = registry.get("method", case.method)
@@ -174,7 +174,7 @@ def _adapting(
             "clones_projection": method.clones_projection,
             "settings": method.at(rank).settings(),
         }
-    if type(method) is not PeftAdapter or method.is_lean:  # which no script can say
+    if type(method) is not PeftAdapter:
         return None
     layers = method.targets.find(model, heads=(architecture.head,))
     # The template has what BOFT's context does.

@@ -36,9 +36,10 @@ def test_whatever_is_set_by_hand_in_an_adapter_is_in_its_definition(field, value
 COSTS_ALONE = {"bitfit-bf16", "norm-bf16", "galore-bf16", "loha-tucker-bf16", "lokr-tucker-bf16"}
 
 
-def test_the_default_matrix_has_seven_methods_and_the_extended_one_the_others():
+def test_the_default_matrix_has_eight_methods_and_the_extended_one_the_others():
     default = [method for method in ALL if "default" in method.matrices]
-    ranks = dict.fromkeys(("lora", "dora", "galore"), (1, 4, 16)) | {"lora-dropout": (4,)}
+    ranks = dict.fromkeys(("lora", "dora", "galore"), (1, 4, 16))
+    ranks |= {"lora-dropout": (4,), "lora-lean": (4,)}
     assert {m.name for m in default} == {"full", "head", "bn_head", *ranks}
     for method in default:
         assert method.matrices == ("default",)
