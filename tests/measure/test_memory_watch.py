@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from peft_regress.measure import rounds
 from peft_regress.measure.invariants import memory, saving
-from peft_regress.measure.invariants.memory import ALLOWED_BYTES, FIRST_STEPS, MemoryWatch
+from peft_regress.measure.invariants.training import ALLOWED_BYTES, FIRST_STEPS, MemoryWatch
 from peft_regress.measure.own_adapters import ConfigAdapter
 
 FACT = "training_keeps_no_memory"
