@@ -68,11 +68,9 @@ def test_a_wrong_mask_of_a_lean_model_names_the_first_loss_that_differs(is_wrong
         lean(net)
         return net
 
-    def all_inside(_layer, _x, saved):
-        return functools.partial(torch.full_like, saved, 3)
-
-    if is_wrong:
-        wrong = dataclasses.replace(PACKINGS[nn.ReLU6], pack=all_inside)
+    if is_wrong:  # all is inside
+        mask = lambda _layer, _x, saved: functools.partial(torch.full_like, saved, 3)  # noqa: E731
+        wrong = dataclasses.replace(PACKINGS[nn.ReLU6], pack=mask)
         monkeypatch.setitem(PACKINGS, nn.ReLU6, wrong)
     record = measured(fine_tune(adapt, also_train=["8"]))
     assert record.invariants["lean_trains_alike"] is not is_wrong
