@@ -71,8 +71,7 @@ def _matrices_of(method: Any, task: str, architecture: str) -> tuple[str, ...]:
     tasks, architectures = (getattr(method, name, ()) for name in ("tasks", "architectures"))
     if task not in (tasks or (task,)) or architecture not in (architectures or (architecture,)):
         return ()
-    is_moved = architecture in getattr(method, "extended_on", ())
-    return ("extended",) if is_moved else tuple(method.matrices)
+    return ("extended",) if architecture in getattr(method, "extended_on", ()) else method.matrices
 
 
 def check_matrix(matrix: str) -> None:

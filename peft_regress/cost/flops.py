@@ -243,8 +243,7 @@ def _solve(matrix: Tensor, *_args: Any, out: Any, **_: Any) -> int:
     n = matrix.shape[-1]
     solution = out[0]  # (..., n, k), or (..., n) if the right-hand sides are vectors
     batch = matrix.shape[:-2].numel()
-    factoring = batch * (4 * n**3 - 3 * n**2 - n) // 6
-    return int(factoring + solution.numel() // n * _substitutions(n))
+    return int(batch * (4 * n**3 - 3 * n**2 - n) // 6 + solution.numel() // n * _substitutions(n))
 
 
 @_products(aten.linalg_lu_solve)

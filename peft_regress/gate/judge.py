@@ -5,7 +5,7 @@ Pure: no IO, no torch, no clock. A worse run never passes if a better one fails.
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Final
+from typing import Any, Final
 
 from msgspec import UNSET
 
@@ -17,15 +17,7 @@ from peft_regress.gate.findings import find_causes
 from peft_regress.gate.inputs import definition_reasons, telling_difference
 from peft_regress.gate.repeats import curve_findings, whole
 from peft_regress.gate.trained import script_remarks, training_findings
-from peft_regress.gate.verdicts import (
-    CaseVerdict,
-    Observation,
-    Reason,
-    Remark,
-    Value,
-    Verdict,
-    gravest,
-)
+from peft_regress.gate.verdicts import CaseVerdict, Observation, Reason, Remark, Verdict, gravest
 from peft_regress.invariants import INVARIANTS
 from peft_regress.project.devices import DeviceClass
 from peft_regress.runs.environment import changed_packages
@@ -208,7 +200,7 @@ def _invariant_findings(old: Observation, new: Observation) -> Iterator[Reason |
         is_unknown = (
             verdict == "regressed" and name not in {*now, *new.known} and name in INVARIANTS
         )
-        sides: list[Value] = [was.get(name), now.get(name)]
+        sides: list[Any] = [was.get(name), now.get(name)]
         if sides == [False, False] and verdict == "regressed":
             sides = [f"false: {one.record.note_on(name)}" for one in (old, new)]
             note = ""

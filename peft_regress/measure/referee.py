@@ -82,8 +82,7 @@ def _trained(recipe: Recipe, start: Path | None, *, share: float = 0.0) -> Refer
         if not recipe.is_own:
             # A convolution of float64 has no fast kernel: half of the images take half of the time,
             # and each place of a batch is still seen in one of two steps.
-            pairs = enumerate(batches)
-            batches = (tuple(part[step % 2 :: 2] for part in batch) for step, batch in pairs)
+            batches = (tuple(x[step % 2 :: 2] for x in one) for step, one in enumerate(batches))
         if start is not None:
             taken = list(itertools.islice(batches, recipe.fine_tune.steps))
             batches = iter(begin_alike(start, model, taken))

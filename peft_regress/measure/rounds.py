@@ -31,7 +31,7 @@ from peft_regress.measure.invariants.continuing import Continuing
 from peft_regress.measure.invariants.facts import Fact
 from peft_regress.measure.invariants.filled import one_wide_image
 from peft_regress.measure.invariants.saving import StoredOutput
-from peft_regress.measure.invariants.training import lean_trains_alike
+from peft_regress.measure.invariants.training import trains_alike
 from peft_regress.measure.invariants.watch import InvariantWatch
 from peft_regress.measure.objective import evaluated, is_pair, number
 from peft_regress.measure.own_adapters import CallableAdapter
@@ -133,7 +133,7 @@ class Rounds:
             steps=recipe.fine_tune.steps,
             wide_probe=probe if recipe.is_own else one_wide_image(probe),
         )
-        self._continuing = Continuing(recipe, base=base, probe=probe)
+        self._continuing = Continuing(recipe, base, probe)
         self._first: nn.Module | None = first
         self._rounds: list[_Round] = []
         self._seen = inputs.BatchSums(rows=True)
@@ -260,8 +260,7 @@ class Rounds:
             self.facts |= self._continuing.after_training(model, optimizer)
             self._ask_referee()
             if self.curve is not UNSET and is_lean(model):
-                found = lean_trains_alike(recipe, self._data, training.losses)
-                self.facts["lean_trains_alike"] = found
+                self.facts["lean_trains_alike"] = trains_alike(recipe, self._data, training.losses)
 
     def _scores_of(self, model: nn.Module) -> tuple[dict[str, float], dict[str, float]]:
         fine_tune = self._recipe.fine_tune

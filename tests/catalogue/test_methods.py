@@ -140,9 +140,6 @@ def test_base_keeps_its_type_and_adapters_are_in_float32(method):
             assert tensor.dtype in {wanted, torch.int64}, name
 
 
-# What methods are called and declare
-
-
 @each(*ALL)
 def test_definition_is_plain_json_with_a_type_only_where_it_is_not_float32(method):
     declared = method.hyperparameters()

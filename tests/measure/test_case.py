@@ -217,7 +217,6 @@ def test_a_lean_model_is_measured_as_the_plain_one_but_for_what_it_keeps(records
     lean, lora = records["lora-lean"], records["lora"]
     assert lean.invariants == {**lora.invariants, "lean_trains_alike": True}
     assert lean.curve == lora.curve
-    assert lean.metrics["backward_flops"] == lora.metrics["backward_flops"]
     for name in ("peak_bytes", "peak_bytes_b32"):
         assert lean.metrics[name].value < lora.metrics[name].value
 

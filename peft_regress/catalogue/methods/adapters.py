@@ -143,10 +143,6 @@ LORA_DROPOUT: Final = _of_lora(
     **{**_DEFAULT, **_AT_ONE_RANK},
 )
 _ELSEWHERE: Final = ("mobilenet_v3_small", "shufflenet_v2_x0_5")
-LEAN: Final = (
-    replace(LORA, name="lora-lean", is_lean=True, extended_on=_ELSEWHERE, **_AT_ONE_RANK),
-    replace(DORA, name="dora-lean", is_lean=True, matrices=("extended",), **_AT_ONE_RANK),
-)
 _LOHA: Final = PeftAdapter(
     name="loha",
     learning_rate=1e-2,
@@ -321,7 +317,8 @@ GROUPED: Final = tuple(
 ADAPTERS: Final = (
     *_FLOAT32,
     LORA_DROPOUT,
-    *LEAN,
+    replace(LORA, name="lora-lean", is_lean=True, extended_on=_ELSEWHERE, **_AT_ONE_RANK),
+    replace(DORA, name="dora-lean", is_lean=True, matrices=("extended",), **_AT_ONE_RANK),
     *GROUPED,
     *_TUCKER,
     *map(_on_bfloat16, _FLOAT32),

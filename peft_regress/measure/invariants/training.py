@@ -1,13 +1,10 @@
-"""What trains, what stays as it was, and what changed in a training; whether it keeps memory.
-
-torch's tensors, and the graphs that C++ alone refers to, are allocated by malloc. glibc says how
-many bytes of it are in use, in no time.
-"""
+"""What trains, what stays as it was, and what changed in a training; whether it keeps memory."""
 
 import ctypes
 import functools
 import gc
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from torch import Tensor, nn
@@ -128,11 +125,8 @@ class TrainingFacts:
 
 
 @facts.judged
-def lean_trains_alike(recipe: Recipe, data: Data, losses: Sequence[float]) -> None:
-    """Train what is not lean from the start of the first seed: each loss must be that of the lean.
-
-    losses: of the lean model, in nats.
-    """
+def trains_alike(recipe: Recipe, data: Data, losses: Sequence[float]) -> None:
+    """Train a plain model from the same start; `losses` are those of the lean one, in nats."""
     seed = recipe.seeds[0]
     plain = recipe.adapted_model(seed)
     set_packings(plain, {})
@@ -165,13 +159,13 @@ def _allocated() -> Callable[[], int] | None:
     return allocated if allocated() else None
 
 
+@dataclass
 class MemoryWatch:
     """Compares the memory in use after the first steps of a training and after its last."""
 
-    def __init__(self, steps: int) -> None:
-        self._steps = steps
-        self._after_first = 0
-        self._grown_bytes: int | None = None
+    steps: int
+    _after_first: int = 0
+    _grown_bytes: int | None = None
 
     def stepped(self, step: int) -> None:
         """Look at the memory after one of these steps; they count from 1."""
@@ -181,7 +175,7 @@ class MemoryWatch:
         if step == FIRST_STEPS:
             gc.freeze()  # garbage of before must stay, or it would make up for what is kept
             self._after_first = allocated()
-        elif step == self._steps > FIRST_STEPS:
+        elif step == self.steps > FIRST_STEPS:
             gc.collect()  # what there is since then: it takes no time
             self._grown_bytes = allocated() - self._after_first
 
@@ -197,11 +191,11 @@ class MemoryWatch:
             raise facts.null("the allocator does not say what is in use, as glibc's 2.33 does")
         if self._grown_bytes is None:
             raise facts.null(f"only what is kept after step {FIRST_STEPS} counts")
-        most = ALLOWED_BYTES + (self._steps - FIRST_STEPS) * ALLOWED_BYTES_PER_STEP
+        most = ALLOWED_BYTES + (self.steps - FIRST_STEPS) * ALLOWED_BYTES_PER_STEP
         if self._grown_bytes > most:
             grown, allowed = (format_value(size, "byte") for size in (self._grown_bytes, most))
             raise facts.false(
-                f"from step {FIRST_STEPS} to step {self._steps} the memory in use grows by "
+                f"from step {FIRST_STEPS} to step {self.steps} the memory in use grows by "
                 f"{grown}; {allowed} would be usual",
                 size=self._grown_bytes,
             )
