@@ -5,7 +5,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from peft_regress.project.budgets import Quantity
 
@@ -54,6 +54,8 @@ class Candidate:
     method: str
     rank: int | None
     costs: Costs
+    plain_memory: int | None = None
+    """What `costs.memory` is without `peft_regress.lean`; None where all is without it."""
     largest_batch: int | None = None
     """The largest with which it stays within the limits; 0 if none, None if it is not known."""
     lacks: Mapping[str, int] = field(default_factory=dict)
@@ -129,9 +131,10 @@ class Ranking:
         Those that equal the best, by their price; then the others by their scores, and last by
         their price those that have none.
         """
-        fitting = [one for one in self.candidates if not one.lacks]
-        equal = sorted(filter(self.is_equal, fitting), key=lambda one: one.price)
-        others = [one for one in fitting if one.scores and not self.is_equal(one)]
-        others.sort(key=lambda one: -one.score)
-        unknown = sorted((one for one in fitting if not one.scores), key=lambda one: one.price)
-        return [*equal, *others, *unknown]
+
+        def place(one: Candidate) -> tuple[int, Any]:
+            if self.is_equal(one):
+                return 0, one.price
+            return (1, -one.score) if one.scores else (2, one.price)
+
+        return sorted((one for one in self.candidates if not one.lacks), key=place)

@@ -94,7 +94,7 @@ class Packing:
             and x.device.type == "cpu"  # on no other was it compared
             and x.layout is torch.strided
             and not has_parts(type(x))
-            and x.numel() <= torch.iinfo(torch.int32).max  # of indices
+            and x.shape[-2:].numel() <= torch.iinfo(torch.int32).max  # of indices in a plane
             # Under torch.func hooks raise, and tensors have no storage.
             and torch._C._autograd._saved_tensors_hooks_is_enabled()  # type: ignore[attr-defined]  # noqa: SLF001
             and not torch.compiler.is_compiling()

@@ -1,7 +1,8 @@
 """The answer of `choose` as a document and as JSON."""
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -14,6 +15,11 @@ from peft_regress.report.document import Block, Line, Listing, Section
 from peft_regress.report.layout import Row, Table
 from peft_regress.text import clean
 
+_LEAN: Final = (
+    "from peft_regress import lean\n"
+    "lean(model, batch, loss=loss)  # the adapted model in its mode; loss(model, batch)"
+)
+_COSTS: Final = ("update", "memory", "no lean", "ship")
 _WORDS = {"memory": "memory", "update": "update", "ship": "to ship", "storage": "storage"}
 
 
@@ -23,6 +29,7 @@ def answer_sections(answer: Answer) -> list[Section]:
     unknown = [one for one in answer.order if not one.scores]
     missing = [one for one in answer.candidates if one.lacks]
     stopped = answer.study.stopped if answer.study else {}
+    is_lean = any(one.plain_memory is not None for one in answer.candidates)
     parts: dict[str, tuple[Block, ...]] = {
         "What fits, the best first:": (_fitting(known, answer),) if known else (),
         "What fits, by cost alone:": (_fitting(unknown, answer),) if unknown else (),
@@ -33,6 +40,7 @@ def answer_sections(answer: Answer) -> list[Section]:
         "Stopped, since clearly worse when its rate was chosen:": tuple(
             f"{name}: {format_value(score, answer.unit)}" for name, score in stopped.items()
         ),
+        "To add, for what has a memory with no lean:": (Listing(_LEAN, "python"),) * is_lean,
         "To paste:": (Listing(answer.code, "python"),) if answer.code else (),
         "Not tried for lack of time:": (", ".join(answer.untried),) if answer.untried else (),
     }
@@ -118,9 +126,8 @@ def _against_full(one: Candidate, answer: Answer) -> list[str]:
     if one.scores and full.scores:
         name = " points" if answer.unit == "fraction" else ""
         parts.append(f"{_points(one, full, answer.unit)}{name} to full")
-    memory, update = (
-        getattr(one.costs, cost) / getattr(full.costs, cost) for cost in ("memory", "update")
-    )
+    memory = one.costs.memory / full.costs.memory
+    update = one.costs.update / full.costs.update
     return [*parts, f"{memory:.2f} of its memory, {update:.2f} of its FLOPs"]
 
 
@@ -142,13 +149,16 @@ def _fitting(shown: Sequence[Candidate], answer: Answer) -> Table:
             cells += [score, to_full, answer.ranking.standing(one)]
         rows.append(Row.of(*cells))
     of_scores = ("score", "to full", "") if shown[0].scores else ()
-    headings = ("method", "update", "memory", "ship", "batch up to", *of_scores)
+    headings = ("method", *_COSTS, "batch up to", *of_scores)
     return Table(headings=headings, rows=tuple(rows), numbers=tuple(range(1, len(headings))))
 
 
 def _costs(one: Candidate) -> tuple[str, ...]:
-    names = ("update", "memory", "ship")
-    return tuple(format_value(getattr(one.costs, name), COST_UNITS[name]) for name in names)
+    sizes = one.costs._asdict() | {"no lean": one.plain_memory}
+    units = COST_UNITS | {"no lean": "byte"}
+    return tuple(
+        "" if sizes[name] is None else format_value(sizes[name], units[name]) for name in _COSTS
+    )
 
 
 def _missing(answer: Answer, missing: Sequence[Candidate]) -> Table:
@@ -167,8 +177,8 @@ def _missing(answer: Answer, missing: Sequence[Candidate]) -> Table:
         else:
             remedy = f"{heads[0]} instead" if heads else ""
         rows.append(Row.of(one.name, *_costs(one), lacks, remedy))
-    headings = ("method", "update", "memory", "ship", "lacks", "what fits")
-    return Table(headings=headings, rows=tuple(rows), numbers=(1, 2, 3), droppable=(3, 1))
+    headings = ("method", *_COSTS, "lacks", "what fits")
+    return Table(headings=headings, rows=tuple(rows), numbers=(1, 2, 3, 4), droppable=(4, 3, 1))
 
 
 def answer_json(answer: Answer) -> dict[str, Any]:
@@ -182,14 +192,10 @@ def answer_json(answer: Answer) -> dict[str, Any]:
             found = difference(one.scores, full.scores)
             to_full = {"mean": found.mean, "half": found.half if len(one.scores) > 1 else None}
         return {
+            **dataclasses.asdict(one),
             "name": one.name,
-            "method": one.method,
-            "rank": one.rank,
             "position": position.get(one.name),
             "costs": one.costs._asdict(),
-            "largest_batch": one.largest_batch,
-            "lacks": dict(one.lacks),
-            "scores": list(one.scores),
             "to_full": to_full,
             "equals_best": answer.ranking.is_equal(one),
             "unclear": answer.ranking.is_unclear(one),

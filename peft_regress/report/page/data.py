@@ -31,7 +31,7 @@ from peft_regress.report.results import common_batch, pareto_front
 from peft_regress.report.sentences import outcome_line
 from peft_regress.report.verdict.next_steps import compare_command, quoted, storage_words
 from peft_regress.report.verdict.sections import style_of
-from peft_regress.report.verdict.to_json import encode_verdict
+from peft_regress.report.verdict.to_json import encode_verdict, fields
 from peft_regress.runs.schema import OUTPUT_SCHEMA_VERSION, Record
 from peft_regress.text import clean, count_of
 
@@ -84,12 +84,9 @@ def _encode_entry(content: Content, index: int) -> dict[str, Any]:
     run = entry.run
     role = "" if entry.role == "baseline" else f" ({entry.role})"
     return {
-        "name": entry.name,
+        **fields(entry, "name", "date", "day", "role"),
         "label": f"{clean(entry.name)}{role}",
-        "date": entry.date,
-        "day": entry.day,
         "word": quoted(entry.name),
-        "role": entry.role,
         "reason": _clip(run.accepted.reason) if run.accepted else "",
         "environment": dict(run.environment),
     }
