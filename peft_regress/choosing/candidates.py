@@ -6,7 +6,7 @@ import functools
 import math
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -31,7 +31,7 @@ from peft_regress.imports import current_folder_first, told
 from peft_regress.measure.costs import CostSettings, adapted_model
 from peft_regress.measure.edge.program import training_program
 from peft_regress.measure.recipe import Recipe
-from peft_regress.memory import lean
+from peft_regress.memory.packing import pack_by
 from peft_regress.metrics import Unit, format_value
 from peft_regress.project.devices import RUNTIME_BYTES, DeviceClass, Runtime, room, runtime_of
 from peft_regress.project.fine_tune import FineTune
@@ -296,7 +296,9 @@ def try_all(
     ]
     if len(methods) == 1 and only != FULL:
         raise UnknownNameError("method", only, registry.names("method"))
-    for method in sorted(methods, key=lambda one: (one.name != FULL, not _is_default(one))):
+    for method in sorted(
+        methods, key=lambda one: (one.name != FULL, DEFAULT_MATRIX not in one.matrices)
+    ):
         if time.monotonic() > ends:
             left.append(method.name)
             continue
@@ -343,14 +345,10 @@ def _is_for(method: Any, subject: Subject) -> bool:
     return is_plain and (not named or subject.architecture in named)
 
 
-def _is_default(method: Method) -> bool:
-    return DEFAULT_MATRIX in method.matrices
-
-
 def _ranks(method: Method) -> Sequence[int | None]:
     if not method.ranks:
         return (None,)
-    return _RANKS if _is_default(method) else method.ranks
+    return _RANKS if DEFAULT_MATRIX in method.matrices else method.ranks
 
 
 def _may_rise(one: Candidate, full: Costs) -> bool:
@@ -368,17 +366,23 @@ def _price(subject: Subject, method: Method, limits: Limits) -> Candidate:
             step.model, step.make_optimizer, batch=batch, loss=subject.loss, fake=fake
         )
 
-    def taken() -> tuple[StepLog, StepCost]:
-        log = on_fake_or_real(record)
-        is_of_many = log.tensors == "fake tensors"
-        return log, (log.at_batch(subject.batch) if is_of_many else log).cost()
+    def at_batch(log: StepLog) -> StepLog:
+        return log.at_batch(subject.batch) if log.tensors == "fake tensors" else log
 
-    log, cost = taken()
-    is_planned, plain_memory = limits.runtime == "executorch", None
+    log = on_fake_or_real(record)
+    cost, plain_memory = at_batch(log).cost(), None
+    is_planned = limits.runtime == "executorch"
     if not is_planned and cost.attainable_bytes <= _NOTABLY_LESS * cost.peak_bytes:
-        plain_memory = _memory(cost)
-        lean(step.model, subject.items(subject.batch), loss=subject.loss)
-        log, cost = taken()
+        logs = [log]
+
+        def steps() -> Iterator[StepLog]:
+            yield at_batch(log)
+            logs.append(on_fake_or_real(record))
+            yield at_batch(logs[-1])
+
+        if pack_by(step.model, steps()).packed:
+            plain_memory, log = _memory(cost), logs[-1]
+            cost = at_batch(log).cost()
     costs = Costs(
         update=_update(cost),
         memory=_memory(cost),

@@ -75,11 +75,6 @@ class Candidate:
         """The mean over the seeds."""
         return statistics.fmean(self.scores)
 
-    @property
-    def price(self) -> tuple[bool, Costs]:
-        """What decides between equals: room in memory, then FLOPs."""
-        return self.is_near_limit, self.costs
-
 
 def difference(one: Sequence[float], other: Sequence[float]) -> Difference:
     """Return `one - other`, paired by seed: of the seeds that both have."""
@@ -132,9 +127,10 @@ class Ranking:
         their price those that have none.
         """
 
-        def place(one: Candidate) -> tuple[int, Any]:
-            if self.is_equal(one):
-                return 0, one.price
-            return (1, -one.score) if one.scores else (2, one.price)
+        def place(one: Candidate) -> tuple[Any, ...]:
+            if one.scores and not self.is_equal(one):
+                return 1, -one.score
+            # Between equals room in memory decides, then FLOPs.
+            return 2 * (not one.scores), one.is_near_limit, one.costs
 
         return sorted((one for one in self.candidates if not one.lacks), key=place)

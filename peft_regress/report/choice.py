@@ -106,8 +106,7 @@ def _limits(answer: Answer) -> str:
 
 def _recommendation(answer: Answer, order: Sequence[Candidate]) -> Iterator[str]:
     first, ranking, margin = order[0], answer.ranking, f"{answer.points:g} points"
-    text = ", ".join(_against_full(first, answer)) or "the best score"
-    text = f"{first.name}: {text}"
+    text = f"{first.name}: {', '.join(_against_full(first, answer)) or 'the best score'}"
     equal = [one.name for one in order if ranking.is_equal(one) and one is not first]
     if equal:
         text += f"; equals {', '.join(equal)} within {margin}, and takes less"
@@ -154,11 +153,10 @@ def _fitting(shown: Sequence[Candidate], answer: Answer) -> Table:
 
 
 def _costs(one: Candidate) -> tuple[str, ...]:
-    sizes = one.costs._asdict() | {"no lean": one.plain_memory}
-    units = COST_UNITS | {"no lean": "byte"}
-    return tuple(
-        "" if sizes[name] is None else format_value(sizes[name], units[name]) for name in _COSTS
-    )
+    sizes = (format_value(size, COST_UNITS[name]) for name, size in one.costs._asdict().items())
+    update, memory, ship, _ = sizes
+    plain = "" if one.plain_memory is None else format_value(one.plain_memory, "byte")
+    return update, memory, plain, ship
 
 
 def _missing(answer: Answer, missing: Sequence[Candidate]) -> Table:

@@ -8,6 +8,7 @@ from peft_regress.gate.comparison import Comparison
 from peft_regress.gate.findings import Finding
 from peft_regress.report import document as documents
 from peft_regress.report.document import Code, Line, Listing, Section
+from peft_regress.report.layout import STYLE_OF_EXIT
 from peft_regress.report.sentences import outcome_line, short_verdict, version_changes
 from peft_regress.report.verdict import sections as verdicts
 from peft_regress.report.verdict.finding import (
@@ -105,7 +106,7 @@ def _heading(upgrade: Upgrade) -> Section:
             *(f"note: {clean(remark, longest=400)}" for remark in upgrade.remarks),
         ),
         level=2,
-        style=verdicts.style_of(upgrade.comparison),
+        style=STYLE_OF_EXIT[upgrade.comparison.lenient_exit_code],
     )
 
 
