@@ -305,7 +305,7 @@ def try_all(
         for rank in _ranks(method):
             try:
                 with warnings.catch_warnings(action="ignore"):
-                    found = _price(subject, method.at(rank), limits)
+                    found = price(subject, method.at(rank), limits)
             except Exception as error:  # noqa: BLE001  (whatever a library raises)
                 refused.setdefault(method.name, told(error))
                 break
@@ -357,7 +357,8 @@ def _may_rise(one: Candidate, full: Costs) -> bool:
     return all(saves) or (any(saves) and (one.rank or 0) < _KNOWN)
 
 
-def _price(subject: Subject, method: Method, limits: Limits) -> Candidate:
+def price(subject: Subject, method: Method, limits: Limits) -> Candidate:
+    """Return what a method at its rank takes, by `lean` where that takes notably less."""
     step = subject.step(method)
 
     def record(*, fake: bool) -> StepLog:

@@ -199,10 +199,9 @@ def answer_json(answer: Answer) -> dict[str, Any]:
             "unclear": answer.ranking.is_unclear(one),
         }
 
-    device = answer.limits.device
     return {
         "subject": answer.subject.name,
-        "device": None if device is None else device.name,
+        "device": answer.limits.device and answer.limits.device.name,
         "runtime": answer.limits.runtime,
         "recommended": order[0].name if order else None,
         "no_advice_on_accuracy": answer.problem or None,

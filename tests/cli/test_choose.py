@@ -13,7 +13,7 @@ from peft_regress import lean, registry
 from peft_regress.catalogue.evidence import Evidence, Study, Trained
 from peft_regress.choosing.study import Trainer
 from peft_regress.cli import choose
-from peft_regress.cost.profile import loss_of_images, profile_training_step, random_images
+from peft_regress.cost.profile import loss_of_images, random_images
 from peft_regress.errors import NonFiniteLossError
 from peft_regress.measure.costs import CostSettings, adapted_model
 from peft_regress.measure.edge.package import INSTALL
@@ -21,12 +21,9 @@ from peft_regress.measure.edge.program import training_program
 from peft_regress.project.devices import load_devices, room
 
 DEVICES = {
-    "raspberry-pi-zero-2-w": "head",
-    "raspberry-pi-3-b-plus": "head",
-    "raspberry-pi-4-2gb": "dora",
-    "raspberry-pi-5-8gb": "head",
-    "jetson-orin-nano": "head",
-}
+    "raspberry-pi-zero-2-w": "head", "raspberry-pi-3-b-plus": "head", "raspberry-pi-4-2gb": "dora",
+    "raspberry-pi-5-8gb": "head", "jetson-orin-nano": "head",
+}  # fmt: skip
 """With the method to try there."""
 PHASES = ("forward", "backward", "optimizer")
 GATES = """
@@ -127,26 +124,19 @@ def test_each_limit_is_of_its_own_cost(command, limit, cost):
         assert tight["lora-r1"]["largest_batch"] == 4
 
 
-def leaned(batch, *, is_lean):
-    """Return the memory of a step of lora-r4 on the tiny network, and what is attainable."""
-    method = registry.get("method", "lora").at(4, heads=("head",))
-    model = adapted_model(method, TinyArchitecture(), CostSettings())
-    images = random_images((batch, 3, 32, 32), 10, "cross-entropy", torch.float32)
-    step = {"batch": images, "loss": loss_of_images(10)}
-    if is_lean:
-        lean(model, images, loss=step["loss"])
-    cost = profile_training_step(model, method.make_optimizer, **step)
-    return max(cost.peak_bytes, cost.first_step_peak_bytes), cost.attainable_bytes
-
-
 @pytest.mark.usefixtures("tiny")
 def test_what_takes_notably_less_with_lean_counts_with_it_and_the_line_is_printed(command):
-    found = by_name(chosen(command, *TINY, "--memory", "1GiB"))
-    (plain, attainable), (least, _) = (leaned(4, is_lean=one) for one in (False, True))
-    assert attainable <= least < 0.9 * plain
-    assert (found["lora-r4"]["plain_memory"], found["lora-r4"]["costs"]["memory"]) == (plain, least)
-    limit = leaned(37, is_lean=True)[0]
-    for most, batch in ((limit, 37), (limit - 1, 36)):
+    method = registry.get("method", "lora").at(4, heads=("head",))
+    model = adapted_model(method, TinyArchitecture(), CostSettings())
+    images = (random_images((n, 3, 32, 32), 10, "cross-entropy", torch.float32) for n in (4, 37))
+    four, many = (lean(model, one, loss=loss_of_images(10)) for one in images)
+    found = by_name(chosen(command, *TINY, "--memory", "1GiB"))["lora-r4"]
+    assert (found["plain_memory"], found["costs"]["memory"]) == (
+        four.plain_peak_bytes,
+        four.peak_bytes,
+    )
+    assert four.peak_bytes < 0.9 * four.plain_peak_bytes
+    for most, batch in ((many.peak_bytes, 37), (many.peak_bytes - 1, 36)):
         tight = by_name(chosen(command, *TINY, "--memory", f"{most}B"))
         assert tight["lora-r4"]["largest_batch"] == batch
     _, out, _ = command("choose", *TINY, "--memory", "1GiB")
