@@ -107,11 +107,11 @@ def test_what_the_rules_say_of_memory_holds_on_every_network():
     assert "**Where memory decides, take LoRA with" in PAGE
     found, text = rows("memory"), " ".join(PAGE.split())
     assert all(float(dora) > float(lora) for *_, lora, dora, _ in found)
-    plain, lean = ({row[0]: float(row[at]) for row in found if row[1] == "8"} for at in (4, 5))
+    plain, lean = ({row[0]: float(row[at]) for row in found if row[1] == "8"} for at in (3, 4))
     assert f"it takes {min(lean.values()):.2f} to {max(lean.values()):.2f} of full" in text
     large = f"{plain.pop('resnet18'):.2f} on resnet18"
     assert f"it takes {min(plain.values()):.2f} to {max(plain.values()):.2f}, and {large}" in text
-    planned = {row[0]: (float(row[7]), float(row[5])) for row in found if row[7]}
+    planned = {row[0]: (float(row[6]), float(row[4])) for row in found if row[6]}
     shares = [share for share, _ in planned.values()]
     assert f"on one image in {min(shares):.2f} to {max(shares):.2f} of it" in text
     assert [name for name, (one, other) in planned.items() if one < other] == ["resnet18"]

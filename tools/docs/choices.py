@@ -97,7 +97,7 @@ def sizes(network: str, batch: int) -> dict[str, float]:
 
 def memory() -> str:
     """Return the memory of a step over that of full fine-tuning in PyTorch as it is."""
-    shown = ["lean full", "head", "lora-r4", "lean lora-r4", "lean dora-r4", "ExecuTorch lora-r4"]
+    shown = ["head", "lora-r4", "lean lora-r4", "lean dora-r4", "ExecuTorch lora-r4"]
     rows = []
     for network, batch in itertools.product(NETWORKS, BATCHES):
         found = sizes(network, batch)
