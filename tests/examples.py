@@ -19,9 +19,6 @@ PAGES = (
 CUT = "..."
 """Stands for anything in a line; on a line of its own for any lines."""
 
-_ALIKE = 0.4
-"""How alike two lines must be for one to be the new form of the other."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Command:

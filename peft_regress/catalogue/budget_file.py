@@ -19,7 +19,7 @@ from peft_regress.project.budgets import SHARES, Budget
 
 _FULL: Final = "_full"
 _Limit = Literal[
-    "peak", "update", "ship", "edge_train", "score",
+    "peak", "attainable", "update", "ship", "edge_train", "score",
     "peak_of_full", "peak_b32_of_full", "update_of_full", "ship_of_full",
 ]  # fmt: skip
 

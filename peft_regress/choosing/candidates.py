@@ -6,7 +6,7 @@ import functools
 import math
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -31,6 +31,7 @@ from peft_regress.imports import current_folder_first, told
 from peft_regress.measure.costs import CostSettings, adapted_model
 from peft_regress.measure.edge.program import training_program
 from peft_regress.measure.recipe import Recipe
+from peft_regress.memory.packing import pack_by
 from peft_regress.metrics import Unit, format_value
 from peft_regress.project.devices import RUNTIME_BYTES, DeviceClass, Runtime, room, runtime_of
 from peft_regress.project.fine_tune import FineTune
@@ -39,6 +40,8 @@ from peft_regress.project.settings import DEFAULT_MATRIX
 _RANKS: Final = tuple(2**power for power in range(13))
 _KNOWN: Final = 16
 """Up to this rank there is evidence, which a rank that saves only memory or FLOPs may need."""
+_NOTABLY_LESS: Final = 0.9
+"""Up to this share of its plain memory a step counts with `lean`."""
 _NEAR: Final = 0.9
 """From this share of the memory on, equals are not decided by FLOPs alone."""
 
@@ -273,7 +276,7 @@ def try_all(
     only: str = "*",
     ends: float = math.inf,
 ) -> Answer:
-    """Price every method of the catalogue with a float32 base.
+    """Price every method of the catalogue with a float32 base, by `lean` where that takes less.
 
     Methods of the default matrix at ranks 1, 2, 4 ... as long as a rank saves memory and FLOPs over
     full fine-tuning, or up to rank 16 one of the two; the others, of which there is no evidence, at
@@ -293,14 +296,16 @@ def try_all(
     ]
     if len(methods) == 1 and only != FULL:
         raise UnknownNameError("method", only, registry.names("method"))
-    for method in sorted(methods, key=lambda one: (one.name != FULL, not _is_default(one))):
+    for method in sorted(
+        methods, key=lambda one: (one.name != FULL, DEFAULT_MATRIX not in one.matrices)
+    ):
         if time.monotonic() > ends:
             left.append(method.name)
             continue
         for rank in _ranks(method):
             try:
                 with warnings.catch_warnings(action="ignore"):
-                    found = _price(subject, method.at(rank), limits)
+                    found = price(subject, method.at(rank), limits)
             except Exception as error:  # noqa: BLE001  (whatever a library raises)
                 refused.setdefault(method.name, told(error))
                 break
@@ -340,14 +345,10 @@ def _is_for(method: Any, subject: Subject) -> bool:
     return is_plain and (not named or subject.architecture in named)
 
 
-def _is_default(method: Method) -> bool:
-    return DEFAULT_MATRIX in method.matrices
-
-
 def _ranks(method: Method) -> Sequence[int | None]:
     if not method.ranks:
         return (None,)
-    return _RANKS if _is_default(method) else method.ranks
+    return _RANKS if DEFAULT_MATRIX in method.matrices else method.ranks
 
 
 def _may_rise(one: Candidate, full: Costs) -> bool:
@@ -356,7 +357,8 @@ def _may_rise(one: Candidate, full: Costs) -> bool:
     return all(saves) or (any(saves) and (one.rank or 0) < _KNOWN)
 
 
-def _price(subject: Subject, method: Method, limits: Limits) -> Candidate:
+def price(subject: Subject, method: Method, limits: Limits) -> Candidate:
+    """Return what a method at its rank takes, by `lean` where that takes notably less."""
     step = subject.step(method)
 
     def record(*, fake: bool) -> StepLog:
@@ -365,25 +367,37 @@ def _price(subject: Subject, method: Method, limits: Limits) -> Candidate:
             step.model, step.make_optimizer, batch=batch, loss=subject.loss, fake=fake
         )
 
+    def at_batch(log: StepLog) -> StepLog:
+        return log.at_batch(subject.batch) if log.tensors == "fake tensors" else log
+
     log = on_fake_or_real(record)
-    is_of_many = log.tensors == "fake tensors"
-    cost = (log.at_batch(subject.batch) if is_of_many else log).cost()
+    cost, plain_memory = at_batch(log).cost(), None
+    is_planned = limits.runtime == "executorch"
+    if not is_planned and cost.attainable_bytes <= _NOTABLY_LESS * cost.peak_bytes:
+        logs = [log]
+
+        def steps() -> Iterator[StepLog]:
+            yield at_batch(log)
+            logs.append(on_fake_or_real(record))
+            yield at_batch(logs[-1])
+
+        if pack_by(step.model, steps()).packed:
+            plain_memory, log = _memory(cost), logs[-1]
+            cost = at_batch(log).cost()
     costs = Costs(
         update=_update(cost),
-        memory=max(cost.peak_bytes, cost.first_step_peak_bytes),
+        memory=_memory(cost),
         ship=sum(one.nbytes for one in step.method.shipped_tensors(step.model).values()),
         storage=cost.peak_param_bytes + cost.peak_buffer_bytes,
     )
-    is_planned = limits.runtime == "executorch"
     if is_planned:
         costs = _planned(subject, method, costs, state=cost.optimizer_state_bytes)
     return Candidate(
         method=method.name,
         rank=method.rank,
         costs=costs,
-        largest_batch=(
-            _largest_batch(log, limits.of(method.name)) if is_of_many and not is_planned else None
-        ),
+        plain_memory=plain_memory,
+        largest_batch=None if is_planned else _largest_batch(log, limits.of(method.name)),
         **_fit(method.name, costs, limits),
     )
 
@@ -408,7 +422,13 @@ def _update(cost: StepCost) -> int:
     return cost.forward_flops + cost.backward_flops + cost.optimizer_flops
 
 
-def _largest_batch(log: StepLog, most: Limits) -> int:
+def _memory(cost: StepCost) -> int:
+    return max(cost.peak_bytes, cost.first_step_peak_bytes)
+
+
+def _largest_batch(log: StepLog, most: Limits) -> int | None:
+    if log.tensors != "fake tensors":
+        return None
     batch = MANY if most.memory is None else log.largest_batch(most.memory)
     if most.update is not None and batch:
         one, two = (_update(log.at_batch(size).cost()) for size in (1, 2))

@@ -5,7 +5,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from peft_regress.project.budgets import Quantity
 
@@ -54,6 +54,8 @@ class Candidate:
     method: str
     rank: int | None
     costs: Costs
+    plain_memory: int | None = None
+    """What `costs.memory` is without `peft_regress.lean`; None where all is without it."""
     largest_batch: int | None = None
     """The largest with which it stays within the limits; 0 if none, None if it is not known."""
     lacks: Mapping[str, int] = field(default_factory=dict)
@@ -72,11 +74,6 @@ class Candidate:
     def score(self) -> float:
         """The mean over the seeds."""
         return statistics.fmean(self.scores)
-
-    @property
-    def price(self) -> tuple[bool, Costs]:
-        """What decides between equals: room in memory, then FLOPs."""
-        return self.is_near_limit, self.costs
 
 
 def difference(one: Sequence[float], other: Sequence[float]) -> Difference:
@@ -129,9 +126,11 @@ class Ranking:
         Those that equal the best, by their price; then the others by their scores, and last by
         their price those that have none.
         """
-        fitting = [one for one in self.candidates if not one.lacks]
-        equal = sorted(filter(self.is_equal, fitting), key=lambda one: one.price)
-        others = [one for one in fitting if one.scores and not self.is_equal(one)]
-        others.sort(key=lambda one: -one.score)
-        unknown = sorted((one for one in fitting if not one.scores), key=lambda one: one.price)
-        return [*equal, *others, *unknown]
+
+        def place(one: Candidate) -> tuple[Any, ...]:
+            if one.scores and not self.is_equal(one):
+                return 1, -one.score
+            # Between equals room in memory decides, then FLOPs.
+            return 2 * (not one.scores), one.is_near_limit, one.costs
+
+        return sorted((one for one in self.candidates if not one.lacks), key=place)

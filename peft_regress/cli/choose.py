@@ -126,10 +126,10 @@ def _limit(name: str, example: str, text: str) -> Callable[[Any], Any]:
 def command(*, output: str, **typed: Any) -> int:
     """Choose a method and its rank for a device, and say why.
 
-    Each method of the catalogue is priced on fake tensors, at this batch and resolution. What fits
-    is ranked by accuracy where there is evidence of networks that have learned: what equals the
-    best within a margin is ordered by FLOPs, and what takes over nine tenths of the memory last.
-    The exit code is 1 if nothing fits, and 3 if not all was tried.
+    Each method of the catalogue is priced on fake tensors, at this batch and resolution, and with
+    `lean` where that takes notably less memory. What fits is ranked by accuracy where networks have
+    learned: what equals the best within a margin is ordered by FLOPs, and what takes over nine
+    tenths of the memory last. The exit code is 1 if nothing fits, and 3 if not all was tried.
     """
     devices = {one.name: one for one in current_project().devices}
     if typed["device"] not in {None, *devices}:
@@ -180,12 +180,11 @@ def command(*, output: str, **typed: Any) -> int:
 def _own_case(name: str | None) -> FineTune | None:
     if name is None:
         return None
-    case, own = Case.parse(name), current_project().cases()
-    found = own.get(case.id)
-    if not isinstance(found, FineTune):
-        known = [one.id for one in own.values() if isinstance(one, FineTune)]
-        raise UnknownNameError("FineTune of your own", name, known)
-    return found
+    case, every = Case.parse(name), current_project().cases().values()
+    own = {one.id: one for one in every if isinstance(one, FineTune)}
+    if case.id not in own:
+        raise UnknownNameError("FineTune of your own", name, own)
+    return own[case.id]
 
 
 def _study(architecture: str | None, task: str) -> Study | None:

@@ -70,8 +70,7 @@ def command(
             show(overview(shown, sources=", ".join(names)), output)
             return
         if page is not None:
-            reads = [entry.path for entry in entries]
-            check_output(page, "--html", storage=baselines, reads=reads)
+            check_output(page, "--html", storage=baselines, reads=[one.path for one in entries])
         typed = options.invocation_of(baselines, current_project().matrix)
         content = Content(
             entries=entries,

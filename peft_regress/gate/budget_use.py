@@ -23,6 +23,7 @@ UPDATE: Final = ("forward_flops", "backward_flops", "optimizer_flops")
 """The metrics that add up to the FLOPs of one update."""
 _COSTS: Final = {
     "peak": ("peak_bytes",),
+    "attainable": ("attainable_bytes",),
     "update": UPDATE,
     "ship": ("adapter_bytes",),
     "edge_train": ("edge_train_bytes",),

@@ -4,7 +4,7 @@ While a module computes, autograd's hooks pack each tensor that its operator sav
 for the backward pass.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from types import MethodType
@@ -94,7 +94,7 @@ class Packing:
             and x.device.type == "cpu"  # on no other was it compared
             and x.layout is torch.strided
             and not has_parts(type(x))
-            and x.numel() <= torch.iinfo(torch.int32).max  # of indices
+            and x.shape[-2:].numel() <= torch.iinfo(torch.int32).max  # of indices in a plane
             # Under torch.func hooks raise, and tensors have no storage.
             and torch._C._autograd._saved_tensors_hooks_is_enabled()  # type: ignore[attr-defined]  # noqa: SLF001
             and not torch.compiler.is_compiling()
@@ -169,20 +169,24 @@ def _unchanged(saved: Tensor, version: int) -> Tensor:
 
 def choose_and_pack(model: nn.Module, batch: Any, loss: LossOf | None) -> Lean:
     """Do what `peft_regress.lean` does, and return what it returns."""
+    record = partial(record_training_step, model, adamw, batch=batch, loss=loss or loss_of_output)
+    return pack_by(model, None if batch is None else (on_fake_or_real(record) for _ in range(2)))
+
+
+def pack_by(model: nn.Module, steps: Iterator[StepLog] | None) -> Lean:
+    """Do so by two steps, each taken when it is asked for: before the packing and after it."""
     set_packings(model, {})
     packings, left = candidates(model)
     freed, before, after = dict[str, int](), None, None
-    if batch is None:
+    if steps is None:
         worse = (name for name, packing in packings.items() if not packing.is_never_worse)
         left |= dict.fromkeys(worse, Reason.NOT_MEASURED)
     else:
-        loss = loss or loss_of_output
-        record = partial(record_training_step, model, adamw, batch=batch, loss=loss)
-        step = on_fake_or_real(record)
+        step = next(steps)
         freed = _freed_bytes(model, step, packings)
         left |= dict.fromkeys(packings.keys() - freed.keys(), Reason.KEEPS_NO_MORE)
         set_packings(model, {name: packings[name] for name in freed})
-        before, after = step.cost().peak_bytes, on_fake_or_real(record).cost().peak_bytes
+        before, after = (one.cost().peak_bytes for one in (step, next(steps)))
         if after >= before:
             after = before
             left |= dict.fromkeys(freed, Reason.NO_LOWER_PEAK)

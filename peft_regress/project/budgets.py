@@ -29,7 +29,7 @@ _LONGEST_AMOUNT: Final = 40
 SHARES: Final = ("peak_of", "peak_b32_of", "update_of", "ship_of")
 """The limits that are shares of another case's cost."""
 _QUANTITIES: Final[Mapping[str, Quantity]] = {
-    "peak": "byte", "ship": "byte", "edge_train": "byte", "update": "flop",
+    "peak": "byte", "attainable": "byte", "ship": "byte", "edge_train": "byte", "update": "flop",
 }  # fmt: skip
 OWN_MATRIX: Final = "own"
 """The matrix of own cases that name no other."""
@@ -69,6 +69,8 @@ class Budget(
 
     peak: Amount = None
     """The most `peak_bytes`, such as "256 MiB"."""
+    attainable: Amount = None
+    """The most `attainable_bytes`: what a step takes if it keeps no more than gradients need."""
     update: Amount = None
     """The most FLOPs of one step, forward, backward and optimizer together: "2 GFLOP"."""
     ship: Amount = None

@@ -1,7 +1,8 @@
 """The answer of `choose` as a document and as JSON."""
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -14,6 +15,11 @@ from peft_regress.report.document import Block, Line, Listing, Section
 from peft_regress.report.layout import Row, Table
 from peft_regress.text import clean
 
+_LEAN: Final = (
+    "from peft_regress import lean\n"
+    "lean(model, batch, loss=loss)  # the adapted model in its mode; loss(model, batch)"
+)
+_COSTS: Final = ("update", "memory", "no lean", "ship")
 _WORDS = {"memory": "memory", "update": "update", "ship": "to ship", "storage": "storage"}
 
 
@@ -23,6 +29,7 @@ def answer_sections(answer: Answer) -> list[Section]:
     unknown = [one for one in answer.order if not one.scores]
     missing = [one for one in answer.candidates if one.lacks]
     stopped = answer.study.stopped if answer.study else {}
+    is_lean = any(one.plain_memory is not None for one in answer.candidates)
     parts: dict[str, tuple[Block, ...]] = {
         "What fits, the best first:": (_fitting(known, answer),) if known else (),
         "What fits, by cost alone:": (_fitting(unknown, answer),) if unknown else (),
@@ -33,6 +40,7 @@ def answer_sections(answer: Answer) -> list[Section]:
         "Stopped, since clearly worse when its rate was chosen:": tuple(
             f"{name}: {format_value(score, answer.unit)}" for name, score in stopped.items()
         ),
+        "To add, for what has a memory with no lean:": (Listing(_LEAN, "python"),) * is_lean,
         "To paste:": (Listing(answer.code, "python"),) if answer.code else (),
         "Not tried for lack of time:": (", ".join(answer.untried),) if answer.untried else (),
     }
@@ -98,8 +106,7 @@ def _limits(answer: Answer) -> str:
 
 def _recommendation(answer: Answer, order: Sequence[Candidate]) -> Iterator[str]:
     first, ranking, margin = order[0], answer.ranking, f"{answer.points:g} points"
-    text = ", ".join(_against_full(first, answer)) or "the best score"
-    text = f"{first.name}: {text}"
+    text = f"{first.name}: {', '.join(_against_full(first, answer)) or 'the best score'}"
     equal = [one.name for one in order if ranking.is_equal(one) and one is not first]
     if equal:
         text += f"; equals {', '.join(equal)} within {margin}, and takes less"
@@ -118,9 +125,8 @@ def _against_full(one: Candidate, answer: Answer) -> list[str]:
     if one.scores and full.scores:
         name = " points" if answer.unit == "fraction" else ""
         parts.append(f"{_points(one, full, answer.unit)}{name} to full")
-    memory, update = (
-        getattr(one.costs, cost) / getattr(full.costs, cost) for cost in ("memory", "update")
-    )
+    memory = one.costs.memory / full.costs.memory
+    update = one.costs.update / full.costs.update
     return [*parts, f"{memory:.2f} of its memory, {update:.2f} of its FLOPs"]
 
 
@@ -142,13 +148,15 @@ def _fitting(shown: Sequence[Candidate], answer: Answer) -> Table:
             cells += [score, to_full, answer.ranking.standing(one)]
         rows.append(Row.of(*cells))
     of_scores = ("score", "to full", "") if shown[0].scores else ()
-    headings = ("method", "update", "memory", "ship", "batch up to", *of_scores)
+    headings = ("method", *_COSTS, "batch up to", *of_scores)
     return Table(headings=headings, rows=tuple(rows), numbers=tuple(range(1, len(headings))))
 
 
 def _costs(one: Candidate) -> tuple[str, ...]:
-    names = ("update", "memory", "ship")
-    return tuple(format_value(getattr(one.costs, name), COST_UNITS[name]) for name in names)
+    sizes = (format_value(size, COST_UNITS[name]) for name, size in one.costs._asdict().items())
+    update, memory, ship, _ = sizes
+    plain = "" if one.plain_memory is None else format_value(one.plain_memory, "byte")
+    return update, memory, plain, ship
 
 
 def _missing(answer: Answer, missing: Sequence[Candidate]) -> Table:
@@ -167,8 +175,8 @@ def _missing(answer: Answer, missing: Sequence[Candidate]) -> Table:
         else:
             remedy = f"{heads[0]} instead" if heads else ""
         rows.append(Row.of(one.name, *_costs(one), lacks, remedy))
-    headings = ("method", "update", "memory", "ship", "lacks", "what fits")
-    return Table(headings=headings, rows=tuple(rows), numbers=(1, 2, 3), droppable=(3, 1))
+    headings = ("method", *_COSTS, "lacks", "what fits")
+    return Table(headings=headings, rows=tuple(rows), numbers=(1, 2, 3, 4), droppable=(4, 3, 1))
 
 
 def answer_json(answer: Answer) -> dict[str, Any]:
@@ -182,23 +190,18 @@ def answer_json(answer: Answer) -> dict[str, Any]:
             found = difference(one.scores, full.scores)
             to_full = {"mean": found.mean, "half": found.half if len(one.scores) > 1 else None}
         return {
+            **dataclasses.asdict(one),
             "name": one.name,
-            "method": one.method,
-            "rank": one.rank,
             "position": position.get(one.name),
             "costs": one.costs._asdict(),
-            "largest_batch": one.largest_batch,
-            "lacks": dict(one.lacks),
-            "scores": list(one.scores),
             "to_full": to_full,
             "equals_best": answer.ranking.is_equal(one),
             "unclear": answer.ranking.is_unclear(one),
         }
 
-    device = answer.limits.device
     return {
         "subject": answer.subject.name,
-        "device": None if device is None else device.name,
+        "device": answer.limits.device and answer.limits.device.name,
         "runtime": answer.limits.runtime,
         "recommended": order[0].name if order else None,
         "no_advice_on_accuracy": answer.problem or None,

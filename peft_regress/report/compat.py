@@ -8,6 +8,7 @@ import msgspec
 
 from peft_regress.report.document import Section
 from peft_regress.report.layout import STYLE_OF_EXIT, Row, Table
+from peft_regress.report.verdict.to_json import fields
 from peft_regress.runs.schema import OUTPUT_SCHEMA_VERSION
 from peft_regress.text import clean, count_of, few
 from peft_regress.upgrades.compat.adapter import CONFIGURATION
@@ -37,13 +38,14 @@ def compat_document(found: Compat) -> list[Section | Table]:
 def encode_compat(found: Compat) -> dict[str, Any]:
     """Return `{schema_version, exit_code, adapter, base, reference, releases, ...}`."""
     reference = found.reference
-    base = msgspec.structs.asdict(found.base)
-    del base["folder"]
     return {
         "schema_version": OUTPUT_SCHEMA_VERSION,
         "exit_code": found.exit_code,
         "adapter": {"folder": str(found.adapter.folder), "peft_type": found.adapter.kind},
-        "base": {**base, "weights": reference.base.weights},
+        "base": {
+            **fields(found.base, "name", "inputs", "shape"),
+            "weights": reference.base.weights,
+        },
         "reference": {
             "release": found.saved_by,
             "because_of": found.why_reference,

@@ -10,7 +10,7 @@ from peft_regress.metrics import Metric, format_value
 from peft_regress.report import sentences
 from peft_regress.report.document import CaseId, Line, Section
 from peft_regress.report.layout import Row, Table
-from peft_regress.report.verdict.to_json import encode_sides
+from peft_regress.report.verdict.to_json import encode_sides, fields
 from peft_regress.runs.environment import changed_packages
 from peft_regress.runs.schema import OUTPUT_SCHEMA_VERSION
 from peft_regress.text import clean, count_of
@@ -47,15 +47,12 @@ def encode_history(moves: Moves) -> dict[str, Any]:
         "schema_version": OUTPUT_SCHEMA_VERSION,
         "moves": [
             {
-                "case": move.case,
+                **fields(move, "case", "way"),
                 "metric": move.reason.name,
                 "unit": None if move.reason.spec is None else move.reason.spec.unit,
                 "before": names[move.before],
                 "entry": names[move.entry],
-                "old": move.reason.old,
-                "new": move.reason.new,
-                "relative_change": move.reason.relative_change,
-                "way": move.way,
+                **fields(move.reason, "old", "new", "relative_change"),
                 "packages": encode_sides(
                     "package",
                     changed_packages(

@@ -10,6 +10,7 @@ from peft_regress.metrics import format_value
 from peft_regress.report.document import Section
 from peft_regress.report.layout import STYLE_OF_EXIT, Row, Table
 from peft_regress.report.sentences import version_changes
+from peft_regress.report.verdict.to_json import fields
 from peft_regress.runs.environment import changed_packages
 from peft_regress.runs.schema import OUTPUT_SCHEMA_VERSION
 from peft_regress.text import clean
@@ -37,14 +38,11 @@ def encode_times(run: TimingRun) -> dict[str, Any]:
     moved = changed_packages(run.base_packages, run.candidate_packages)
     return {
         "schema_version": OUTPUT_SCHEMA_VERSION,
-        "exit_code": run.exit_code,
-        "base": run.base,
-        "candidate": run.candidate,
+        **fields(run, "exit_code", "base", "candidate", "counts"),
         "environment": [
             {"package": name, "base": base, "candidate": candidate}
             for name, (base, candidate) in moved.items()
         ],
-        "counts": run.counts,
         "cases": [_encode_case(case) for case in run.cases],
     }
 
@@ -53,8 +51,7 @@ def _encode_case(case: CaseTimes) -> dict[str, Any]:
     found = case.estimate
     base, candidate = case.step_seconds or (None, None)
     return {
-        "id": case.id,
-        "verdict": case.verdict,
+        **fields(case, "id", "verdict"),
         "ratio": found and found.ratio,
         "interval": found and [found.low, found.high if math.isfinite(found.high) else None],
         "confidence": found and found.confidence,

@@ -8,6 +8,7 @@ from peft_regress.gate.comparison import Comparison
 from peft_regress.gate.findings import Finding
 from peft_regress.report import document as documents
 from peft_regress.report.document import Code, Line, Listing, Section
+from peft_regress.report.layout import STYLE_OF_EXIT
 from peft_regress.report.sentences import outcome_line, short_verdict, version_changes
 from peft_regress.report.verdict import sections as verdicts
 from peft_regress.report.verdict.finding import (
@@ -17,7 +18,7 @@ from peft_regress.report.verdict.finding import (
     finding_title,
 )
 from peft_regress.report.verdict.next_steps import bisection, quoted
-from peft_regress.report.verdict.to_json import encode_case, encode_finding, encode_sides
+from peft_regress.report.verdict.to_json import encode_finding, encode_sides, encode_verdict, fields
 from peft_regress.runs.environment import likely_first, suspects_of
 from peft_regress.runs.schema import OUTPUT_SCHEMA_VERSION
 from peft_regress.text import clean, count_of
@@ -105,7 +106,7 @@ def _heading(upgrade: Upgrade) -> Section:
             *(f"note: {clean(remark, longest=400)}" for remark in upgrade.remarks),
         ),
         level=2,
-        style=verdicts.style_of(upgrade.comparison),
+        style=STYLE_OF_EXIT[upgrade.comparison.lenient_exit_code],
     )
 
 
@@ -146,19 +147,16 @@ def encode_upgrade(upgrade: Upgrade) -> dict[str, Any]:
     """Return `{schema_version, exit_code, counts, environment, findings, cases, ...}`."""
     comparison = upgrade.comparison
     return {
-        "schema_version": OUTPUT_SCHEMA_VERSION,
+        **encode_verdict(comparison),
         "exit_code": comparison.exit_code,
         "requirements": list(upgrade.requirements),
         "compared_with": upgrade.compared_with,
         "environment": encode_sides("package", upgrade.changed),
         "remarks": list(upgrade.remarks),
-        "counts": comparison.counts,
-        "repeats": len(comparison.repeating),
         "findings": [
             {**encode_finding(finding), "which_package": _culprit(finding, upgrade)}
             for finding in comparison.findings
         ],
-        "cases": [encode_case(case) for case in comparison.cases],
         "since_baseline": [encode_finding(finding) for finding in upgrade.since_baseline],
         "what_to_do": [documents.plain(words) for words in advice_on(upgrade)],
     }
@@ -256,13 +254,9 @@ def _with_culprits(
 
 def encode_bisection(found: Bisection) -> dict[str, Any]:
     """Return `{schema_version, package, good, bad, releases, transitions, ...}`."""
-    settings = found.settings
     return {
         "schema_version": OUTPUT_SCHEMA_VERSION,
-        "package": settings.package,
-        "good": settings.good,
-        "bad": settings.bad,
-        "metric": settings.metric,
+        **fields(found.settings, "package", "good", "bad", "metric"),
         "cases": list(found.cases),
         "evidence": "fine-tuning" if found.trained else "costs",
         "releases": [str(version) for version in found.versions],

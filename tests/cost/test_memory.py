@@ -108,19 +108,16 @@ def test_a_parameter_whose_data_the_optimizer_replaces_stays_a_parameter():
         assert cost.peak_param_bytes == 8 * FLOAT
 
 
-def galore_adamw(rank):
-    return registry.get("method", "galore").at(rank).make_optimizer
-
-
 def test_galore_s_state_projection_and_svd():
     rank = 2
     model = nn.Sequential(
         nn.Conv2d(3, 8, 3, bias=False), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)
     )
     # As a case does, before the step: the import of galore_torch makes tensors.
-    registry.get("method", "galore").at(rank, heads=()).adapt(model, seed=0)
+    galore = registry.get("method", "galore").at(rank, heads=())
+    galore.adapt(model, seed=0)
     for fake in (True, False):
-        cost = step(model, (1, 3, 8, 8), classes=4, optimizer=galore_adamw(rank), fake=fake)
+        cost = step(model, (1, 3, 8, 8), classes=4, optimizer=galore.make_optimizer, fake=fake)
         # (8, 27) and (4, 8) are wide: the left vectors are kept, a slice of the whole (m, m) U.
         moments = 2 * rank * 27 + 2 * rank * 8 + 2 * 4
         whole_u = 8 * 8 + 4 * 4

@@ -49,11 +49,8 @@ def tokens():
     return torch.randint(WORDS, (BATCH, TOKENS))
 
 
-def own_loss(model, batch):
-    return model(**batch).loss
-
-
 def cost_of(model, batch, *, fake):
+    own_loss = lambda model, batch: model(**batch).loss  # noqa: E731
     return profile_training_step(model, adamw, batch=batch, loss=own_loss, fake=fake)
 
 

@@ -104,16 +104,18 @@ def test_in_the_gates_22_steps_the_head_is_above_bn_head_on_most_networks():
 
 def test_what_the_rules_say_of_memory_holds_on_every_network():
     assert "**DoRA takes more memory than LoRA**" in PAGE
-    assert "**With a batch, LoRA saves hardly any memory on small networks**" in PAGE
-    found = rows("memory")
-    assert all(float(dora) > float(lora) for _, _, _, lora, _, dora, _ in found)
-    batched = {network: float(lora) for network, batch, _, lora, *_ in found if batch == "8"}
-    large = batched.pop("resnet18")
-    said = f"takes {min(batched.values()):.2f} to {max(batched.values()):.2f} of full"
-    text = " ".join(PAGE.split())
-    assert said in text
-    assert f"and {large:.2f} on resnet18" in text
-    assert min(batched.values()) > 0.9
+    assert "**Where memory decides, take LoRA with" in PAGE
+    found, text = rows("memory"), " ".join(PAGE.split())
+    assert all(float(dora) > float(lora) for *_, lora, dora, _ in found)
+    plain, lean = ({row[0]: float(row[at]) for row in found if row[1] == "8"} for at in (3, 4))
+    assert f"it takes {min(lean.values()):.2f} to {max(lean.values()):.2f} of full" in text
+    large = f"{plain.pop('resnet18'):.2f} on resnet18"
+    assert f"it takes {min(plain.values()):.2f} to {max(plain.values()):.2f}, and {large}" in text
+    planned = {row[0]: (float(row[6]), float(row[4])) for row in found if row[6]}
+    shares = [share for share, _ in planned.values()]
+    assert f"on one image in {min(shares):.2f} to {max(shares):.2f} of it" in text
+    assert [name for name, (one, other) in planned.items() if one < other] == ["resnet18"]
+    assert all(half.startswith("lora-r4") for _, _, half, *_ in rows("unseen"))
 
 
 def test_the_studied_networks_are_those_that_the_page_names():
@@ -122,3 +124,4 @@ def test_the_studied_networks_are_those_that_the_page_names():
     both, more = (set(re.split(", | and ", names)) for names in named)
     studies = read_evidence().studies
     assert (both, both | more) == (studies["shift"].keys(), studies["unseen"].keys())
+    assert all({row[0] for row in rows(task)} == studies[task].keys() for task in studies)

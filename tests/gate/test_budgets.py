@@ -13,6 +13,7 @@ from peft_regress.report import case_text, encode_verdict, verdict_markdown, ver
 
 COSTS: dict[str, Any] = {
     "peak_bytes": 1000,
+    "attainable_bytes": 900,
     "forward_flops": 100,
     "backward_flops": 200,
     "optimizer_flops": 30,
@@ -34,6 +35,7 @@ def record(limits=None, **more):
     ("fits", "over", "value"),
     [
         (Budget(peak=1000), Budget(peak=999), 1000),
+        (Budget(attainable="900 B"), Budget(attainable=899), 900),
         (Budget(update=330), Budget(update=329), 330),
         (Budget(ship=50), Budget(ship=49), 50),
         (Budget(score=0.85), Budget(score=0.86), 0.85),
@@ -99,6 +101,7 @@ OF_FULL = Budget(of=FULL, ship_of=0.1)
     ("limits", "missing", "others", "text"),
     [
         (Budget(peak=1), "peak_bytes", [], "not measured"),
+        (Budget(attainable=1), "attainable_bytes", [], "not measured"),
         (Budget(update=1), "optimizer_flops", [], "not measured"),
         (Budget(ship=1), "adapter_bytes", [], "not measured"),
         (Budget(score=1.0), "accuracy", [], "not measured"),

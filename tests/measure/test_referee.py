@@ -145,17 +145,13 @@ def refusing_float64(model, batch):
     return torch.nn.functional.cross_entropy(model(batch[0]), batch[1])
 
 
-def half_model():
-    return convolutional().to(torch.bfloat16)
-
-
 @pytest.mark.parametrize(
     ("settings", "why"),
     [
         ({"loss": in_half}, "aten._to_copy.default stays float16"),
         ({"loss": under_autocast}, "it computes under autocast"),
         ({"loss": refusing_float64}, "float64 raises TypeError: float32 images only"),
-        ({"model": half_model}, "its weights are bfloat16"),
+        ({"model": lambda: convolutional().to(torch.bfloat16)}, "its weights are bfloat16"),
     ],
     ids=["half", "autocast", "refused", "a bfloat16 base"],
 )

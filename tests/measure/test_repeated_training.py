@@ -121,17 +121,13 @@ def other_weights():
     return model
 
 
-def other_optimizer(model):
-    return torch.optim.AdamW(model.parameters(), lr=1.1e-3)
-
-
 @pytest.mark.parametrize(
     "settings",
     [
         {"data": other_data},
         {"data": other_test_data},
         {"model": other_weights},
-        {"optimizer": other_optimizer},
+        {"optimizer": lambda model: torch.optim.AdamW(model.parameters(), lr=1.1e-3)},
         {"schedule": halved_late},
         {"metrics": {"hits": replace(HITS, measure=lambda *parts: accuracy(*parts) + 1)}},
         {"metrics": {"hits": HITS, "more": HITS}},

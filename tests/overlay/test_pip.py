@@ -15,15 +15,11 @@ from peft_regress.overlay.pip import released_versions as released
 from peft_regress.project.settings import Pip, read_settings
 
 
-def names_of(planned):
-    return [(one.name, one.version) for one in planned]
-
-
 def test_a_plan_has_what_is_needed_too_and_downloads_nothing(index):
     assert plan(["packaging"], Pip()) == ()  # installed, and it fits
     assert index.requests == []
     planned = plan(["candy==1.1"], Pip())
-    assert names_of(planned) == [("candy", "1.1"), ("sugar", "1.5")]
+    assert [(one.name, one.version) for one in planned] == [("candy", "1.1"), ("sugar", "1.5")]
     assert all(one.digest for one in planned)
     # A yanked release is planned only if it is pinned.
     assert plan(["candy"], Pip()) == planned

@@ -24,7 +24,6 @@ from peft_regress.report.page.sheets import sheet_modules
 from peft_regress.runs.schema import Failure
 
 BASELINES = Path(__file__).parents[2] / "baselines"
-PEFT = {"peft": "0.18.1", "python": "3.11.7", "torch": "2.13.0"}
 DATE = "2026-01-{:02d}T00:00:00+00:00"
 
 

@@ -23,11 +23,7 @@ def made(monkeypatch):
         candidate("head", 20, 15, 1),
     ]  # fmt: skip
     priced = Answer(subject=None, limits=Limits(), candidates=every, refused={}, untried=[])
-    accuracies = {
-        "full": (0.90, 0.91, 0.92),
-        "lora-r4": (0.85, 0.86, 0.87),
-        "head": (0.6, 0.6, 0.6),
-    }
+    accuracies = {"full": (0.90, 0.91, 0.92), "lora-r4": (0.85, 0.86, 0.87), "head": (0.6,) * 3}
     study = Study(
         images="x", batch=1, steps=10, chance=0.1, untrained=0.1, curve={5: 0.9, 10: 0.9},
         methods={name: Trained(rate=1, early=of, final=of) for name, of in accuracies.items()},

@@ -10,6 +10,7 @@ from statistics import fmean
 from typing import Final
 
 import paper_rows as paper
+from choices import BATCHES, sizes
 from page_tables import ROOT, main_of_tables, table
 from paper_rows import MIB, Row, counted, measured, row
 
@@ -89,6 +90,16 @@ def others(names: Sequence[str] = COMPARED, batches: Sequence[int] = (1, 8, 32))
     return table(header, rows)
 
 
+def lean() -> str:
+    """Return the MiB of a step as the gate takes it: PyTorch's, by `lean`, and ExecuTorch's."""
+    shown, rows = ["full", "lean full", "lora-r4", "lean lora-r4", "ExecuTorch lora-r4"], []
+    for batch in BATCHES:
+        found = sizes("mobilenet_v2", batch)
+        cells = (f"{found[name] / MIB:.1f}" if name in found else "" for name in shown)
+        rows.append([str(batch), *cells])
+    return table(["batch", *shown], rows)
+
+
 def accuracy() -> str:
     """Return the paper's printed accuracies of mobilenet_v2, then those of the study's tasks."""
     printed = paper.PUBLISHED["accuracy_percent_mobilenet_v2_five_epochs"]
@@ -106,7 +117,7 @@ def accuracy() -> str:
     return table(["task", "untrained", *(f"`{name}`" for name in methods)], rows)
 
 
-TABLES: Final = {make.__name__: make for make in (memory, flops, savings, accuracy, others)}
+TABLES: Final = {make.__name__: make for make in (memory, flops, savings, lean, accuracy, others)}
 
 if __name__ == "__main__":
     sys.exit(main_of_tables(PAGE, "paper", TABLES))

@@ -263,8 +263,7 @@ def gain_name(records: Iterable[Record]) -> str:
     """Return what training gains: `accuracy`, or `score` if only scores were measured."""
     found = list(records)
     has_accuracy = any("accuracy" in record.metrics for record in found)
-    has_score = any(record.has_score for record in found)
-    return "score" if has_score and not has_accuracy else "accuracy"
+    return "accuracy" if has_accuracy or not any(one.has_score for one in found) else "score"
 
 
 def line_of(name: str, record: Record, spec: MetricSpec) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from peft_regress.project.budgets import UNITS
 from peft_regress.project.devices import RUNTIME_BYTES, DeviceClass, room
 from peft_regress.report.document import CaseId, Line, Section
 from peft_regress.report.html import HtmlWriter
-from peft_regress.report.layout import Row, Table
+from peft_regress.report.layout import STYLE_OF_EXIT, Row, Table
 from peft_regress.report.page.content import (
     ABSENT,
     Content,
@@ -30,8 +30,7 @@ from peft_regress.report.page.content import (
 from peft_regress.report.results import common_batch, pareto_front
 from peft_regress.report.sentences import outcome_line
 from peft_regress.report.verdict.next_steps import compare_command, quoted, storage_words
-from peft_regress.report.verdict.sections import style_of
-from peft_regress.report.verdict.to_json import encode_verdict
+from peft_regress.report.verdict.to_json import encode_verdict, fields
 from peft_regress.runs.schema import OUTPUT_SCHEMA_VERSION, Record
 from peft_regress.text import clean, count_of
 
@@ -51,7 +50,7 @@ def shared_data(content: Content) -> dict[str, Any]:
         verdict = {
             "new": index,
             "outcome": outcome_line(comparison),
-            "style": style_of(comparison),
+            "style": STYLE_OF_EXIT[comparison.lenient_exit_code],
             "command": compare_command(comparison.invocation),
             **encode_verdict(comparison),
         }
@@ -84,12 +83,9 @@ def _encode_entry(content: Content, index: int) -> dict[str, Any]:
     run = entry.run
     role = "" if entry.role == "baseline" else f" ({entry.role})"
     return {
-        "name": entry.name,
+        **fields(entry, "name", "date", "day", "role"),
         "label": f"{clean(entry.name)}{role}",
-        "date": entry.date,
-        "day": entry.day,
         "word": quoted(entry.name),
-        "role": entry.role,
         "reason": _clip(run.accepted.reason) if run.accepted else "",
         "environment": dict(run.environment),
     }

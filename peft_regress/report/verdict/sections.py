@@ -11,7 +11,7 @@ from peft_regress.gate.findings import Finding, leading_reason, sort_findings
 from peft_regress.gate.verdicts import Reason
 from peft_regress.report import document as doc
 from peft_regress.report import sentences
-from peft_regress.report.layout import PLAIN, STYLE_OF_EXIT, Layout, Row, Style, Table
+from peft_regress.report.layout import PLAIN, STYLE_OF_EXIT, Layout, Row, Table
 from peft_regress.report.markdown import MOST_CASES, as_markdown
 from peft_regress.report.verdict.cases import budgets_of, remarks
 from peft_regress.report.verdict.finding import (
@@ -128,13 +128,8 @@ def outcome_section(comparison: Comparison, problems: Iterable[str] = ()) -> doc
         title=sentences.outcome_line(comparison),
         body=tuple(doc.Line(sentence, style="bad") for sentence in (*failures, *problems)),
         level=2,
-        style=style_of(comparison),
+        style=STYLE_OF_EXIT[comparison.lenient_exit_code],
     )
-
-
-def style_of(comparison: Comparison) -> Style:
-    """Return the style of the outcome, by its exit code."""
-    return STYLE_OF_EXIT[comparison.lenient_exit_code]
 
 
 def verdict_sections(comparison: Comparison, extent: Extent) -> list[doc.Section]:

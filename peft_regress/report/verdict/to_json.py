@@ -31,11 +31,11 @@ def encode_verdict(comparison: Comparison) -> dict[str, Any]:
 
 def encode_case(case: CaseVerdict) -> dict[str, Any]:
     """Return `{id, verdict, reasons}`, with `remarks` and `budgets` if there are any."""
-    encoded = _fields(case, "id", "verdict")
+    encoded = fields(case, "id", "verdict")
     encoded["reasons"] = [_encode_reason(reason) for reason in case.reasons]
     if case.remarks:
         names = ("kind", "subject", "old", "new", "text")
-        encoded["remarks"] = [_fields(remark, *names) for remark in case.remarks]
+        encoded["remarks"] = [fields(remark, *names) for remark in case.remarks]
     if case.budgets:
         encoded["budgets"] = [encode_budget(use) for use in case.budgets]
     return encoded
@@ -44,9 +44,9 @@ def encode_case(case: CaseVerdict) -> dict[str, Any]:
 def _encode_reason(reason: Reason) -> dict[str, Any]:
     """Return `{metric, old, new, relative_change, bound, verdict}`, and what else is stated."""
     names = ("old", "new", "relative_change", "bound", "verdict")
-    more = _fields(reason, "bound_reason", "limit", "note")
+    more = fields(reason, "bound_reason", "limit", "note")
     given = {name: value for name, value in more.items() if value not in {None, ""}}
-    return {"metric": reason.title, **_fields(reason, *names), **given}
+    return {"metric": reason.title, **fields(reason, *names), **given}
 
 
 def encode_finding(finding: Finding) -> dict[str, Any]:
@@ -55,9 +55,8 @@ def encode_finding(finding: Finding) -> dict[str, Any]:
         "verdict": finding.verdict,
         "title": finding_title(finding),
         "kind": finding.cause.strand,
-        "what": finding.cause.what,
+        **fields(finding.cause, "what", "base_runs"),
         "where": list(finding.cause.where),
-        "base_runs": finding.cause.base_runs,
         "cases": list(finding.cases),
         "example": finding.example.case,
         "relative_changes": {
@@ -71,7 +70,7 @@ def encode_finding(finding: Finding) -> dict[str, Any]:
 def encode_budget(use: BudgetUse) -> dict[str, Any]:
     """Return `{budget, value, limit, used, over}`."""
     over = None if use.over_by is None else use.is_over
-    return {"budget": use.name, **_fields(use, "value", "limit"), "used": use.share, "over": over}
+    return {"budget": use.name, **fields(use, "value", "limit"), "used": use.share, "over": over}
 
 
 def encode_sides(key: str, pairs: Mapping[str, tuple[Any, Any]]) -> list[dict[str, Any]]:
@@ -104,14 +103,14 @@ def _encode_side(side: Observation) -> dict[str, Any]:
     return {
         "run": side.run_name,
         "status": side.record.status,
-        "error": None if error is None else _fields(error, "type", "message"),
+        "error": None if error is None else fields(error, "type", "message"),
     }
 
 
 def _encode_change(change: MetricChange) -> dict[str, Any]:
     phases = change.peak_phases
     return {
-        **_fields(change, "metric", "unit", "old", "new", "change", "relative_change"),
+        **fields(change, "metric", "unit", "old", "new", "change", "relative_change"),
         "peak_phase": None if phases is None else {"old": phases[0], "new": phases[1]},
         "not_held_by": list(change.not_held_by),
         "breakdowns": [_encode_breakdown(split) for split in change.breakdowns],
@@ -123,16 +122,16 @@ def _encode_breakdown(split: Breakdown) -> dict[str, Any]:
     of_layer = ("layer", "what", "old", "new", "change", "base_runs")
     of_row = ("module", "what", "old", "new", "change", "only_in")
     return {
-        "by": split.by,
+        **fields(split, "by", "unmoved"),
         "layers": [
-            {**_fields(layer, *of_layer), "rows": [_fields(row, *of_row) for row in layer.rows]}
+            {**fields(layer, *of_layer), "rows": [fields(row, *of_row) for row in layer.rows]}
             for layer in split.layers
         ],
-        "unmoved": split.unmoved,
         "unattributed": {"old": missing[0], "new": missing[1]},
         "sum": sum(row.change for row in split.rows) + missing[1] - missing[0],
     }
 
 
-def _fields(value: object, *names: str) -> dict[str, Any]:
+def fields(value: object, *names: str) -> dict[str, Any]:
+    """Return attributes by their names."""
     return {name: getattr(value, name) for name in names}
