@@ -1,0 +1,389 @@
+"""Find the function of a package that causes a finding: mix two releases and measure again.
+
+The old unit in the new release mends it; the new unit in the old release breaks it. Only with both
+is it named as the cause.
+"""
+
+import difflib
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Literal, NamedTuple
+
+from peft_regress.cases import Case
+from peft_regress.errors import InputError
+from peft_regress.gate.findings import Finding
+from peft_regress.gate.verdicts import Observation
+from peft_regress.mixing.mixture import Mixture, Unit
+from peft_regress.mixing.units import Module, changed_units
+from peft_regress.runner.measurer import CaseRequest
+from peft_regress.runner.measuring import MeasuringSetup
+from peft_regress.runner.trials import LOCATED, TRIED, Located, Named, Trial, Tried, Value
+from peft_regress.text import count_of, few
+from peft_regress.workers.pool import Environment, Seat, UnusableEnvironmentError
+from peft_regress.workers.worker import WorkerError
+
+SECONDS: Final = 240.0
+"""How long a search for the function of one finding may take."""
+_FIRST: Final = ("torch", "torchvision", "numpy", "transformers", "accelerate", "datasets", "peft")
+"""What a worker imports once for all trials, in this order."""
+_SAME: Final = 0.02
+"""The share of a change by which a number may differ from that of either side."""
+
+Effect = Literal["old", "new", "neither", "untried"]
+
+
+class Side(NamedTuple):
+    """A release of a package, and the interpreter that has it."""
+
+    version: str
+    python: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoundFunction:
+    """Which units of a package cause a finding."""
+
+    package: str
+    units: tuple[Unit, ...] = ()
+    """What mends it together; empty if nothing was found."""
+    is_confirmed: bool = False
+    """Whether the new units in the old release also break it."""
+    places: tuple[str, ...] = ()
+    """Each unit with its lines in both releases."""
+    diff: str = ""
+    """What changed in the units, as a unified diff."""
+    trials: int = 0
+    listed: tuple[str, ...] = ()
+    """What ran and changed, the file with the fewest first; only if nothing was found."""
+    problem: str = ""
+    """Why there was no search, or why it ended early."""
+
+    @property
+    def sentence(self) -> str:
+        """Return the conclusion."""
+        tried = count_of(self.trials, "trial")
+        if not self.units:
+            why = self.problem or "no function that changed does it by itself or with others"
+            ran = f"; what ran and changed, which is all that is known: {few(self.listed)}"
+            return f"not found in {self.package} ({why}; {tried}){ran if self.listed else ''}"
+        says = "this is it: the old code mends the new release, the new code breaks the old one"
+        if not self.is_confirmed:
+            says = "this mends it; alone in the old release it does not break that"
+        return f"{' and '.join(self.places)}: {says} ({tried})"
+
+
+def find_functions(  # noqa: PLR0913  (both sides, and what was found between them)
+    findings: Sequence[Finding],
+    references: Mapping[str, Observation],
+    packages: Sequence[Sequence[str]],
+    changed: Mapping[str, tuple[str | None, str | None]],
+    pythons: tuple[Path, Path],
+    *,
+    setup: MeasuringSetup,
+    progress: Callable[[str], None],
+) -> tuple[FoundFunction, ...]:
+    """Search for the function of each finding, in its example.
+
+    references: what the old side measured. packages: of each finding, those that cause it; only the
+    first one is searched. changed: their versions on both sides.
+    """
+    found = []
+    for finding, names in zip(findings, packages, strict=True):
+        name = next(iter(names), "")
+        old, new = changed.get(name, (None, None))
+        if not (name and old and new):
+            why = "no package alone causes it" if not name else f"only one side has {name}"
+            found.append(FoundFunction(package=name, problem=why))
+            continue
+        case = references[finding.example.case].record.case
+        sides = (Side(old, pythons[0]), Side(new, pythons[1]))
+        found.append(find_function(finding, case, name, sides, setup=setup, progress=progress))
+    return tuple(found)
+
+
+def find_function(  # noqa: PLR0913  (what to search, where, and how long)
+    finding: Finding,
+    case: Case,
+    package: str,
+    sides: tuple[Side, Side],
+    *,
+    setup: MeasuringSetup,
+    progress: Callable[[str], None],
+    seconds: float = SECONDS,
+) -> FoundFunction:
+    """Search for the units of a package that cause a finding in a case.
+
+    package: a distribution, by its normalized name. sides: the old release, then the new one.
+    seconds: ends the search. Raises nothing that a release may cause: the answer has the problem.
+    """
+    with tempfile.TemporaryDirectory(prefix="peft-regress-function-") as scratch:
+        seats = tuple(Seat(Path(scratch), time_limit=min(setup.time_limit, seconds)) for _ in sides)
+        search = _Search(
+            finding=finding,
+            package=package,
+            sides=sides,
+            seats=seats,
+            request=CaseRequest(
+                case=case.id,
+                baselines=str(setup.baselines.absolute()),
+                folder=setup.project.folder,
+                trains=finding.cause.strand != "costs",
+            ),
+            deadline=time.monotonic() + seconds,
+            progress=progress,
+        )
+        try:
+            return search.run()
+        except (UnusableEnvironmentError, WorkerError, InputError) as error:
+            return FoundFunction(package=package, problem=str(error), trials=search.trials)
+        finally:
+            for seat in seats:
+                seat.close()
+
+
+class _TimeUpError(Exception):
+    """The search has taken as long as it may."""
+
+
+@dataclass(kw_only=True)
+class _Search:
+    finding: Finding
+    package: str
+    sides: tuple[Side, Side]
+    seats: tuple[Seat, ...]
+    request: CaseRequest
+    deadline: float
+    progress: Callable[[str], None]
+    trials: int = 0
+    in_full: bool = False
+    located: list[Located] = field(default_factory=list)
+    values: list[Mapping[str, Value]] = field(default_factory=list)
+    """What each side measures, of what the finding is about and differs."""
+    sources: dict[str, tuple[Module, Module]] = field(default_factory=dict)
+    """Both releases of each file that was imported."""
+    units: list[Unit] = field(default_factory=list)
+    """What ran and changed: the files with the fewest first."""
+    known: dict[frozenset[Unit], Effect] = field(default_factory=dict)
+
+    def run(self) -> FoundFunction:
+        self.progress(f"searching {self.package} for the function, by mixing both releases")
+        problem = self._prepare()
+        if problem:
+            return self._found((), problem)
+        try:
+            mending = self._single() or self._several()
+        except _TimeUpError:
+            return self._found((), "no time was left")
+        return self._found(mending, "")
+
+    def _prepare(self) -> str:
+        """Trace both sides and list the units; return why that is not possible."""
+        for at in (0, 1):
+            seat, environment = self.seats[at], self._environment(at)
+            worker = seat.worker(environment)
+            self.located.append(worker.ask(LOCATED, Named(self.package), Located))
+        if not all(one.files for one in self.located):
+            return "it is compiled: it has no Python files"
+        ran = self._traced()
+        if not ran:
+            return f"a short run of {self.request.case} does not show the change"
+        for name in sorted(ran[0].keys() | ran[1].keys()):
+            self._read(name)
+        changed = {name: changed_units(*both) for name, both in self.sources.items()}
+        calls = {
+            name: {key for one in ran for key in one.get(name, {})} for name in self.sources
+        }
+        for name in sorted(changed, key=lambda name: len(changed[name])):
+            self.units += [Unit(name, one) for one in changed[name] if self._ran(name, one, calls)]
+        return "" if self.units else "nothing that ran changed in its Python files"
+
+    def _traced(self) -> list[dict[str, dict[str, int]]]:
+        """Run both sides as they are, in full if the first steps do not show the finding."""
+        for self.in_full in (False, True):
+            if self.in_full and not self.request.trains:
+                break
+            tried = [self._asked(at, [], traced=True) for at in (0, 1)]
+            for one in tried:
+                if one.problem:
+                    raise InputError(one.problem)
+            names = self._telling([one.values for one in tried])
+            if names:
+                self.values = [{name: one.values.get(name) for name in names} for one in tried]
+                return [one.ran for one in tried]
+        return []
+
+    def _telling(self, values: Sequence[Mapping[str, Value]]) -> list[str]:
+        """Return what differs between both sides of what the finding is about."""
+        old, new = values
+        names = [reason.subject or reason.kind for reason in self.finding.example.telling]
+        if self.finding.cause.strand in {"function", "trained", "inputs", "quality"}:
+            names += ["trained", "inputs", "filled_losses", "first_losses"]
+        return [name for name in dict.fromkeys(names) if old.get(name) != new.get(name)]
+
+    def _read(self, name: str) -> None:
+        texts = []
+        for one in self.located:
+            folder = one.modules.get(name.partition("/")[0].removesuffix(".py"), "")
+            path = Path(folder, name)
+            if not path.is_file():
+                return
+            texts.append(path.read_text(encoding="utf-8"))
+        if texts[0] != texts[1]:
+            self.sources[name] = (Module(texts[0]), Module(texts[1]))
+
+    def _ran(self, file: str, name: str, calls: Mapping[str, set[str]]) -> bool:
+        """Return whether a unit ran: its function, or what is no function where it is imported."""
+        function = name.partition("(")[0]
+        places = [module.places.get(function) for module in self.sources[file]]
+        if not any(place and place.is_function for place in places):
+            return True
+        return function.partition("#")[0] in calls[file]
+
+    def _single(self) -> tuple[Unit, ...]:
+        """Try what changed file by file, then one by one in the files that can do it."""
+        groups: dict[str, list[Unit]] = {}
+        for unit in self.units:
+            groups.setdefault(unit.file, []).append(unit)
+        for group in groups.values():
+            if len(group) > 1 and self._effect(group) == "new":
+                continue
+            found = next((one for one in group if self._effect([one]) == "old"), None)
+            if found is not None:
+                return (found,)
+        return ()
+
+    def _several(self) -> tuple[Unit, ...]:
+        """Return the smallest set that delta debugging (ddmin) finds among all that changed."""
+        units, parts = list(self.units), 2
+        if self._effect(units) != "old":
+            return ()
+        while len(units) > 1:
+            size = -(-len(units) // parts)
+            chunks = [units[at : at + size] for at in range(0, len(units), size)]
+            rests = [[one for one in units if one not in chunk] for chunk in chunks]
+            smaller = next((one for one in chunks if self._effect(one) == "old"), None)
+            rest = smaller or next((one for one in rests if self._effect(one) == "old"), None)
+            if rest:
+                units, parts = rest, 2 if smaller else max(parts - 1, 2)
+            elif parts >= len(units):
+                break
+            else:
+                parts = min(2 * parts, len(units))
+        return tuple(units)
+
+    def _effect(self, units: Sequence[Unit], *, of: int = 0) -> Effect:
+        """Return which side the other release shows with some units of one side."""
+        key = frozenset(units)
+        if of == 0 and key in self.known:
+            return self.known[key]
+        tried = self._asked(1 - of, units)
+        found: Effect = "untried"
+        if not tried.problem:
+            alike = [_is_alike(tried.values, self.values, at) for at in (0, 1)]
+            found = "old" if alike[0] else "new" if alike[1] else "neither"
+            is_error = str(tried.values.get("status")).startswith("error")
+            found = "untried" if is_error and found == "neither" else found
+        if of == 0:
+            self.known[key] = found
+        return found
+
+    def _asked(self, at: int, units: Sequence[Unit], *, traced: bool = False) -> Tried:
+        """Measure one side with some units of the other one."""
+        if time.monotonic() > self.deadline:
+            raise _TimeUpError
+        self.trials += 1
+        here, there = self.located[at], self.located[1 - at]
+        names = [*here.modules]
+        mixture = Mixture(
+            modules=names,
+            folder=here.modules[names[0]],
+            donor=there.modules.get(names[0], ""),
+            units=sorted({*units, *self._needed(units, donor=1 - at)}),
+            traced="yes" if traced else "",
+        )
+        first = [one for one in _FIRST if one not in names]
+        trial = Trial(request=self.request, mixture=mixture, in_full=self.in_full, first=first)
+        try:
+            return self.seats[at].worker(self._environment(at)).ask(TRIED, trial, Tried)
+        except WorkerError as error:
+            self.seats[at].close()
+            return Tried(problem=str(error))
+
+    def _environment(self, at: int) -> Environment:
+        return Environment(python=self.sides[at].python)
+
+    def _needed(self, units: Iterable[Unit], *, donor: int) -> set[Unit]:
+        """Return what only the donor binds and units use: helpers, imports, constants, fields."""
+        lacking = {
+            name: [one for one in both[donor].places if one not in both[1 - donor].places]
+            for name, both in self.sources.items()
+        }
+        theirs = (one for both in self.sources.values() for one in both[1 - donor].places)
+        known = {one.rpartition(".")[2] for one in theirs}
+        found: set[Unit] = set()
+        left = [one for one in units if one.name.partition("(")[0] in self._places(one, donor)]
+        while left:
+            unit = left.pop()
+            names, attributes = self.sources[unit.file][donor].used_by(unit.name)
+            for file, only in lacking.items():
+                for one in only:
+                    short = one.rpartition(".")[2]
+                    is_used = (one in names and file == unit.file) or (
+                        short in attributes and short not in known
+                    )
+                    needed = Unit(file, one)
+                    if is_used and needed not in found:
+                        found.add(needed)
+                        left.append(needed)
+        return found
+
+    def _places(self, unit: Unit, donor: int) -> Mapping[str, object]:
+        return self.sources[unit.file][donor].places
+
+    def _found(self, units: tuple[Unit, ...], problem: str) -> FoundFunction:
+        confirmed = False
+        if units:
+            self.deadline += SECONDS  # one trial more
+            confirmed = self._effect(units, of=1) == "new"
+        listed = [] if units else [f"{one.file} {one.name}" for one in self.units]
+        return FoundFunction(
+            package=self.package,
+            units=units,
+            is_confirmed=confirmed,
+            places=tuple(map(self._place, units)),
+            diff="".join(line for one in units for line in self._diff(one)),
+            trials=self.trials,
+            listed=tuple(listed),
+            problem=problem,
+        )
+
+    def _place(self, unit: Unit) -> str:
+        old, new = (module.lines(unit.name) for module in self.sources[unit.file])
+        versions = [side.version for side in self.sides]
+        both = ((new, versions[1]), (old, versions[0]))
+        where = ", ".join(
+            f"{version}: lines {lines[0]} to {lines[1]}" if lines else f"not in {version}"
+            for lines, version in both
+        )
+        return f"{unit.file}, {unit.name} ({where})"
+
+    def _diff(self, unit: Unit) -> Iterator[str]:
+        old, new = (module.segment(unit.name) for module in self.sources[unit.file])
+        before, after = (f"{unit.file} {side.version}" for side in self.sides)
+        return difflib.unified_diff(old, new, before, after)
+
+
+def _is_alike(found: Mapping[str, Value], sides: Sequence[Mapping[str, Value]], at: int) -> bool:
+    """Return whether values are those of one side, numbers within a small share of the change."""
+    for name, wanted in sides[at].items():
+        value, other = found.get(name), sides[1 - at][name]
+        numbers = [one for one in (value, wanted, other) if isinstance(one, int | float)]
+        if len(numbers) < 3 or any(isinstance(one, bool) for one in numbers):  # noqa: PLR2004
+            if value != wanted:
+                return False
+        elif abs(numbers[0] - numbers[1]) > _SAME * abs(numbers[1] - numbers[2]):
+            return False
+    return True
