@@ -1,7 +1,7 @@
 """The units of a module: its functions, defaults of parameters, fields and constants.
 
 A unit has a name: `C.forward`, `C.forward(scale)` for the default of a parameter, `C.FIELD` or
-`NAME`. Two units are equal if their syntax trees are, without docstrings. Pure: no files, no imports.
+`NAME`. Two units are equal if their syntax trees are, without docstrings. Pure: no files.
 """
 
 import ast

@@ -10,6 +10,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -61,6 +62,8 @@ class Tried(msgspec.Struct, frozen=True, kw_only=True):
     """Metrics, invariants, `status`, `trained` and `inputs`."""
     ran: dict[str, dict[str, int]] = {}
     """As `Ran` has it; of a traced trial."""
+    loaded: list[str] = []
+    """Modules that were imported, without those of the package."""
     problem: str = ""
     """Why there are no values."""
 
@@ -85,22 +88,34 @@ def located(request: Named) -> Located:
 
 def tried(trial: Trial) -> Tried:
     """Measure in a fork. What it raises, or that it was killed, is the answer's problem."""
-    for name in trial.first:
-        if name not in sys.modules and _is_apart(name, trial.mixture.modules):
-            import_module(name)
+    _import_apart(trial.first, trial.mixture.modules)
     found = _forked(lambda: _measured(trial))
     return Tried(problem="the process that tried it was killed") if found is None else found
 
 
-def _is_apart(name: str, package: list[str]) -> bool:
-    """Return whether a module can be imported without the package; a fork tries it."""
+def _import_apart(names: list[str], package: list[str]) -> None:
+    """Import the modules that can be imported without the package; forks try them."""
+    left = [name for name in names if name not in sys.modules]
+    while left:
+        tried = _forked(partial(_imported, left, package))
+        apart = tried.loaded if tried else []
+        for name in apart:
+            import_module(name)
+        # What comes after them is not apart, and neither is what stands beside it.
+        rest = left[len(apart) :]
+        left = [name for name in rest if name.partition(".")[0] != rest[0].partition(".")[0]]
 
-    def load() -> Tried:
-        import_module(name)
-        return Tried(problem="" if sys.modules.keys().isdisjoint(package) else "it imports it")
 
-    found = _forked(load)
-    return found is not None and not found.problem
+def _imported(names: list[str], package: list[str]) -> Tried:
+    """Import modules up to one that fails or imports the package; return those before it."""
+    apart = []
+    with contextlib.suppress(Exception):
+        for name in names:
+            import_module(name)
+            if not sys.modules.keys().isdisjoint(package):
+                break
+            apart.append(name)
+    return Tried(loaded=apart)
 
 
 def _forked(make: Callable[[], Tried]) -> Tried | None:
@@ -137,7 +152,9 @@ def _measured(trial: Trial) -> Tried:
         ran = Ran({})
         if mixture.traced:
             ran = msgspec.json.decode(Path(traced).read_bytes(), type=Ran)
-        return Tried(values=values_of(record), ran=ran.calls)
+        tops = {*mixture.modules, "peft_regress", "__main__"}
+        loaded = [name for name in sys.modules if name.partition(".")[0] not in tops]
+        return Tried(values=values_of(record), ran=ran.calls, loaded=loaded)
 
 
 def values_of(record: Record) -> dict[str, Value]:

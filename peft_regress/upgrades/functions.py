@@ -27,8 +27,6 @@ from peft_regress.workers.worker import WorkerError
 
 SECONDS: Final = 240.0
 """How long a search for the function of one finding may take."""
-_FIRST: Final = ("torch", "torchvision", "numpy", "transformers", "accelerate", "datasets", "peft")
-"""What a worker imports once for all trials, in this order."""
 _SAME: Final = 0.02
 """The share of a change by which a number may differ from that of either side."""
 
@@ -57,7 +55,7 @@ class FoundFunction:
     """What changed in the units, as a unified diff."""
     trials: int = 0
     listed: tuple[str, ...] = ()
-    """What ran and changed, the file with the fewest first; only if nothing was found."""
+    """What ran and changed; only if nothing was found."""
     problem: str = ""
     """Why there was no search, or why it ended early."""
 
@@ -160,12 +158,14 @@ class _Search:
     trials: int = 0
     in_full: bool = False
     located: list[Located] = field(default_factory=list)
+    loaded: dict[int, list[str]] = field(default_factory=dict)
+    """The modules that each side loads besides the package."""
     values: list[Mapping[str, Value]] = field(default_factory=list)
     """What each side measures, of what the finding is about and differs."""
     sources: dict[str, tuple[Module, Module]] = field(default_factory=dict)
     """Both releases of each file that was imported."""
     units: list[Unit] = field(default_factory=list)
-    """What ran and changed: the files with the fewest first."""
+    """What ran and changed: the files with what ran most often first."""
     known: dict[frozenset[Unit], Effect] = field(default_factory=dict)
 
     def run(self) -> FoundFunction:
@@ -192,12 +192,17 @@ class _Search:
             return f"a short run of {self.request.case} does not show the change"
         for name in sorted(ran[0].keys() | ran[1].keys()):
             self._read(name)
-        changed = {name: changed_units(*both) for name, both in self.sources.items()}
         calls = {
-            name: {key for one in ran for key in one.get(name, {})} for name in self.sources
+            unit: count
+            for name, both in self.sources.items()
+            for unit in (Unit(name, one) for one in changed_units(*both))
+            if (count := self._calls(unit, ran)) is not None
         }
-        for name in sorted(changed, key=lambda name: len(changed[name])):
-            self.units += [Unit(name, one) for one in changed[name] if self._ran(name, one, calls)]
+        # What runs often is nearer to a layer than what sets up the rest.
+        most = {
+            unit.file: max(calls[one] for one in calls if one.file == unit.file) for unit in calls
+        }
+        self.units = sorted(calls, key=lambda unit: (-most[unit.file], unit.file, -calls[unit]))
         return "" if self.units else "nothing that ran changed in its Python files"
 
     def _traced(self) -> list[dict[str, dict[str, int]]]:
@@ -234,13 +239,14 @@ class _Search:
         if texts[0] != texts[1]:
             self.sources[name] = (Module(texts[0]), Module(texts[1]))
 
-    def _ran(self, file: str, name: str, calls: Mapping[str, set[str]]) -> bool:
-        """Return whether a unit ran: its function, or what is no function where it is imported."""
-        function = name.partition("(")[0]
-        places = [module.places.get(function) for module in self.sources[file]]
+    def _calls(self, unit: Unit, ran: Sequence[Mapping[str, Mapping[str, int]]]) -> int | None:
+        """Return how often a unit ran on both sides, None for never; what is no function: 0."""
+        function = unit.name.partition("(")[0]
+        places = [module.places.get(function) for module in self.sources[unit.file]]
         if not any(place and place.is_function for place in places):
-            return True
-        return function.partition("#")[0] in calls[file]
+            return None if function.startswith("__") else 0
+        calls = (one.get(unit.file, {}).get(function.partition("#")[0], 0) for one in ran)
+        return sum(calls) or None
 
     def _single(self) -> tuple[Unit, ...]:
         """Try what changed file by file, then one by one in the files that can do it."""
@@ -304,10 +310,16 @@ class _Search:
             units=sorted({*units, *self._needed(units, donor=1 - at)}),
             traced="yes" if traced else "",
         )
-        first = [one for one in _FIRST if one not in names]
-        trial = Trial(request=self.request, mixture=mixture, in_full=self.in_full, first=first)
+        trial = Trial(
+            request=self.request,
+            mixture=mixture,
+            in_full=self.in_full,
+            first=self.loaded.get(at, []),
+        )
         try:
-            return self.seats[at].worker(self._environment(at)).ask(TRIED, trial, Tried)
+            found = self.seats[at].worker(self._environment(at)).ask(TRIED, trial, Tried)
+            self.loaded.setdefault(at, found.loaded)
+            return found
         except WorkerError as error:
             self.seats[at].close()
             return Tried(problem=str(error))
@@ -344,10 +356,8 @@ class _Search:
         return self.sources[unit.file][donor].places
 
     def _found(self, units: tuple[Unit, ...], problem: str) -> FoundFunction:
-        confirmed = False
-        if units:
-            self.deadline += SECONDS  # one trial more
-            confirmed = self._effect(units, of=1) == "new"
+        self.deadline += SECONDS  # for three trials at most
+        confirmed = bool(units) and self._breaks(units)
         listed = [] if units else [f"{one.file} {one.name}" for one in self.units]
         return FoundFunction(
             package=self.package,
@@ -359,6 +369,16 @@ class _Search:
             listed=tuple(listed),
             problem=problem,
         )
+
+    def _breaks(self, units: tuple[Unit, ...]) -> bool:
+        """Return whether the new units break the old release, alone or with those beside them."""
+        effect = self._effect(units, of=1)
+        if effect == "untried":
+            folders = {Path(one.file).parent for one in units}
+            beside = [one for one in self.units if Path(one.file).parent in folders]
+            others = [one for one in beside if one not in units]
+            return self._effect(beside, of=1) == "new" and self._effect(others, of=1) != "new"
+        return effect == "new"
 
     def _place(self, unit: Unit) -> str:
         old, new = (module.lines(unit.name) for module in self.sources[unit.file])
