@@ -22,6 +22,7 @@ from peft_regress.runs.environment import likely_first, suspects_of
 from peft_regress.runs.schema import OUTPUT_SCHEMA_VERSION
 from peft_regress.text import clean, count_of
 from peft_regress.upgrades.bisect import Bisection, Transition
+from peft_regress.upgrades.functions import FoundFunction
 from peft_regress.upgrades.reproduction import Reproduction
 from peft_regress.upgrades.upgrade import Upgrade
 
@@ -29,18 +30,26 @@ _INTERRUPTED: Final = "not tried, interrupted"
 
 
 def _finding_section(
-    title: str, finding: Finding, comparison: Comparison, package: str | None
+    title: str,
+    finding: Finding,
+    comparison: Comparison,
+    package: str | None,
+    function: FoundFunction | None,
 ) -> Section:
-    """Return what changed, where, by which package, in which cases, and an example's numbers."""
+    """Return what changed, where, by which package and function, in which cases, and an example."""
     details = finding_details(finding, comparison)
     body: list[Line | Listing] = [Line(line, most_lines=4) for line in details]
     if package:
         body.append(Line(f"which package: {package}", most_lines=2))
+    if function:
+        body.append(Line(f"which function: {clean(function.sentence, longest=900)}", most_lines=6))
     body.append(Line(f"cases: {documents.case_set(finding.cases)}", most_lines=6))
     numbers = example_lines(finding, comparison)
     if numbers:
         body.append(Line(f"for example {clean(finding.example.case)}:"))
         body.append(Listing("\n".join(numbers)))
+    if function and function.diff:
+        body += [Line("what changed in it:"), Listing(function.shortened_diff, "diff")]
     return Section(title=title, body=tuple(body), level=3, style="strong")
 
 
@@ -112,10 +121,17 @@ def _heading(upgrade: Upgrade) -> Section:
 def _findings(upgrade: Upgrade, scripts: Sequence[Reproduction]) -> Iterator[Section]:
     for number, finding in enumerate(upgrade.comparison.findings, start=1):
         title, package = f"{number}. {finding_headline(finding)}", _culprit(finding, upgrade)
-        yield _finding_section(title, finding, upgrade.comparison, package)
+        function = _function(finding, upgrade)
+        yield _finding_section(title, finding, upgrade.comparison, package, function)
         for made in scripts:
             if made.finding is finding:
                 yield from _script_sections(made)
+
+
+def _function(finding: Finding, upgrade: Upgrade) -> FoundFunction | None:
+    if not upgrade.functions or finding not in upgrade.suspected:
+        return None
+    return upgrade.functions[upgrade.suspected.index(finding)]
 
 
 def _by_baseline(upgrade: Upgrade) -> Iterator[Section]:
@@ -155,7 +171,11 @@ def encode_upgrade(upgrade: Upgrade) -> dict[str, Any]:
         "counts": comparison.counts,
         "repeats": len(comparison.repeating),
         "findings": [
-            {**encode_finding(finding), "which_package": _culprit(finding, upgrade)}
+            {
+                **encode_finding(finding),
+                "which_package": _culprit(finding, upgrade),
+                "which_function": _encoded(_function(finding, upgrade)),
+            }
             for finding in comparison.findings
         ],
         "cases": [encode_case(case) for case in comparison.cases],
@@ -240,18 +260,35 @@ def _transition(found: Bisection, transition: Transition) -> Iterator[Section]:
     moved = version_changes(*(next(iter(side.values())).environment for side in sides))
     changed = (f"environment: {'; '.join(moved)}",) if len(moved) > 1 else ()
     yield Section(title=title, body=changed, level=2, style="strong")
-    for finding, culprit in _with_culprits(found, transition):
+    for finding, culprit, function in _with_culprits(found, transition):
         title = f"{short_verdict(finding.verdict)}: {finding_title(finding)}"
-        yield _finding_section(title, finding, transition.comparison, culprit)
+        yield _finding_section(title, finding, transition.comparison, culprit, function)
 
 
 def _with_culprits(
     found: Bisection, transition: Transition
-) -> Iterator[tuple[Finding, str | None]]:
+) -> Iterator[tuple[Finding, str | None, FoundFunction | None]]:
     unknown = _INTERRUPTED if found.was_interrupted else None
     for index, finding in enumerate(transition.comparison.findings):
-        known = transition.responsible
-        yield finding, known[index].sentence if known else unknown
+        known, functions = transition.responsible, transition.functions
+        package = known[index].sentence if known else unknown
+        yield finding, package, functions[index] if functions else None
+
+
+def _encoded(function: FoundFunction | None) -> dict[str, Any] | None:
+    """Return `{package, units, confirmed, trials, diff, ran_and_changed, problem}`."""
+    if function is None:
+        return None
+    return {
+        "package": function.package,
+        "units": [{"file": one.file, "name": one.name} for one in function.units],
+        "confirmed": function.is_confirmed,
+        "sentence": function.sentence,
+        "trials": function.trials,
+        "diff": function.diff,
+        "ran_and_changed": list(function.listed),
+        "problem": function.problem,
+    }
 
 
 def encode_bisection(found: Bisection) -> dict[str, Any]:
@@ -275,8 +312,12 @@ def encode_bisection(found: Bisection) -> dict[str, Any]:
                 "untried_between": [str(version) for version in one.between],
                 "environment": encode_sides("package", one.changed),
                 "findings": [
-                    {**encode_finding(finding), "which_package": culprit}
-                    for finding, culprit in _with_culprits(found, one)
+                    {
+                        **encode_finding(finding),
+                        "which_package": culprit,
+                        "which_function": _encoded(function),
+                    }
+                    for finding, culprit, function in _with_culprits(found, one)
                 ],
             }
             for one in found.transitions

@@ -120,9 +120,9 @@ def bisect(
             if settings.function:
                 transitions[index] = search.with_functions(transitions[index])
             found = replace(found, transitions=tuple(transitions))
-        return found
     except KeyboardInterrupt:
         return replace(found, was_interrupted=True)
+    return found
 
 
 @dataclass(kw_only=True)
@@ -265,7 +265,7 @@ class _Search:
         return replace(transition, responsible=responsible)
 
     def with_functions(self, transition: Transition) -> Transition:
-        """Return a transition with the function that causes each finding."""
+        """Return a transition with the search for the function of each finding."""
         pip, name = self.settings.setup.pip, self._name
         findings, responsible = transition.comparison.findings, transition.responsible
         with ExitStack() as stack:

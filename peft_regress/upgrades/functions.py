@@ -27,6 +27,7 @@ from peft_regress.workers.worker import WorkerError
 
 SECONDS: Final = 240.0
 """How long a search for the function of one finding may take."""
+_MOST_LINES: Final = 40
 _SAME: Final = 0.02
 """The share of a change by which a number may differ from that of either side."""
 
@@ -58,6 +59,14 @@ class FoundFunction:
     """What ran and changed; only if nothing was found."""
     problem: str = ""
     """Why there was no search, or why it ended early."""
+
+    @property
+    def shortened_diff(self) -> str:
+        """Return the first lines of the difference; JSON has all."""
+        lines = self.diff.splitlines()
+        left = len(lines) - _MOST_LINES
+        more = [f"... and {left} more lines, in the output as JSON"] if left > 0 else []
+        return "\n".join([*lines[:_MOST_LINES], *more])
 
     @property
     def sentence(self) -> str:
@@ -199,9 +208,9 @@ class _Search:
             if (count := self._calls(unit, ran)) is not None
         }
         # What runs often is nearer to a layer than what sets up the rest.
-        most = {
-            unit.file: max(calls[one] for one in calls if one.file == unit.file) for unit in calls
-        }
+        most: dict[str, int] = {}
+        for unit, count in calls.items():
+            most[unit.file] = max(count, most.get(unit.file, 0))
         self.units = sorted(calls, key=lambda unit: (-most[unit.file], unit.file, -calls[unit]))
         return "" if self.units else "nothing that ran changed in its Python files"
 
@@ -318,11 +327,11 @@ class _Search:
         )
         try:
             found = self.seats[at].worker(self._environment(at)).ask(TRIED, trial, Tried)
-            self.loaded.setdefault(at, found.loaded)
-            return found
         except WorkerError as error:
             self.seats[at].close()
             return Tried(problem=str(error))
+        self.loaded.setdefault(at, found.loaded)
+        return found
 
     def _environment(self, at: int) -> Environment:
         return Environment(python=self.sides[at].python)
