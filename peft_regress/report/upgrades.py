@@ -41,15 +41,12 @@ def _finding_section(
     body: list[Line | Listing] = [Line(line, most_lines=4) for line in details]
     if package:
         body.append(Line(f"which package: {package}", most_lines=2))
-    if function:
-        body.append(Line(f"which function: {clean(function.sentence, longest=900)}", most_lines=6))
+    body += _about_function(function, "which function: ")
     body.append(Line(f"cases: {documents.case_set(finding.cases)}", most_lines=6))
     numbers = example_lines(finding, comparison)
     if numbers:
         body.append(Line(f"for example {clean(finding.example.case)}:"))
         body.append(Listing("\n".join(numbers)))
-    if function and function.diff:
-        body += [Line("what changed in it:"), Listing(function.shortened_diff, "diff")]
     return Section(title=title, body=tuple(body), level=3, style="strong")
 
 
@@ -79,14 +76,23 @@ def compared_sections(upgrade: Upgrade, scripts: Sequence[Reproduction] = ()) ->
 
 def tried_sections(upgrade: Upgrade) -> list[Section]:
     """Return what follows once single packages were tried: which do it, and what to do."""
-    numbered = enumerate(upgrade.comparison.findings, start=1)
-    lines = [
-        Line(f"{number}. {_culprit(finding, upgrade)}", most_lines=2)
-        for number, finding in numbered
-        if finding in upgrade.suspected and (upgrade.responsible or upgrade.was_interrupted)
-    ]
-    which = [Section(title="which package:", body=tuple(lines), level=3)] if lines else []
-    return [*which, *_closing(upgrade)]
+    which: list[Line | Listing] = []
+    for number, finding in enumerate(upgrade.comparison.findings, start=1):
+        if finding not in upgrade.suspected:
+            continue
+        if upgrade.responsible or upgrade.was_interrupted:
+            which.append(Line(f"{number}. {_culprit(finding, upgrade)}", most_lines=2))
+        which += _about_function(_function(finding, upgrade), f"{number}. ")
+    title = "which package, which function:" if upgrade.functions else "which package:"
+    tried = [Section(title=title, body=tuple(which), level=3)] if which else []
+    return [*tried, *_closing(upgrade)]
+
+
+def _about_function(function: FoundFunction | None, before: str = "") -> list[Line | Listing]:
+    if function is None:
+        return []
+    said = Line(f"{before}{clean(function.sentence, longest=900)}", most_lines=6)
+    return [said, *([Listing(function.shortened_diff, "diff")] if function.diff else [])]
 
 
 def _closing(upgrade: Upgrade) -> list[Section]:

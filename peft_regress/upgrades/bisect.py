@@ -27,6 +27,7 @@ from peft_regress.runs.environment import changed_packages
 from peft_regress.text import count_of
 from peft_regress.upgrades.functions import FoundFunction, find_functions
 from peft_regress.upgrades.responsible import Observations, ResponsiblePackages, find_responsible
+from peft_regress.workers.pool import Environment
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -270,7 +271,7 @@ class _Search:
         findings, responsible = transition.comparison.findings, transition.responsible
         with ExitStack() as stack:
             old, new = (
-                stack.enter_context(opened_overlay(self._requirements(version), pip)).python
+                stack.enter_context(opened_overlay(self._requirements(version), pip))
                 for version in (transition.old, transition.new)
             )
             searched = find_functions(
@@ -278,7 +279,7 @@ class _Search:
                 transition.comparison.references,
                 [one.names for one in responsible] or [(name,)] * len(findings),
                 transition.changed,
-                (old, new),
+                (Environment(python=old.python), Environment(python=new.python)),
                 setup=self.settings.setup,
                 progress=self.progress,
             )

@@ -8,7 +8,8 @@ import difflib
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
@@ -28,6 +29,8 @@ from peft_regress.workers.worker import WorkerError
 SECONDS: Final = 240.0
 """How long a search for the function of one finding may take."""
 _MOST_LINES: Final = 40
+_HEAVY: Final[Mapping[str, tuple[str, ...]]] = {"torch": (), "torchvision": ("torch",)}
+"""What a worker imports at once where it searches one of these; else it imports both."""
 _SAME: Final = 0.02
 """The share of a change by which a number may differ from that of either side."""
 
@@ -35,10 +38,10 @@ Effect = Literal["old", "new", "neither", "untried"]
 
 
 class Side(NamedTuple):
-    """A release of a package, and the interpreter that has it."""
+    """A release of a package, and the environment that has it."""
 
     version: str
-    python: Path
+    environment: Environment
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +90,7 @@ def find_functions(  # noqa: PLR0913  (both sides, and what was found between th
     references: Mapping[str, Observation],
     packages: Sequence[Sequence[str]],
     changed: Mapping[str, tuple[str | None, str | None]],
-    pythons: tuple[Path, Path],
+    environments: tuple[Environment, Environment],
     *,
     setup: MeasuringSetup,
     progress: Callable[[str], None],
@@ -106,7 +109,7 @@ def find_functions(  # noqa: PLR0913  (both sides, and what was found between th
             found.append(FoundFunction(package=name, problem=why))
             continue
         case = references[finding.example.case].record.case
-        sides = (Side(old, pythons[0]), Side(new, pythons[1]))
+        sides = (Side(old, environments[0]), Side(new, environments[1]))
         found.append(find_function(finding, case, name, sides, setup=setup, progress=progress))
     return tuple(found)
 
@@ -126,12 +129,14 @@ def find_function(  # noqa: PLR0913  (what to search, where, and how long)
     package: a distribution, by its normalized name. sides: the old release, then the new one.
     seconds: ends the search. Raises nothing that a release may cause: the answer has the problem.
     """
+    libraries = _HEAVY.get(package, ("torch", "torchvision"))
     with tempfile.TemporaryDirectory(prefix="peft-regress-function-") as scratch:
-        seats = tuple(Seat(Path(scratch), time_limit=min(setup.time_limit, seconds)) for _ in sides)
+        seats = tuple(Seat(Path(scratch), time_limit=setup.time_limit) for _ in sides)
         search = _Search(
             finding=finding,
             package=package,
-            sides=sides,
+            versions=[side.version for side in sides],
+            environments=[replace(side.environment, libraries=libraries) for side in sides],
             seats=seats,
             request=CaseRequest(
                 case=case.id,
@@ -159,8 +164,10 @@ class _TimeUpError(Exception):
 class _Search:
     finding: Finding
     package: str
-    sides: tuple[Side, Side]
-    seats: tuple[Seat, ...]
+    versions: Sequence[str]
+    """The old one, then the new one, as in all that follows."""
+    environments: Sequence[Environment]
+    seats: Sequence[Seat]
     request: CaseRequest
     deadline: float
     progress: Callable[[str], None]
@@ -179,10 +186,10 @@ class _Search:
 
     def run(self) -> FoundFunction:
         self.progress(f"searching {self.package} for the function, by mixing both releases")
-        problem = self._prepare()
-        if problem:
-            return self._found((), problem)
         try:
+            problem = self._prepare()
+            if problem:
+                return self._found((), problem)
             mending = self._single() or self._several()
         except _TimeUpError:
             return self._found((), "no time was left")
@@ -190,8 +197,7 @@ class _Search:
 
     def _prepare(self) -> str:
         """Trace both sides and list the units; return why that is not possible."""
-        for at in (0, 1):
-            seat, environment = self.seats[at], self._environment(at)
+        for seat, environment in zip(self.seats, self.environments, strict=True):
             worker = seat.worker(environment)
             self.located.append(worker.ask(LOCATED, Named(self.package), Located))
         if not all(one.files for one in self.located):
@@ -219,7 +225,8 @@ class _Search:
         for self.in_full in (False, True):
             if self.in_full and not self.request.trains:
                 break
-            tried = [self._asked(at, [], traced=True) for at in (0, 1)]
+            with ThreadPoolExecutor() as pool:
+                tried = list(pool.map(lambda at: self._asked(at, [], traced=True), (0, 1)))
             for one in tried:
                 if one.problem:
                     raise InputError(one.problem)
@@ -326,15 +333,12 @@ class _Search:
             first=self.loaded.get(at, []),
         )
         try:
-            found = self.seats[at].worker(self._environment(at)).ask(TRIED, trial, Tried)
+            found = self.seats[at].worker(self.environments[at]).ask(TRIED, trial, Tried)
         except WorkerError as error:
             self.seats[at].close()
             return Tried(problem=str(error))
         self.loaded.setdefault(at, found.loaded)
         return found
-
-    def _environment(self, at: int) -> Environment:
-        return Environment(python=self.sides[at].python)
 
     def _needed(self, units: Iterable[Unit], *, donor: int) -> set[Unit]:
         """Return what only the donor binds and units use: helpers, imports, constants, fields."""
@@ -391,8 +395,7 @@ class _Search:
 
     def _place(self, unit: Unit) -> str:
         old, new = (module.lines(unit.name) for module in self.sources[unit.file])
-        versions = [side.version for side in self.sides]
-        both = ((new, versions[1]), (old, versions[0]))
+        both = ((new, self.versions[1]), (old, self.versions[0]))
         where = ", ".join(
             f"{version}: lines {lines[0]} to {lines[1]}" if lines else f"not in {version}"
             for lines, version in both
@@ -401,7 +404,7 @@ class _Search:
 
     def _diff(self, unit: Unit) -> Iterator[str]:
         old, new = (module.segment(unit.name) for module in self.sources[unit.file])
-        before, after = (f"{unit.file} {side.version}" for side in self.sides)
+        before, after = (f"{unit.file} {version}" for version in self.versions)
         return difflib.unified_diff(old, new, before, after)
 
 

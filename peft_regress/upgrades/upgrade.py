@@ -42,6 +42,7 @@ from peft_regress.text import count_of
 from peft_regress.upgrades.functions import FoundFunction, find_functions
 from peft_regress.upgrades.responsible import Observations, ResponsiblePackages, find_responsible
 from peft_regress.upgrades.same_start import drawn_otherwise, from_one_start
+from peft_regress.workers.pool import Environment
 
 RecordPrinter = Callable[[str, int], Callable[[Record], None]]
 
@@ -185,7 +186,8 @@ def upgrade(  # noqa: PLR0913  (what to measure, and whom to tell)
             result = replace(result, responsible=responsible)
             if settings.function:
                 python = base.overlay.python if base else Path(sys.executable)
-                result = _with_functions(result, (python, overlay.python), settings, progress)
+                pair = Environment(python=python), Environment(python=overlay.python)
+                result = _with_functions(result, pair, settings, progress)
         except KeyboardInterrupt:
             return replace(result, was_interrupted=True)
         finish(result, overlay)
@@ -194,7 +196,7 @@ def upgrade(  # noqa: PLR0913  (what to measure, and whom to tell)
 
 def _with_functions(
     result: Upgrade,
-    pythons: tuple[Path, Path],
+    sides: tuple[Environment, Environment],
     settings: UpgradeSettings,
     progress: Callable[[str], None],
 ) -> Upgrade:
@@ -211,7 +213,7 @@ def _with_functions(
         result.comparison.references,
         packages,
         result.changed,
-        pythons,
+        sides,
         setup=settings.setup,
         progress=progress,
     )

@@ -56,16 +56,16 @@ _TRANSITIONS: Final = {
 
 def main() -> None:
     """Search for each transition and print a row of the table when it is done."""
-    print("| report | releases | first that changes it | what changed | seconds | of processor |")
-    print("| --- | --- | --- | --- | --- | --- |")
+    print("| report | releases | first | what changed | which function | seconds | of processor |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
     for name in sys.argv[1:] or _TRANSITIONS:
         wanted = _TRANSITIONS[name]
         began, used = time.monotonic(), _processor_seconds()
         answer = _searched(name, wanted)
         seconds = f"{time.monotonic() - began:.0f} | {_processor_seconds() - used:.0f}"
         ends = f"{wanted.package} {wanted.good} to {wanted.bad}"
-        for first, what in _rows(answer):
-            print(f"| {wanted.report} | {ends} | {first} | {what} | {seconds} |", flush=True)
+        for row in _rows(answer):
+            print(f"| {' | '.join((wanted.report, ends, *row, seconds))} |", flush=True)
 
 
 def _searched(name: str, wanted: Transition) -> dict[str, Any] | str:
@@ -94,15 +94,17 @@ def _searched(name: str, wanted: Transition) -> dict[str, Any] | str:
     return done.stderr.strip().splitlines()[-1]
 
 
-def _rows(answer: dict[str, Any] | str) -> list[tuple[str, str]]:
-    """Return the first release of each transition, and what changed there."""
+def _rows(answer: dict[str, Any] | str) -> list[tuple[str, str, str]]:
+    """Return the first release of each transition, what changed there, and the functions."""
     if isinstance(answer, str):
-        return [("not measured", answer)]
+        return [("not measured", answer, "")]
     rows = []
     for transition in answer["transitions"]:
         titles = "; ".join(one["title"] for one in transition["findings"])
-        rows.append((transition["first_bad"], textwrap.shorten(titles, _LONGEST)))
-    return rows or [("none", "")]
+        functions = [one["which_function"]["sentence"] for one in transition["findings"]]
+        shown = "; ".join(dict.fromkeys(functions))
+        rows.append((transition["first_bad"], textwrap.shorten(titles, _LONGEST), shown))
+    return rows or [("none", "", "")]
 
 
 def _processor_seconds() -> float:

@@ -1,0 +1,188 @@
+"""The function that changed a number is found by mixing two releases, each a folder of sources."""
+
+import dataclasses
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from package_world import SETUP
+
+from peft_regress.cases import Case
+from peft_regress.gate.findings import Cause, Finding, Member
+from peft_regress.gate.verdicts import Reason
+from peft_regress.mixing.mixture import Unit
+from peft_regress.project.project import Project
+from peft_regress.project.settings import read_settings
+from peft_regress.upgrades.functions import Side, find_function
+from peft_regress.workers.pool import Environment
+
+SOURCES = {
+    "toylib/__init__.py": "from toylib.layers import wrapped\n",
+    "toylib/config.py": """from dataclasses import dataclass
+
+@dataclass
+class Config:
+    rank: int = 2
+    runs: int = 1
+""",
+    "toylib/layers.py": """from torch import nn
+
+from toylib.config import Config
+from toylib.products import down, up
+
+SCALE = 1.0
+
+class Layer(nn.Module):
+    def __init__(self, base, rank, runs):
+        super().__init__()
+        self.base = base
+        self.a = nn.Linear(base.in_features, rank, bias=False)
+        self.b = nn.Linear(rank, base.out_features, bias=False)
+        self.runs = runs
+
+    def forward(self, x):
+        for _ in range(self.runs):
+            found = self.base(x)
+        return found + SCALE * up(self, down(self, x))
+
+def wrapped(model, config=None, extra=0):
+    config = config or Config()
+    model.requires_grad_(False)
+    model[0] = Layer(model[0], config.rank + extra, config.runs)
+    return model
+""",
+    "toylib/products.py": """def down(layer, x):
+    return layer.a(x)
+
+def up(layer, x):
+    return layer.b(x)
+""",
+}
+GATES = """import torch
+from torch import nn
+import toylib
+from peft_regress import FineTune
+
+def data():
+    x = torch.randn(16, 6, generator=torch.Generator().manual_seed(0))
+    return (x, torch.arange(16) % 3), (x, torch.arange(16) % 3)
+
+GATES = [FineTune("toy/added/line", model=lambda: nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 3)),
+                  data=data, adapter=toylib.wrapped, batch=8, steps=6, seeds=1)]
+"""
+
+
+SCRIPT = """import torch
+import toylib
+
+torch.manual_seed(0)
+model = toylib.wrapped(torch.nn.Sequential(torch.nn.Linear(6, 6), torch.nn.Linear(6, 3)))
+optimizer = torch.optim.SGD([one for one in model.parameters() if one.requires_grad], lr=0.1)
+for _ in range(4):
+    optimizer.zero_grad()
+    torch.nn.functional.mse_loss(model(torch.randn(8, 6)), torch.randn(8, 3)).backward()
+    optimizer.step()
+"""
+SCRIPTS = """from peft_regress import Script
+
+GATES = [Script("toy/script/line", "train.py", steps=3)]
+"""
+
+
+def environment(folder):
+    path = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
+    return Environment(python=Path(sys.executable), variables=(("PYTHONPATH", path),))
+
+
+def write(folder, files):
+    for name, text in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+@pytest.fixture
+def searched(tmp_path):
+    def search(*changes, metric="forward_flops", strand="costs", gates=GATES, **options):
+        """Search between the sources and the same with changes: (file, before, after)."""
+        new = dict(SOURCES)
+        for file, before, after in changes:
+            assert before in new[file]
+            new[file] = new[file].replace(before, after)
+        sides = []
+        for version, sources in (("1.0", SOURCES), ("2.0", new)):
+            metadata = f"Metadata-Version: 2.1\nName: toylib\nVersion: {version}\n"
+            info = f"toylib-{version}.dist-info/METADATA"
+            write(tmp_path / version, {**sources, info: metadata})
+            sides.append(Side(version, environment(tmp_path / version)))
+        stated = '[tool.peft_regress]\ncases = ["gates:GATES"]\n'
+        write(tmp_path, {"gates.py": gates, "train.py": SCRIPT, "pyproject.toml": stated})
+        project, (case,) = (
+            Project(),
+            [line.split('"')[1] for line in gates.splitlines() if "GATES =" in line],
+        )
+        project.settings = read_settings(tmp_path)
+        reason = Reason(kind="metric", subject=metric, old=1, new=2, verdict="regressed")
+        members = (Member(case=case, reasons=(reason,)),)
+        finding = Finding(cause=Cause(strand, metric, worse=True), members=members)
+        setup = dataclasses.replace(SETUP, project=project, baselines=tmp_path)
+        sides = tuple(sides)
+        return find_function(
+            finding, Case.parse(case), "toylib", sides, setup=setup, progress=print, **options
+        )
+
+    return search
+
+
+def layers(before, after):
+    return ("toylib/layers.py", before, after)
+
+
+TWICE = ("toylib/products.py", "return layer.b(x)", "return layer.b(x) + 0 * layer.b(x)")
+
+
+def test_a_function_is_named_with_its_lines_and_what_changed_in_it(searched):
+    found = searched(TWICE, layers("SCALE = 1.0", "SCALE = 0.5"), layers("x):", "x, *, y=0):"))
+    assert found.units == (Unit("toylib/products.py", "up"),)
+    assert found.is_confirmed
+    assert (
+        "toylib/products.py, up (2.0: lines 4 to 5, 1.0: lines 4 to 5): this is it"
+        in found.sentence
+    )
+    assert "-    return layer.b(x)\n+    return layer.b(x) + 0 * layer.b(x)\n" in found.diff
+
+
+@pytest.mark.parametrize(
+    ("changes", "options", "units"),
+    [
+        ([("toylib/config.py", "rank: int = 2", "rank: int = 4"), layers("SCALE = 1.0", "SCALE = 1")],
+         {}, ["Config.rank"]),
+        ([layers("extra=0", "extra=1")], {}, ["wrapped(extra)"]),
+        ([layers("SCALE = 1.0", "SCALE = 3.0")], {"metric": "first_losses", "strand": "function"},
+         ["SCALE"]),
+        ([layers("extra=0", "extra=1")], {"gates": SCRIPTS}, ["wrapped(extra)"]),
+        ([("toylib/config.py", "runs: int = 1", "runs: int = 2"),
+          layers("self.runs = runs", "self.runs = max(runs, 2)")], {}, ["Layer.__init__", "Config.runs"]),
+    ],
+)  # fmt: skip
+def test_defaults_fields_and_constants_are_found_alone_and_together(
+    searched, changes, options, units
+):
+    found = searched(*changes, **options)
+    assert sorted(one.name for one in found.units) == sorted(units)
+    assert found.is_confirmed
+
+
+def test_a_change_that_no_unit_mends_is_listed(searched):
+    module_level = layers(
+        "import Config\n", "import Config\nConfig.__init__.__defaults__ = (2, 3)\n"
+    )
+    found = searched(module_level, layers("SCALE = 1.0", "SCALE = 1"))
+    assert found.units == ()
+    assert "no function that changed does it by itself or with others" in found.sentence
+    assert found.listed == ("toylib/layers.py SCALE",)
+
+
+def test_a_search_ends_in_time_and_says_so(searched):
+    assert "not found in toylib (no time was left; 0 trials)" in searched(TWICE, seconds=0).sentence
