@@ -5,6 +5,7 @@ is it named as the cause.
 """
 
 import difflib
+import math
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -26,8 +27,6 @@ from peft_regress.text import count_of, few
 from peft_regress.workers.pool import Environment, Seat, UnusableEnvironmentError
 from peft_regress.workers.worker import WorkerError
 
-SECONDS: Final = 240.0
-"""How long a search for the function of one finding may take."""
 _MOST_LINES: Final = 40
 _HEAVY: Final[Mapping[str, tuple[str, ...]]] = {"torch": (), "torchvision": ("torch",)}
 """What a worker imports at once where it searches one of these; else it imports both."""
@@ -122,12 +121,12 @@ def find_function(  # noqa: PLR0913  (what to search, where, and how long)
     *,
     setup: MeasuringSetup,
     progress: Callable[[str], None],
-    seconds: float = SECONDS,
+    seconds: float | None = None,
 ) -> FoundFunction:
     """Search for the units of a package that cause a finding in a case.
 
     package: a distribution, by its normalized name. sides: the old release, then the new one.
-    seconds: ends the search. Raises nothing that a release may cause: the answer has the problem.
+    seconds: ends the search; as long as one case may take if None. Raises nothing that a release may cause: the answer has the problem.
     """
     libraries = _HEAVY.get(package, ("torch", "torchvision"))
     with tempfile.TemporaryDirectory(prefix="peft-regress-function-") as scratch:
@@ -144,7 +143,7 @@ def find_function(  # noqa: PLR0913  (what to search, where, and how long)
                 folder=setup.project.folder,
                 trains=finding.cause.strand != "costs",
             ),
-            deadline=time.monotonic() + seconds,
+            deadline=time.monotonic() + (setup.time_limit if seconds is None else seconds),
             progress=progress,
         )
         try:
@@ -369,7 +368,7 @@ class _Search:
         return self.sources[unit.file][donor].places
 
     def _found(self, units: tuple[Unit, ...], problem: str) -> FoundFunction:
-        self.deadline += SECONDS  # for three trials at most
+        self.deadline = math.inf  # for three trials at most
         confirmed = bool(units) and self._breaks(units)
         listed = [] if units else [f"{one.file} {one.name}" for one in self.units]
         return FoundFunction(

@@ -118,10 +118,7 @@ def searched(tmp_path):
             sides.append(Side(version, environment(tmp_path / version)))
         stated = '[tool.peft_regress]\ncases = ["gates:GATES"]\n'
         write(tmp_path, {"gates.py": gates, "train.py": SCRIPT, "pyproject.toml": stated})
-        project, (case,) = (
-            Project(),
-            [line.split('"')[1] for line in gates.splitlines() if "GATES =" in line],
-        )
+        project, case = Project(), gates.partition("GATES = ")[2].split('"')[1]
         project.settings = read_settings(tmp_path)
         reason = Reason(kind="metric", subject=metric, old=1, new=2, verdict="regressed")
         members = (Member(case=case, reasons=(reason,)),)
@@ -146,43 +143,43 @@ def test_a_function_is_named_with_its_lines_and_what_changed_in_it(searched):
     found = searched(TWICE, layers("SCALE = 1.0", "SCALE = 0.5"), layers("x):", "x, *, y=0):"))
     assert found.units == (Unit("toylib/products.py", "up"),)
     assert found.is_confirmed
-    assert (
-        "toylib/products.py, up (2.0: lines 4 to 5, 1.0: lines 4 to 5): this is it"
-        in found.sentence
-    )
+    lines = "2.0: lines 4 to 5, 1.0: lines 4 to 5"
+    assert f"toylib/products.py, up ({lines}): this is it" in found.sentence
     assert "-    return layer.b(x)\n+    return layer.b(x) + 0 * layer.b(x)\n" in found.diff
 
 
+RANK = ("toylib/config.py", "rank: int = 2", "rank: int = 4")
+RUNS = ("toylib/config.py", "runs: int = 1", "runs: int = 2")
+AT_LEAST = layers("self.runs = runs", "self.runs = max(runs, 2)")
+EXTRA, SCALE = layers("extra=0", "extra=1"), layers("SCALE = 1.0", "SCALE = 3.0")
+LOSSES = {"metric": "first_losses", "strand": "function"}
+
+
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     ("changes", "options", "units"),
     [
-        ([("toylib/config.py", "rank: int = 2", "rank: int = 4"), layers("SCALE = 1.0", "SCALE = 1")],
-         {}, ["Config.rank"]),
-        ([layers("extra=0", "extra=1")], {}, ["wrapped(extra)"]),
-        ([layers("SCALE = 1.0", "SCALE = 3.0")], {"metric": "first_losses", "strand": "function"},
-         ["SCALE"]),
-        ([layers("extra=0", "extra=1")], {"gates": SCRIPTS}, ["wrapped(extra)"]),
-        ([("toylib/config.py", "runs: int = 1", "runs: int = 2"),
-          layers("self.runs = runs", "self.runs = max(runs, 2)")], {}, ["Layer.__init__", "Config.runs"]),
+        ([RANK, layers("SCALE = 1.0", "SCALE = 1")], {}, ["Config.rank"]),
+        ([EXTRA], {}, ["wrapped(extra)"]),
+        ([SCALE], LOSSES, ["SCALE"]),
+        ([EXTRA], {"gates": SCRIPTS}, ["wrapped(extra)"]),
+        ([RUNS, AT_LEAST], {}, ["Config.runs", "Layer.__init__"]),
     ],
-)  # fmt: skip
-def test_defaults_fields_and_constants_are_found_alone_and_together(
-    searched, changes, options, units
-):
+)
+def test_defaults_fields_and_constants_are_found_too(searched, changes, options, units):
     found = searched(*changes, **options)
-    assert sorted(one.name for one in found.units) == sorted(units)
+    assert sorted(one.name for one in found.units) == units
     assert found.is_confirmed
 
 
 def test_a_change_that_no_unit_mends_is_listed(searched):
-    module_level = layers(
-        "import Config\n", "import Config\nConfig.__init__.__defaults__ = (2, 3)\n"
-    )
-    found = searched(module_level, layers("SCALE = 1.0", "SCALE = 1"))
+    at_top = "import Config\n\nConfig.__init__.__defaults__ = (2, 3)\n"
+    found = searched(layers("import Config\n", at_top), layers("SCALE = 1.0", "SCALE = 1"))
     assert found.units == ()
     assert "no function that changed does it by itself or with others" in found.sentence
     assert found.listed == ("toylib/layers.py SCALE",)
 
 
 def test_a_search_ends_in_time_and_says_so(searched):
-    assert "not found in toylib (no time was left; 0 trials)" in searched(TWICE, seconds=0).sentence
+    found = searched(TWICE, seconds=0)
+    assert "not found in toylib (no time was left; 0 trials)" in found.sentence
