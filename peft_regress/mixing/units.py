@@ -7,10 +7,9 @@ A unit has a name: `C.forward`, `C.forward(scale)` for the default of a paramete
 import ast
 import copy
 from collections.abc import Iterator, Sequence
-from typing import Final, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 _Function: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef
-_FUTURE: Final = "__future__"
 
 
 class _Place(NamedTuple):
@@ -96,7 +95,7 @@ def mixed(target: Module, donor: Module, names: Sequence[str]) -> ast.Module:
         function, _, parameter = name.partition("(")
         here, there = ours.places.get(function), donor.places.get(function)
         if parameter and here and there and function not in names:
-            _set_default(here.node, there.node, parameter.removesuffix(")"))
+            _set_default(here.node, parameter.removesuffix(")"), there.node)
         elif here and there:
             here.body[here.body.index(here.node)] = there.node
             ours.places[name] = _Place(there.node, here.body)
@@ -148,55 +147,36 @@ def _shape(node: ast.stmt, without: Sequence[str] = ()) -> str:
     for one in ast.walk(plain):
         if isinstance(one, _Function | ast.ClassDef) and ast.get_docstring(one, clean=False):
             one.body = one.body[1:]
-    if isinstance(plain, _Function):
-        for name in without:
-            _defaults(plain)[name].value = ast.Constant(None)
+    for name in without:
+        _set_default(plain, name, None)
     return ast.dump(plain)
 
 
-class _Default:
-    """The default of a parameter, to read and to replace."""
-
-    def __init__(self, values: list[ast.expr | None] | list[ast.expr], at: int) -> None:
-        self._values, self._at = values, at
-
-    @property
-    def value(self) -> ast.expr | None:
-        return self._values[self._at]
-
-    @value.setter
-    def value(self, value: ast.expr) -> None:
-        self._values[self._at] = value
-
-
-def _defaults(node: _Function) -> dict[str, _Default]:
-    """Return the defaults of a function by parameter."""
+def _defaults(node: _Function) -> dict[str, tuple[list[Any], int]]:
+    """Return of each parameter with a default the list that holds it, and where."""
     arguments = node.args
     positional = [*arguments.posonlyargs, *arguments.args]
     with_default = positional[len(positional) - len(arguments.defaults) :]
-    found = {one.arg: _Default(arguments.defaults, at) for at, one in enumerate(with_default)}
+    found: dict[str, tuple[list[Any], int]] = {}
+    found |= {one.arg: (arguments.defaults, at) for at, one in enumerate(with_default)}
     for at, one in enumerate(arguments.kwonlyargs):
         if arguments.kw_defaults[at] is not None:
-            found[one.arg] = _Default(arguments.kw_defaults, at)
+            found[one.arg] = arguments.kw_defaults, at
     return found
 
 
 def _changed_defaults(old: _Function, new: _Function) -> list[str]:
-    before, after = _defaults(old), _defaults(new)
-
-    def text(default: _Default) -> str:
-        assert default.value is not None  # noqa: S101  (only these are among the defaults)
-        return ast.dump(default.value)
-
-    return [name for name in before if name in after and text(before[name]) != text(after[name])]
+    texts = [
+        {name: ast.dump(values[at]) for name, (values, at) in _defaults(side).items()}
+        for side in (old, new)
+    ]
+    return [name for name, text in texts[0].items() if texts[1].get(name, text) != text]
 
 
-def _set_default(here: ast.stmt, there: ast.stmt, parameter: str) -> None:
-    assert isinstance(here, _Function)  # noqa: S101  (only a function has such a unit)
-    assert isinstance(there, _Function)  # noqa: S101
-    value = _defaults(there)[parameter].value
-    assert value is not None  # noqa: S101
-    _defaults(here)[parameter].value = value
+def _set_default(node: Any, parameter: str, other: Any) -> None:
+    values, at = _defaults(node)[parameter]
+    theirs, there = _defaults(other)[parameter] if other else ([ast.Constant(None)], 0)
+    values[at] = theirs[there]
 
 
 def _insert(ours: Module, donor: Module, name: str) -> None:
@@ -218,12 +198,9 @@ def _insert(ours: Module, donor: Module, name: str) -> None:
 
 def _alone(node: ast.stmt, name: str) -> ast.stmt:
     """Return an import of one name where a statement imports several."""
-    if isinstance(node, ast.Import | ast.ImportFrom):
-        plain = name.partition("#")[0]
-        node = copy.copy(node)
-        node.names = [one for one in node.names if _bound_by(one) == plain]
-    return node
-
-
-def _bound_by(alias: ast.alias) -> str:
-    return (alias.asname or alias.name).partition(".")[0]
+    if not isinstance(node, ast.Import | ast.ImportFrom):
+        return node
+    one = copy.copy(node)
+    at = _bound(node).index(name.partition("#")[0])
+    one.names = node.names[at : at + 1]
+    return one

@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
+import msgspec
+
 from peft_regress.gate.comparison import Comparison
 from peft_regress.gate.findings import Finding
 from peft_regress.report import document as documents
@@ -282,19 +284,10 @@ def _with_culprits(
 
 
 def _encoded(function: FoundFunction | None) -> dict[str, Any] | None:
-    """Return `{package, units, confirmed, trials, diff, ran_and_changed, problem}`."""
+    """Return `{sentence, package, units, is_confirmed, places, diff, trials, ...}`."""
     if function is None:
         return None
-    return {
-        "package": function.package,
-        "units": [{"file": one.file, "name": one.name} for one in function.units],
-        "confirmed": function.is_confirmed,
-        "sentence": function.sentence,
-        "trials": function.trials,
-        "diff": function.diff,
-        "ran_and_changed": list(function.listed),
-        "problem": function.problem,
-    }
+    return {"sentence": function.sentence, **msgspec.to_builtins(function)}
 
 
 def encode_bisection(found: Bisection) -> dict[str, Any]:

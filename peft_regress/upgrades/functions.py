@@ -126,7 +126,8 @@ def find_function(  # noqa: PLR0913  (what to search, where, and how long)
     """Search for the units of a package that cause a finding in a case.
 
     package: a distribution, by its normalized name. sides: the old release, then the new one.
-    seconds: ends the search; as long as one case may take if None. Raises nothing that a release may cause: the answer has the problem.
+    seconds: ends the search; None for as long as one case may take. Raises nothing that a release
+    may cause: the answer has the problem.
     """
     libraries = _HEAVY.get(package, ("torch", "torchvision"))
     with tempfile.TemporaryDirectory(prefix="peft-regress-function-") as scratch:
