@@ -90,6 +90,10 @@ INVARIANTS: dict[str, Invariant] = {
         "late steps cost more than early ones",
         "where the loss does not stay finite",
     ),
+    "lean_trains_alike": Invariant(
+        "each loss of a lean model is that of the plain one, bit for bit",
+        "a lean model trains otherwise than a plain one",
+    ),
     "merge_equals_unmerged": Invariant(
         "merging the adapter does not change the trained output",
         "merging changes the output",

@@ -1,4 +1,7 @@
-"""What some adapters need before training: a pass over data, or other adapters. Imports torch."""
+"""What some adapters need before training: a pass over data, or other adapters. Imports torch.
+
+Each imports what is its own: older releases of peft lack some, and have the others.
+"""
 
 import tempfile
 from collections.abc import Iterator
@@ -6,9 +9,6 @@ from pathlib import Path
 
 import peft
 import torch
-from peft.tuners.lora.config import CordaConfig, EvaConfig, LoraGAConfig
-from peft.tuners.lora.corda import preprocess_corda
-from peft.tuners.lora.loraga import preprocess_loraga
 from torch import Tensor, nn
 
 from benchmarks.language import networks, plays
@@ -28,9 +28,8 @@ def _lora(targets: list[str], **settings: object) -> peft.LoraConfig:
 
 def eva(model: nn.Module, *, targets: list[str]) -> nn.Module:
     """Return LoRA that starts from the principal components of each layer's inputs."""
-    adapted = peft.get_peft_model(
-        model, _lora(targets, init_lora_weights="eva", eva_config=EvaConfig())
-    )
+    config = _lora(targets, init_lora_weights="eva", eva_config=peft.EvaConfig())
+    adapted = peft.get_peft_model(model, config)
     given = [{"input_ids": ids, "attention_mask": torch.ones_like(ids)} for ids in _batches()]
     peft.initialize_lora_eva_weights(adapted, given, show_progress_bar=False)
     return adapted
@@ -38,6 +37,9 @@ def eva(model: nn.Module, *, targets: list[str]) -> nn.Module:
 
 def corda(model: nn.Module, *, targets: list[str]) -> nn.Module:
     """Return LoRA that starts from the covariance of each layer's inputs."""
+    from peft.tuners.lora.config import CordaConfig
+    from peft.tuners.lora.corda import preprocess_corda
+
     config = _lora(targets, init_lora_weights="corda", corda_config=CordaConfig())
 
     def run() -> None:
@@ -52,6 +54,9 @@ def corda(model: nn.Module, *, targets: list[str]) -> nn.Module:
 
 def lora_ga(model: nn.Module, *, targets: list[str]) -> nn.Module:
     """Return LoRA that starts from the gradient of each layer's weight."""
+    from peft.tuners.lora.config import LoraGAConfig
+    from peft.tuners.lora.loraga import preprocess_loraga
+
     config = _lora(targets, init_lora_weights="lora_ga", lora_ga_config=LoraGAConfig())
 
     def train() -> None:

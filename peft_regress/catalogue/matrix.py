@@ -61,15 +61,17 @@ def _all_adaptations(matrix: str, task: str) -> list[Adaptation]:
         for architecture in registry.items("architecture")
         if matrix in architecture.matrices
         for method in registry.items("method")
-        if matrix in method.matrices and _is_for(method, task, architecture.name)
+        if matrix in _matrices_of(method, task, architecture.name)
         for rank in (method.ranks or (None,))
     ]
 
 
-def _is_for(method: Any, task: str, architecture: str) -> bool:
-    """Return whether a matrix pairs a method with both: with all, if it names none."""
+def _matrices_of(method: Any, task: str, architecture: str) -> tuple[str, ...]:
+    """Return the matrices that pair a method with both: with all, if it names none."""
     tasks, architectures = (getattr(method, name, ()) for name in ("tasks", "architectures"))
-    return task in (tasks or (task,)) and architecture in (architectures or (architecture,))
+    if task not in (tasks or (task,)) or architecture not in (architectures or (architecture,)):
+        return ()
+    return ("extended",) if architecture in getattr(method, "extended_on", ()) else method.matrices
 
 
 def check_matrix(matrix: str) -> None:
@@ -107,9 +109,8 @@ def built_in_matrices(case: Case) -> frozenset[str]:
     architecture = registry.get("architecture", case.architecture)
     if adaptations := getattr(task, "adaptations", ()):
         return frozenset(task.matrices if case.adaptation in adaptations else ())
-    if not _is_for(method, case.task, case.architecture):
-        return frozenset()
-    return frozenset({*task.matrices} & {*method.matrices} & {*architecture.matrices})
+    of_method = _matrices_of(method, case.task, case.architecture)
+    return frozenset({*task.matrices} & {*of_method} & {*architecture.matrices})
 
 
 def case_params(

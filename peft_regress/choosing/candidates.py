@@ -336,7 +336,7 @@ def _fit(method: str, costs: Costs, limits: Limits) -> dict[str, Any]:
 def _is_for(method: Any, subject: Subject) -> bool:
     named = getattr(method, "architectures", ())
     # Dropout is no way to save: whoever wants it adds it to any of the others.
-    is_plain = method.base_dtype == "float32" and not method.trains_with_dropout
+    is_plain = method.base_dtype == "float32" and not (method.trains_with_dropout or method.is_lean)
     return is_plain and (not named or subject.architecture in named)
 
 

@@ -234,10 +234,6 @@ def _svd(
 # sides n (n - 1) FLOPs with the unit triangle and n^2 with the other, whose diagonal divides.
 
 
-def _lu(n: int) -> int:
-    return (4 * n**3 - 3 * n**2 - n) // 6
-
-
 def _substitutions(n: int) -> int:
     return 2 * n**2 - n
 
@@ -247,7 +243,7 @@ def _solve(matrix: Tensor, *_args: Any, out: Any, **_: Any) -> int:
     n = matrix.shape[-1]
     solution = out[0]  # (..., n, k), or (..., n) if the right-hand sides are vectors
     batch = matrix.shape[:-2].numel()
-    return int(batch * _lu(n) + solution.numel() // n * _substitutions(n))
+    return int(batch * (4 * n**3 - 3 * n**2 - n) // 6 + solution.numel() // n * _substitutions(n))
 
 
 @_products(aten.linalg_lu_solve)

@@ -5,7 +5,7 @@ Pure: no IO, no torch, no clock. A worse run never passes if a better one fails.
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Final
+from typing import Any, Final
 
 from msgspec import UNSET
 
@@ -14,15 +14,17 @@ from peft_regress.gate.budget_use import Others
 from peft_regress.gate.changes import OPERATORS, metric_findings, with_share
 from peft_regress.gate.comparison import Comparison, Invocation
 from peft_regress.gate.findings import find_causes
-from peft_regress.gate.inputs import definition_reasons
-from peft_regress.gate.invariants import false_at_first, invariant_findings
+from peft_regress.gate.inputs import definition_reasons, telling_difference
 from peft_regress.gate.repeats import curve_findings, whole
 from peft_regress.gate.trained import script_remarks, training_findings
 from peft_regress.gate.verdicts import CaseVerdict, Observation, Reason, Remark, Verdict, gravest
+from peft_regress.invariants import INVARIANTS
 from peft_regress.project.devices import DeviceClass
 from peft_regress.runs.environment import changed_packages
-from peft_regress.runs.schema import Failure, Record
+from peft_regress.runs.schema import Defect, Failure, Record
+from peft_regress.text import pattern_of
 
+_MOST_GROWTH: Final = 10
 _STATUS_RANK: Final = {"ok": 0, "unsupported": 1, "error": 2}
 
 
@@ -95,7 +97,7 @@ def judge_case(  # noqa: PLR0913  (both sides, and what they are judged by)
     found = list(budgets.budget_findings(uses, before, new.record, devices, others))
     found += script_remarks(new.record)
     if old is None:
-        found += false_at_first(new.record)
+        found += _false_at_first(new.record)
     else:
         judged = list(_findings(old, new, devices, same_files=same_files))
         found += _with_operators_remarked(old, new, judged)
@@ -127,7 +129,7 @@ def _findings(
         yield from training_findings(before, after, same_files=same_files)
         yield from metric_findings(old, new)
         yield from budgets.lost_fits(before, after, devices)
-        yield from invariant_findings(old, new)
+        yield from _invariant_findings(old, new)
 
 
 def _status_reason(old: Record, new: Record) -> Reason | None:
@@ -179,3 +181,78 @@ def _with_operators_remarked(
         else one
         for one in found
     ]
+
+
+def _invariant_findings(old: Observation, new: Observation) -> Iterator[Reason | Remark]:
+    """Compare the invariants."""
+    was, now = old.record.invariants, new.record.invariants
+    for name in sorted(was.keys() | now.keys()):
+        note = new.record.note_on(name)
+        if name not in was and name not in old.known and name in INVARIANTS:
+            text = note if now[name] is False else ""
+            about = f"invariant {name}"
+            yield Remark(kind="new metric", subject=about, new=now[name], text=text)
+            continue
+        verdict = _invariant_verdict(name, old.record, new.record)
+        if verdict is None:
+            continue
+        # An older version never checked it.
+        is_unknown = (
+            verdict == "regressed" and name not in {*now, *new.known} and name in INVARIANTS
+        )
+        sides: list[Any] = [was.get(name), now.get(name)]
+        if sides == [False, False] and verdict == "regressed":
+            sides = [f"false: {one.record.note_on(name)}" for one in (old, new)]
+            note = ""
+        yield Reason(
+            kind="invariant",
+            subject=name,
+            old=sides[0],
+            new=sides[1],
+            verdict="incomparable" if is_unknown else verdict,
+            obstacle="not measured" if is_unknown else None,
+            note=note,
+        )
+
+
+def _invariant_verdict(name: str, old: Record, new: Record) -> Verdict | None:
+    """Judge an invariant; None stands for a side on which it does not apply, or is not checked."""
+    was, now = old.invariants.get(name), new.invariants.get(name)
+    if now is False:
+        return "known_defect" if was is False and _is_known(name, old, new) else "regressed"
+    if now is True:
+        return "fixed" if was is False else None
+    # An invariant that is no longer checked may not hold.
+    needs_inputs = name in INVARIANTS and INVARIANTS[name].needs_inputs
+    is_lost = was is not None and not (needs_inputs and telling_difference(old, new))
+    return "regressed" if is_lost else None
+
+
+def _is_known(name: str, old: Record, new: Record) -> bool:
+    """Return whether an invariant that is false on both sides is no worse, and by the same cause.
+
+    By the same error; or in no other tensors, and off by at most ten times as much. Where a defect
+    is told in words alone, by the same words.
+    """
+    if old.defects is UNSET or new.defects is UNSET:
+        return True
+    was, now = old.defects.get(name, Defect()), new.defects.get(name, Defect())
+    if Defect() in (was, now):
+        words = {pattern_of(record.note_on(name)) for record in (old, new)}
+        return was == now and len(words) == 1
+    if was.size is None or now.size is None:
+        is_no_larger = was.size is now.size
+    else:
+        is_no_larger = now.size <= _MOST_GROWTH * was.size
+    errors = {one.error and one.error.pattern for one in (was, now)}
+    return is_no_larger and len(errors) == 1 and set(now.tensors) <= set(was.tensors)
+
+
+def _false_at_first(new: Record) -> Iterator[Reason]:
+    """Yield the invariants that are false although nothing judges them yet."""
+    for name, holds in sorted(new.invariants.items()):
+        if holds is False:
+            note = new.note_on(name)
+            yield Reason(
+                kind="invariant", subject=name, old=None, new=False, verdict="new", note=note
+            )

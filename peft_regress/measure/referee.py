@@ -8,9 +8,9 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 import torch
@@ -78,7 +78,11 @@ def _trained(recipe: Recipe, start: Path | None, *, share: float = 0.0) -> Refer
         data = recipe.load_data()
         test = list(data.test_batches(recipe.test_batch))
         model = recipe.adapted_model(seed)
-        batches = _images_of(recipe, recipe.batches(data, seed=seed))
+        batches = recipe.batches(data, seed=seed)
+        if not recipe.is_own:
+            # A convolution of float64 has no fast kernel: half of the images take half of the time,
+            # and each place of a batch is still seen in one of two steps.
+            batches = (tuple(x[step % 2 :: 2] for x in one) for step, one in enumerate(batches))
         if start is not None:
             taken = list(itertools.islice(batches, recipe.fine_tune.steps))
             batches = iter(begin_alike(start, model, taken))
@@ -99,16 +103,6 @@ def _trained(recipe: Recipe, start: Path | None, *, share: float = 0.0) -> Refer
         scores=scores,
         moved=[],
     )
-
-
-def _images_of(recipe: Recipe, batches: Iterable[Any]) -> Iterator[Any]:
-    """Yield an own case's batches; of a built-in case's every second image, the others next time.
-
-    A convolution of float64 has no fast kernel: half of the images take half of the time, and each
-    place of a batch is still seen in one of two steps.
-    """
-    for step, batch in enumerate(batches):
-        yield batch if recipe.is_own else tuple(part[step % 2 :: 2] for part in batch)
 
 
 class _Norms:

@@ -31,12 +31,14 @@ from peft_regress.measure.invariants.continuing import Continuing
 from peft_regress.measure.invariants.facts import Fact
 from peft_regress.measure.invariants.filled import one_wide_image
 from peft_regress.measure.invariants.saving import StoredOutput
+from peft_regress.measure.invariants.training import trains_alike
 from peft_regress.measure.invariants.watch import InvariantWatch
 from peft_regress.measure.objective import evaluated, is_pair, number
 from peft_regress.measure.own_adapters import CallableAdapter
 from peft_regress.measure.recipe import Recipe
 from peft_regress.measure.referee import refereed
 from peft_regress.measure.training import TrainingRun, device_of, move_nearby, on_device
+from peft_regress.memory.packing import is_lean
 from peft_regress.metrics import Metric, make_metric
 from peft_regress.runs.environment import describe_machine
 from peft_regress.runs.schema import Curve, Inputs, MadeWith, Referee, TensorSummary
@@ -131,7 +133,7 @@ class Rounds:
             steps=recipe.fine_tune.steps,
             wide_probe=probe if recipe.is_own else one_wide_image(probe),
         )
-        self._continuing = Continuing(recipe, base=base, probe=probe)
+        self._continuing = Continuing(recipe, base, probe)
         self._first: nn.Module | None = first
         self._rounds: list[_Round] = []
         self._seen = inputs.BatchSums(rows=True)
@@ -257,6 +259,8 @@ class Rounds:
             self._compare(self._rounds[0])
             self.facts |= self._continuing.after_training(model, optimizer)
             self._ask_referee()
+            if self.curve is not UNSET and is_lean(model):
+                self.facts["lean_trains_alike"] = trains_alike(recipe, self._data, training.losses)
 
     def _scores_of(self, model: nn.Module) -> tuple[dict[str, float], dict[str, float]]:
         fine_tune = self._recipe.fine_tune

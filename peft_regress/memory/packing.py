@@ -122,6 +122,11 @@ _NEED_VALUES: Final = (
 """Modules that keep their input or output, and whose gradient needs it."""
 
 
+def is_lean(model: nn.Module) -> bool:
+    """Return whether a module of the model packs."""
+    return any(hasattr(vars(one).get("forward"), "packing") for one in model.modules())
+
+
 def set_packings(model: nn.Module, packings: dict[str, Packing]) -> None:
     """Let modules pack, by their names, and all others of the model keep what torch saves."""
     for name, layer in model.named_modules():

@@ -4,7 +4,7 @@ import contextlib
 import itertools
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Self
@@ -51,19 +51,39 @@ def known_case_of(item: pytest.Item) -> Case | None:
     return None
 
 
+class Collected(msgspec.Struct, frozen=True, kw_only=True):
+    """The case ids that a pytest process collected; `|` joins those of several processes."""
+
+    cases: frozenset[str] = frozenset()
+    """All of this run's matrix, before anything was deselected."""
+    deselected: frozenset[str] = frozenset()
+    """Left out on purpose: by `-k`, `-m`, `--deselect`, `--lf` or a shard."""
+    selected: frozenset[str] = frozenset()
+    """To be measured."""
+    other_matrices: dict[str, int] = {}
+    """How many cases belong to other matrices only, by matrix."""
+
+    def __or__(self, other: Self) -> Self:
+        """Join two processes: every worker of pytest-xdist collects everything."""
+        return type(self)(
+            cases=self.cases | other.cases,
+            deselected=self.deselected | other.deselected,
+            selected=self.selected | other.selected,
+            other_matrices={**self.other_matrices, **other.other_matrices},
+        )
+
+
+@dataclass(eq=False)
 class CollectionHooks:
     """Keep the cases of this run's matrix and shard, and note which cases were left out."""
 
-    def __init__(
-        self, options: RegressOptions, references: Callable[[], Mapping[str, Observation]]
-    ) -> None:
-        """Collect by the options; `references` reads the baselines."""
-        self._options = options
-        self._references = references
-        self.collected = Collected()
-        """What this process and its workers have collected so far."""
-        self.refusal: InputError | None = None
-        """Why no case of this worker can be measured; None if they can."""
+    _options: RegressOptions
+    _references: Callable[[], Mapping[str, Observation]]
+    """Reads the baselines."""
+    collected: Collected = field(default_factory=Collected)
+    """What this process and its workers have collected so far."""
+    refusal: InputError | None = None
+    """Why no case of this worker can be measured; None if they can."""
 
     @pytest.hookimpl(wrapper=True)
     def pytest_make_collect_report(self) -> Generator[None, Any, Any]:
@@ -212,28 +232,6 @@ def chosen_from_collected(option: Any) -> list[str]:
     found += [f"--regress-cases {option.regress_cases}"] if option.regress_cases else []
     found += [f"--regress-shard {option.regress_shard}"] if option.regress_shard else []
     return [text.encode("utf-8", "backslashreplace").decode() for text in found]
-
-
-class Collected(msgspec.Struct, frozen=True, kw_only=True):
-    """The case ids that a pytest process collected; `|` joins those of several processes."""
-
-    cases: frozenset[str] = frozenset()
-    """All of this run's matrix, before anything was deselected."""
-    deselected: frozenset[str] = frozenset()
-    """Left out on purpose: by `-k`, `-m`, `--deselect`, `--lf` or a shard."""
-    selected: frozenset[str] = frozenset()
-    """To be measured."""
-    other_matrices: dict[str, int] = {}
-    """How many cases belong to other matrices only, by matrix."""
-
-    def __or__(self, other: Self) -> Self:
-        """Join two processes: every worker of pytest-xdist collects everything."""
-        return type(self)(
-            cases=self.cases | other.cases,
-            deselected=self.deselected | other.deselected,
-            selected=self.selected | other.selected,
-            other_matrices={**self.other_matrices, **other.other_matrices},
-        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Annotated, Any, Final
 
@@ -260,19 +261,18 @@ def as_taken(
     return msgspec.structs.replace(kept, record=record, is_taken=True)
 
 
+@dataclass
 class JournalWriter:
     """Appends to a journal, which it makes with the first record."""
 
-    def __init__(self, path: Path, earlier: Callable[[], list[Line]] = list) -> None:
-        """Write nothing yet; the journal begins with `earlier`: this run may die too."""
-        self.path = path
-        self.problem: str | None = None
-        """Why nothing is written any more: the run goes on, and says so at its end."""
-        self._earlier = earlier
-        self._file: IO[bytes] | None = None
-        self._length = 0
-        self.has_begun = False
-        """Whether a record was added, or taken from an earlier run."""
+    path: Path
+    _earlier: Callable[[], list[Line]] = list  # what it begins with: this run may die too
+    problem: str | None = None
+    """Why nothing is written any more: the run goes on, and says so at its end."""
+    _file: IO[bytes] | None = None
+    _length: int = 0
+    has_begun: bool = False
+    """Whether a record was added, or taken from an earlier run."""
 
     def add(self, header: Header, kept: KeptRecord) -> None:
         """Append a record that was measured where `header` says; return when it is on disk.

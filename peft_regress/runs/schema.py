@@ -7,7 +7,7 @@ that names the key, never a silently half-read record.
 import hashlib
 import itertools
 import math
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
@@ -344,11 +344,6 @@ class Record(_Strict, frozen=True, kw_only=True):
         ledger = self.ledger.read() if isinstance(self.ledger, UnreadLedger) else self.ledger
         assert isinstance(ledger, Ledger), f"{self.case.id}: ledgers were not read"  # noqa: S101
         return ledger
-
-    @property
-    def key_of_ledger(self) -> Hashable:
-        """Return what tells its ledger from others, as long as it exists."""
-        return self.ledger if isinstance(self.ledger, str) else id(self.ledger)
 
     def value_of(self, *metrics: str) -> float | None:
         """Return the value of a metric, or the sum of several; None if one was not measured."""

@@ -59,6 +59,9 @@ def test_the_edge_matrix_has_what_its_tasks_name():
         ("shift/lora-grouped-r96/resnet18", set()),
         ("shift/lora-dropout-r4/resnet18", {"default"}),
         ("unseen/lora-dropout-r4/resnet18", set()),
+        ("shift/lora-lean-r4/resnet18", {"default"}),
+        ("shift/lora-lean-r4/shufflenet_v2_x0_5", {"extended"}),
+        ("shift/dora-lean-r4/mobilenet_v2", {"extended"}),
     ],
 )
 def test_a_case_is_in_the_matrices_of_its_parts_which_may_name_each_other(case, matrices):
@@ -112,7 +115,7 @@ def test_rank_is_there_exactly_where_the_method_has_one(method, rank, message):
 
 @pytest.mark.parametrize(
     ("pattern", "count"),
-    [("shift/*", 52), ("*/full/*", 8), ("shift/lora-r4/resnet18", 1), ("*/lora-r[14]/resnet18", 4)],
+    [("shift/*", 54), ("*/full/*", 8), ("shift/lora-r4/resnet18", 1), ("*/lora-r[14]/resnet18", 4)],
 )
 def test_pattern_is_a_glob_on_ids(pattern, count):
     assert len(select_cases(pattern)) == count
@@ -130,7 +133,7 @@ def test_a_pattern_of_another_matrix_is_told_the_matrix():
     )
     with pytest.raises(InputError, match=told + " edge$"):
         select_cases("edge/full/*")
-    with pytest.raises(InputError, match=r"but 52 cases of 'default': .*--matrix default$"):
+    with pytest.raises(InputError, match=r"but 54 cases of 'default': .*--matrix default$"):
         select_cases("shift/*", matrix="edge")
 
 

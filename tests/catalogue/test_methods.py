@@ -4,14 +4,17 @@ That it trains, moves, reloads and switches off what it must is for its invarian
 method (tests/measure/test_invariants.py) and of every case of the suite.
 """
 
+import json
 import re
+from dataclasses import replace
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tiny_methods import ALL, adapted, each, loaded, method_named, trainable, trained
+from tiny_network import tiny_network
 
-from peft_regress.catalogue.methods import PeftAdapter
+from peft_regress.catalogue.methods import LORA, PeftAdapter
 from peft_regress.errors import InputError
 
 # A defect of peft: one more parameter trains (the snapshot of test_invariants.py).
@@ -123,3 +126,55 @@ def test_methods_without_an_adapter_have_nothing_to_switch_off_or_to_merge(metho
     expected = {"head": head, "bn_head": head | statistics, "full": whole, "galore": whole}
     shipped = {*method.shipped_tensors(model)}
     assert shipped == expected.get(method.name, shipped)
+
+
+@each(*(method for method in ALL if method.base_dtype == "bfloat16"))
+def test_base_keeps_its_type_and_adapters_are_in_float32(method):
+    tensors = tiny_network().state_dict()
+    for model in (adapted(method), trained(method)):
+        for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+            plain = name.removeprefix("base_model.model.").replace(".base_layer.", ".")
+            # Norm tuning trains copies of whole layers, which stay what they are copies of.
+            of_base = plain in tensors or ".ln_tuning_layers." in name
+            wanted = torch.bfloat16 if of_base else torch.float32
+            assert tensor.dtype in {wanted, torch.int64}, name
+
+
+@each(*ALL)
+def test_definition_is_plain_json_with_a_type_only_where_it_is_not_float32(method):
+    declared = method.hyperparameters()
+    assert json.loads(json.dumps(declared)) == declared
+    assert declared.get("base_dtype", "float32") == method.base_dtype
+    assert not method.ranks or method.at(1).hyperparameters() != method.at(2).hyperparameters()
+    assert ("base_dtype" in declared) == (method.base_dtype != "float32")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("config", "AnotherConfig"),
+        ("settings", lambda rank: {"r": rank, "lora_alpha": 2 * rank}),
+        ("targets", method_named("loha").targets),
+        ("optimizer_settings", {"optimizer": "SGD"}),
+        ("base_dtype", "bfloat16"),
+    ],
+)
+def test_whatever_is_set_by_hand_in_an_adapter_is_in_its_definition(field, value):
+    assert replace(LORA, **{field: value}).at(4).hyperparameters() != LORA.at(4).hyperparameters()
+
+
+# On bfloat16 their costs are to be had, and no baseline.
+COSTS_ALONE = {"bitfit-bf16", "norm-bf16", "galore-bf16", "loha-tucker-bf16", "lokr-tucker-bf16"}
+
+
+def test_the_default_matrix_has_eight_methods_and_the_extended_one_the_others():
+    default = [method for method in ALL if "default" in method.matrices]
+    ranks = dict.fromkeys(("lora", "dora", "galore"), (1, 4, 16))
+    ranks |= {"lora-dropout": (4,), "lora-lean": (4,)}
+    assert {m.name for m in default} == {"full", "head", "bn_head", *ranks}
+    for method in default:
+        assert method.matrices == ("default",)
+        assert method.ranks == ranks.get(method.name, ())
+    for method in (method for method in ALL if method not in default):
+        assert method.matrices == (() if method.name in COSTS_ALONE else ("extended",))
+        assert method.ranks in ({(96,)} if method.name.endswith("-grouped") else {(), (4,)})

@@ -5,21 +5,60 @@ import itertools
 import json
 import re
 import subprocess
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
+import msgspec
 import pytest
 import saved_adapters
 from saved_adapters import save_lora, write_nets
-from worker_here import work_here
 
 from peft_regress.overlay.overlay import opened_overlay
 from peft_regress.project.settings import Pip
 from peft_regress.upgrades.compat import base_model
 from peft_regress.upgrades.compat import compat as compat_module
+from peft_regress.workers.serve import Functions
+from peft_regress.workers.worker import RequestRefusedError
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 OWN = ("--base", "small_nets:make", "--inputs", "small_nets:inputs")
+# Loading seeds the generators and replaces a method of the library: for all threads, here.
+_ONE_AT_A_TIME = threading.Lock()
+
+
+class WorkerHere:
+    """Calls functions as a worker does, through JSON; a process would import torch again."""
+
+    is_alive = True
+    time_limit = 60.0
+
+    def __init__(self, interpreter="here", packages=None):
+        self.interpreter = interpreter
+        self.packages = packages or {}
+        self._functions = Functions()
+
+    def ask(self, function, request, answer):
+        try:
+            with _ONE_AT_A_TIME:
+                found = self._functions.call(function, msgspec.Raw(msgspec.json.encode(request)))
+        except Exception as error:
+            text = f"{self.interpreter}: {type(error).__name__}: {error}"
+            raise RequestRefusedError(text) from error
+        return msgspec.json.decode(msgspec.json.encode(found), type=answer)
+
+    def close(self):
+        """Do nothing."""
+
+    kill = close
+
+
+def work_here(monkeypatch):
+    def worker(_, environment):
+        python = str(environment.python)
+        return WorkerHere(python, {"peft": python})
+
+    monkeypatch.setattr("peft_regress.workers.pool.Seat.worker", worker)
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tomllib
 
+import click
 import pytest
 import yaml
 from builders import run_document
@@ -22,7 +23,7 @@ from examples import ROOT, Command, blocks, differences, renewed
 from jsonschema import validators
 
 from peft_regress.catalogue.budget_file import read_budgets
-from peft_regress.cli.main import main
+from peft_regress.cli.main import cli, main
 from peft_regress.project.devices import load_devices
 from peft_regress.project.settings import read_settings
 from peft_regress.runs.run_file import dump_json, read_run_file
@@ -304,3 +305,25 @@ def test_the_table_of_numbers_is_that_of_a_stored_run():
 )
 def test_what_is_shown_is_what_was_printed(shown, printed, right):
     assert (differences(shown, printed) is None) is right
+
+
+READERS = ("compare", "explain", "report", "history")
+
+
+def examples_of_help():
+    found = [
+        str(getattr(cli.get_command(click.Context(cli), one), "epilog", "")) for one in READERS
+    ]
+    lines = [line.strip() for text in found for line in text.splitlines()]
+    return [
+        pytest.param(line, marks=[pytest.mark.slow] * ("--html" in line))  # of the whole storage
+        for line in lines
+        if line.startswith("peft-regress ")
+    ]
+
+
+@pytest.mark.parametrize("line", examples_of_help())
+def test_an_example_of_the_help_works(shared, command, monkeypatch, line):
+    monkeypatch.chdir(shared)
+    # 1 is a verdict: it regressed.
+    assert command(*shlex.split(line)[1:])[0] in {0, 1}

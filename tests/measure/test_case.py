@@ -36,7 +36,7 @@ def measured(root, of, **options):
     return measure(Recipe.of(of, root), profiles=options.pop("profiles", ProfileCache()), **options)
 
 
-DEFAULT = ("full", "head", "bn_head", "lora", "lora-dropout", "dora", "galore")
+DEFAULT = ("full", "head", "bn_head", "lora", "lora-dropout", "lora-lean", "dora", "galore")
 BFLOAT16 = ("full-bf16", "lora-bf16")
 OTHERS = ("adalora", "lorafa")
 
@@ -211,6 +211,14 @@ class TestDefinition:
         assert {one.id: define(Recipe.of(one, root)) for one in cases} == {
             one.id: stored[one.id].record.definition for one in cases
         }
+
+
+def test_a_lean_model_is_measured_as_the_plain_one_but_for_what_it_keeps(records):
+    lean, lora = records["lora-lean"], records["lora"]
+    assert lean.invariants == {**lora.invariants, "lean_trains_alike": True}
+    assert lean.curve == lora.curve
+    for name in ("peak_bytes", "peak_bytes_b32"):
+        assert lean.metrics[name].value < lora.metrics[name].value
 
 
 class TestDropout:

@@ -32,7 +32,8 @@ from peft_regress.measure.invariants.watch import InvariantWatch
 from peft_regress.measure.objective import Objective
 
 BASELINES = Path(__file__).parents[2] / "baselines"
-NAMES = [name for name in INVARIANTS if name not in {*EDGE_INVARIANTS, *CONTINUED}]
+OTHERS = {*EDGE_INVARIANTS, *CONTINUED, "lean_trains_alike"}
+NAMES = [name for name in INVARIANTS if name not in OTHERS]
 BY_DAY = [method for method in ALL if method.base_dtype == "float32" or method.name == "lora-bf16"]
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Unsupported layer type:UserWarning"),

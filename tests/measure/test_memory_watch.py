@@ -10,8 +10,8 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn import functional
 
 from peft_regress.measure import rounds
-from peft_regress.measure.invariants import memory, saving
-from peft_regress.measure.invariants.memory import ALLOWED_BYTES, FIRST_STEPS, MemoryWatch
+from peft_regress.measure.invariants import saving
+from peft_regress.measure.invariants.training import ALLOWED_BYTES, FIRST_STEPS, MemoryWatch
 from peft_regress.measure.own_adapters import ConfigAdapter
 
 FACT = "training_keeps_no_memory"
@@ -87,7 +87,7 @@ def test_garbage_of_before_does_not_make_up_for_a_leak():
 
 
 def test_without_a_count_of_memory_it_is_null(monkeypatch):
-    monkeypatch.setattr(memory, "_allocated", lambda: None)
+    monkeypatch.setattr("peft_regress.measure.invariants.training._allocated", lambda: None)
     watch = MemoryWatch(steps=5)
     for step in range(1, 6):
         watch.stepped(step)
@@ -97,7 +97,9 @@ def test_without_a_count_of_memory_it_is_null(monkeypatch):
 
 def test_a_long_training_may_keep_more(monkeypatch):
     in_use = [0]
-    monkeypatch.setattr(memory, "_allocated", lambda: lambda: in_use[0])
+    monkeypatch.setattr(
+        "peft_regress.measure.invariants.training._allocated", lambda: lambda: in_use[0]
+    )
     for steps, holds in ((10, False), (1000, True)):
         watch = MemoryWatch(steps=steps)
         watch.stepped(FIRST_STEPS)

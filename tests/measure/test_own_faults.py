@@ -1,5 +1,7 @@
 """Which signal sees a fault of a library in a case of one's own."""
 
+import dataclasses
+import functools
 import re
 from pathlib import Path
 
@@ -11,8 +13,10 @@ from peft.tuners.lora.layer import Linear
 from peft.utils import save_and_load
 from torch import nn
 
+from peft_regress import lean
 from peft_regress.measure.objective import evaluated
 from peft_regress.measure.own_adapters import ConfigAdapter
+from peft_regress.memory.packing import PACKINGS
 from peft_regress.runs.schema import Defect
 
 LORA = peft.LoraConfig(r=2, target_modules=["6", "8"], init_lora_weights="gaussian")
@@ -54,6 +58,26 @@ def test_a_frozen_weight_that_moves_is_named(monkeypatch):
     named = false_facts(record)["frozen_unchanged"]
     assert named == "base_model.model.6.base_layer.weight"
     assert record.defects["frozen_unchanged"] == Defect(tensors=[named])
+
+
+def test_a_wrong_mask_of_a_lean_model_names_the_first_loss_that_differs(monkeypatch):
+    def adapt(net):
+        net[2] = nn.ReLU6()
+        net.requires_grad_(requires_grad=False)[0].requires_grad_()
+        lean(net)
+        return net
+
+    def all_inside(_layer, _x, saved):
+        return functools.partial(torch.full_like, saved, 3)
+
+    case = fine_tune(adapt, also_train=["8"])
+    assert measured(case).invariants["lean_trains_alike"] is True
+    wrong = dataclasses.replace(PACKINGS[nn.ReLU6], pack=all_inside)
+    monkeypatch.setitem(PACKINGS, nn.ReLU6, wrong)
+    record = measured(case)
+    (note,) = false_facts(record).values()
+    found = re.fullmatch(r"the loss of step 2 is (\S+) if lean, (\S+) otherwise", note)
+    assert float(found[1]) == record.curve.losses[1] != float(found[2])
 
 
 class Merging(nn.Linear):

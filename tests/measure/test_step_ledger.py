@@ -1,18 +1,36 @@
 """The ledger of real steps: it adds up, and finds what is known to have changed in its place."""
 
+import functools
+
 import pytest
 import torch
-from builders import observe
-from step_records import cached, profile
+from builders import LORA, make_record, observe
 from torch import nn
 
 from peft_regress import registry
+from peft_regress.cases import Adaptation
 from peft_regress.cost import profile_step
 from peft_regress.gate.attribution import changed_costs, explain_metric
+from peft_regress.measure.costs import CostSettings, adaptation_cost, metrics_of, step_ledger
+from peft_regress.metrics import BATCH_SUFFIX
 from peft_regress.report import as_text, explanation
 from peft_regress.runs.ledger import LEDGER_METRICS, operator_rows_of, rows_of
 
 EXPLAINED = sorted(LEDGER_METRICS)
+
+
+def profile(method, architecture, rank=None, **settings):
+    """Return a record with the costs of a real step, at 64x64 and both batch sizes."""
+    adaptation = Adaptation(method=method, architecture=architecture, rank=rank)
+    one, many = (
+        adaptation_cost(adaptation, CostSettings(batch=batch, resolution=64, **settings))
+        for batch in (1, 32)
+    )
+    reports = {"": one, BATCH_SUFFIX: many}
+    return make_record(LORA, metrics_of(reports), ledger=step_ledger(reports))
+
+
+cached = functools.cache(profile)
 
 
 def assert_adds_up(old, new):

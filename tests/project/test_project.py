@@ -65,7 +65,7 @@ def test_cases_of_the_settings_are_a_matrix_like_any_other(project):
     assert [param.id for param in case_params()] == ids
     assert [param.id for param in case_params("sound")] == ids[2:]
     check_matrix("phone")
-    assert len(matrix_cases("default")) == 100
+    assert len(matrix_cases("default")) == 102
 
 
 def test_an_id_of_an_own_case_is_found_before_the_names_of_the_registry(project):

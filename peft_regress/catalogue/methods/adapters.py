@@ -131,6 +131,7 @@ DORA: Final = _of_lora(
     scales=(".lora_magnitude_vector.",),
     **_DEFAULT,
 )
+_AT_ONE_RANK: Final[dict[str, Any]] = {"ranks": (4,), "tasks": ("shift",)}
 # Elsewhere dropout is off, so that a loss depends on the adapter and not on masks. Their effect is
 # the same on every task.
 LORA_DROPOUT: Final = _of_lora(
@@ -139,8 +140,9 @@ LORA_DROPOUT: Final = _of_lora(
     shapes.lora_shapes,
     {"lora_dropout": 0.1},
     trains_with_dropout=True,
-    **{**_DEFAULT, "ranks": (4,), "tasks": ("shift",)},
+    **{**_DEFAULT, **_AT_ONE_RANK},
 )
+_ELSEWHERE: Final = ("mobilenet_v3_small", "shufflenet_v2_x0_5")
 _LOHA: Final = PeftAdapter(
     name="loha",
     learning_rate=1e-2,
@@ -315,6 +317,8 @@ GROUPED: Final = tuple(
 ADAPTERS: Final = (
     *_FLOAT32,
     LORA_DROPOUT,
+    replace(LORA, name="lora-lean", is_lean=True, extended_on=_ELSEWHERE, **_AT_ONE_RANK),
+    replace(DORA, name="dora-lean", is_lean=True, matrices=("extended",), **_AT_ONE_RANK),
     *GROUPED,
     *_TUCKER,
     *map(_on_bfloat16, _FLOAT32),

@@ -70,6 +70,8 @@ class Method(ABC):
     """Whether BatchNorm layers run in train mode and estimate their statistics again."""
     trains_with_dropout: bool = False
     """Whether dropout is active in training steps: the model's own, and the adapter's."""
+    is_lean: bool = False
+    """Whether `peft_regress.lean` lets the adapted model keep less for the backward pass."""
     prunes: Collection[str] = ()
     """Parts of the names of parameters that the method itself may set to or leave at zero."""
     scales: Collection[str] = ()

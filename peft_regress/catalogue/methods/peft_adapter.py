@@ -33,6 +33,7 @@ from peft_regress.catalogue.methods.targets import (
     no_targets,
 )
 from peft_regress.errors import UnsupportedCaseError
+from peft_regress.memory import lean
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -145,8 +146,10 @@ class PeftAdapter(SavedByPeft):
     matrices: tuple[str, ...] = ("extended",)
     architectures: tuple[str, ...] = ()
     """Those that it is for, in a matrix; empty for all."""
+    extended_on: tuple[str, ...] = ()
+    """Those on which it is in the matrix `extended` alone."""
     tasks: tuple[str, ...] = ()
-    """Likewise."""
+    """Likewise those that it is for."""
     config: str
     """The name of peft's configuration class."""
     settings: Callable[[int | None], Mapping[str, Json]]
@@ -175,6 +178,7 @@ class PeftAdapter(SavedByPeft):
         settings = self.settings(self.rank)
         return {
             **super().hyperparameters(),
+            **({"lean": True} if self.is_lean else {}),
             **(self.optimizer_settings or {}),
             "rank": self.rank,
             **{_DEFINITION_NAMES.get(name, name): value for name, value in settings.items()},
@@ -220,12 +224,12 @@ class PeftAdapter(SavedByPeft):
         config = make_config(target_modules="|".join(map(re.escape, layers)), **settings)
         with self._seeded(seed):
             adapted = peft.get_peft_model(model, config, adapter_name=ADAPTER, **options)
-        return self._with_frozen(adapted)
+        return self._finished(adapted)
 
     def read(self, base: nn.Module, folder: Path, *, seed: int = 0, **options: Any) -> nn.Module:
         with self._seeded(seed):
             adapted = super().read(base, folder, **options)
-        return self._with_frozen(adapted)
+        return self._finished(adapted)
 
     @contextmanager
     def _seeded(self, seed: int) -> Iterator[None]:
@@ -238,11 +242,14 @@ class PeftAdapter(SavedByPeft):
             torch.manual_seed(seed)
             yield
 
-    def _with_frozen(self, adapted: nn.Module) -> nn.Module:
-        """Freeze what a method freezes: peft leaves that to its users."""
+    def _finished(self, adapted: nn.Module) -> nn.Module:
+        """Freeze what a method freezes, which peft leaves to its users; make the model lean."""
         for name, parameter in adapted.named_parameters():
             if self.frozen is not None and self.frozen in name:
                 parameter.requires_grad = False
+        if self.is_lean:
+            self.set_mode(adapted)
+            lean(adapted)
         return adapted
 
     def expected_trainable(self, base: nn.Module) -> Shapes:

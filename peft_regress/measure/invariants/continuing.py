@@ -10,6 +10,7 @@ import itertools
 import pickle
 import tempfile
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -40,15 +41,14 @@ class _Cost(NamedTuple):
     """By module; 'Global' is all."""
 
 
+@dataclass
 class Continuing:
     """Take two steps of a training apart from it, and some more after its end."""
 
-    def __init__(self, recipe: Recipe, *, base: nn.Module, probe: Any) -> None:
-        """Keep the unadapted model, which stays as it is, and the batch of each step."""
-        self._recipe = recipe
-        self._base = base
-        self._probe = probe
-        self._second: _Cost | None = None
+    _recipe: Recipe
+    _base: nn.Module  # unadapted, stays as it is
+    _probe: Any  # the batch of each step
+    _second: _Cost | None = None
 
     @undisturbed()
     def before_training(self, adapted: nn.Module) -> None:

@@ -5,6 +5,7 @@ import copy
 import math
 import tempfile
 from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeAlias
 
@@ -26,15 +27,15 @@ StoredOutput: TypeAlias = tuple[Path, list[list[float]]]
 """The folder of an adapter that an earlier release saved, and what that computed, by `rows_of`."""
 
 
+@dataclass
 class SavingFacts:
     """The facts of saving and loading."""
 
-    def __init__(self, adapter: Method, probe: Probe, stored: StoredOutput | None) -> None:
-        self._adapter = adapter
-        self._probe = probe
-        self._stored = stored
-        self.peak_bytes: int | None = None
-        """The most memory in use while an adapter was saved; None if that is not known."""
+    _adapter: Method
+    _probe: Probe
+    _stored: StoredOutput | None
+    peak_bytes: int | None = None
+    """The most memory in use while an adapter was saved; None if that is not known."""
 
     def of(self, adapted: nn.Module, expected: Shapes) -> dict[str, Fact]:
         """Check what loads from the saved files, to use or to train. expected: what must train."""

@@ -14,11 +14,10 @@ from peft_regress.invariants import INVARIANTS
 from peft_regress.measure.invariants import facts, merging, outputs, switching
 from peft_regress.measure.invariants.facts import Fact
 from peft_regress.measure.invariants.filled import Filled
-from peft_regress.measure.invariants.memory import MemoryWatch
 from peft_regress.measure.invariants.paths import paths_agree
 from peft_regress.measure.invariants.probe import Probe
 from peft_regress.measure.invariants.saving import SavingFacts, StoredOutput
-from peft_regress.measure.invariants.training import TrainingFacts
+from peft_regress.measure.invariants.training import MemoryWatch, TrainingFacts
 from peft_regress.measure.objective import Objective
 
 _OF_A_FILLED: Final = (

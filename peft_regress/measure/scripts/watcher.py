@@ -38,8 +38,12 @@ from peft_regress.measure.float64 import Raising
 from peft_regress.measure.inputs import BatchSums, numbers_of, summaries_of
 from peft_regress.measure.scripts import observation as seen
 from peft_regress.measure.scripts.horizon import STEPS_BESIDE, Horizon
-from peft_regress.measure.scripts.losses import Losses
-from peft_regress.measure.scripts.script_recorder import ScriptRecorder, has_one_storage, unrecorded
+from peft_regress.measure.scripts.script_recorder import (
+    Losses,
+    ScriptRecorder,
+    has_one_storage,
+    unrecorded,
+)
 from peft_regress.measure.training import begin_alike
 from peft_regress.runs.environment import imported_packages, loaded_packages
 from peft_regress.runs.schema import Failure

@@ -73,7 +73,8 @@ def sheet_modules(record: Record) -> list[Section]:
 
 def key_of_modules(record: Record) -> Hashable:
     """Return what records with equal `sheet_modules` share: those of other tasks, for instance."""
-    return record.key_of_ledger, *map(record.value_of, _PRESENT)
+    ledger = record.ledger if isinstance(record.ledger, str) else id(record.ledger)
+    return ledger, *map(record.value_of, _PRESENT)
 
 
 def _metrics(content: Content, name: str) -> Iterator[Table | str]:

@@ -164,7 +164,9 @@ def _keys(model: nn.Module, folder: Path, results: Sequence[Any]) -> dict[str, l
         "unexpected_keys": sorted(key for result in results for key in result.unexpected_keys),
         "missing_keys": sorted(now.keys() - stored.keys()),
         "foreign_keys": sorted(stored.keys() - now.keys()),
-        "altered_keys": sorted(name for name in both if not _equal(now[name], stored[name])),
+        "altered_keys": sorted(
+            k for k in both if not torch.equal(now[k].float(), stored[k].float())
+        ),
     }
 
 
@@ -188,10 +190,6 @@ def _kept_results() -> Iterator[list[Any]]:
 def _trainable(model: nn.Module) -> list[str]:
     trained = (name for name, one in model.named_parameters() if one.requires_grad)
     return sorted(name.removesuffix(".weight") for name in trained)
-
-
-def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:
-    return one.shape == other.shape and torch.equal(one.detach().float(), other.float())
 
 
 def _shown(value: Any) -> str:
