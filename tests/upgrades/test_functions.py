@@ -2,15 +2,18 @@
 
 import dataclasses
 import os
+import shutil
 import sys
 from pathlib import Path
 
+import peft
 import pytest
 from package_world import SETUP
 
 from peft_regress.cases import Case
 from peft_regress.gate.findings import Cause, Finding, Member
 from peft_regress.gate.verdicts import Reason
+from peft_regress.metrics import METRICS
 from peft_regress.mixing.mixture import Unit
 from peft_regress.project.project import Project
 from peft_regress.project.settings import read_settings
@@ -102,34 +105,40 @@ def write(folder, files):
         path.write_text(text)
 
 
+def search(folder, package, releases, *, metric, strand="costs", gates=GATES, **options):
+    """Search for a function between two releases of a package, folders that Python imports from."""
+    stated = '[tool.peft_regress]\ncases = ["gates:GATES"]\n'
+    write(folder, {"gates.py": gates, "train.py": SCRIPT, "pyproject.toml": stated})
+    project, case = Project(), gates.partition("GATES = ")[2].split('"')[1]
+    project.settings = read_settings(folder)
+    kind = "invariant" if strand == "invariant" else "metric"
+    reason = Reason(kind=kind, subject=metric, old=1, new=2, verdict="regressed")
+    finding = Finding(
+        cause=Cause(strand, metric, worse=True), members=(Member(case=case, reasons=(reason,)),)
+    )
+    sides = tuple(Side(one.name, environment(one)) for one in releases)
+    setup = dataclasses.replace(SETUP, project=project, baselines=folder)
+    return find_function(
+        finding, Case.parse(case), package, sides, setup=setup, progress=print, **options
+    )
+
+
 @pytest.fixture
 def searched(tmp_path):
-    def search(*changes, metric="forward_flops", strand="costs", gates=GATES, **options):
+    def call(*changes, metric="forward_flops", **options):
         """Search between the sources and the same with changes: (file, before, after)."""
         new = dict(SOURCES)
         for file, before, after in changes:
             assert before in new[file]
             new[file] = new[file].replace(before, after)
-        sides = []
         for version, sources in (("1.0", SOURCES), ("2.0", new)):
             metadata = f"Metadata-Version: 2.1\nName: toylib\nVersion: {version}\n"
             info = f"toylib-{version}.dist-info/METADATA"
             write(tmp_path / version, {**sources, info: metadata})
-            sides.append(Side(version, environment(tmp_path / version)))
-        stated = '[tool.peft_regress]\ncases = ["gates:GATES"]\n'
-        write(tmp_path, {"gates.py": gates, "train.py": SCRIPT, "pyproject.toml": stated})
-        project, case = Project(), gates.partition("GATES = ")[2].split('"')[1]
-        project.settings = read_settings(tmp_path)
-        reason = Reason(kind="metric", subject=metric, old=1, new=2, verdict="regressed")
-        members = (Member(case=case, reasons=(reason,)),)
-        finding = Finding(cause=Cause(strand, metric, worse=True), members=members)
-        setup = dataclasses.replace(SETUP, project=project, baselines=tmp_path)
-        sides = tuple(sides)
-        return find_function(
-            finding, Case.parse(case), "toylib", sides, setup=setup, progress=print, **options
-        )
+        releases = tmp_path / "1.0", tmp_path / "2.0"
+        return search(tmp_path, "toylib", releases, metric=metric, **options)
 
-    return search
+    return call
 
 
 def layers(before, after):
@@ -183,3 +192,81 @@ def test_a_change_that_no_unit_mends_is_listed(searched):
 def test_a_search_ends_in_time_and_says_so(searched):
     found = searched(TWICE, seconds=0)
     assert "not found in toylib (no time was left; 0 trials)" in found.sentence
+
+
+PEFT_GATES = """import peft
+import torch
+from peft_regress import FineTune
+from torch import nn
+
+def data():
+    x = torch.randn(16, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    return (x, torch.arange(16) % 3), (x, torch.arange(16) % 3)
+
+def model():
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.Flatten(),
+                         nn.Linear(128, 3))
+
+GATES = [FineTune("peft/lora/net", model=model, data=data, batch=8, steps=6, seeds=1,
+                  adapter=peft.LoraConfig(r=4, target_modules=["0", "2"]))]
+"""
+LAYER, TUNERS = "tuners/lora/layer.py", "tuners/tuners_utils.py"
+ADDED = "result = result + lora_B(lora_A(dropout(x))) * scaling"
+EDITS = {
+    "_ConvNd.forward": (LAYER, -1, ADDED, f"{ADDED} + 0 * lora_B(lora_A(x))", "forward_flops"),
+    "LoraLayer.reset_lora_parameters": (
+        LAYER, 0, "nn.init.zeros_(self.lora_B", "nn.init.ones_(self.lora_B", "first_losses"
+    ),
+    "_ConvNd.get_delta_weight": (
+        LAYER, 0, "self.conv_fn(weight_A.transpose(0, 1), weight_B)",
+        "1.1 * self.conv_fn(weight_A.transpose(0, 1), weight_B)", "merge_equals_unmerged"
+    ),
+    "_ConvNd.update_layer": (
+        LAYER, 2, "= lora_alpha / r\n", "= lora_alpha / (r + 1)\n", "filled_losses"
+    ),
+    "LoraConfig.lora_alpha": (
+        "tuners/lora/config.py", 0, "lora_alpha: int = field(default=8",
+        "lora_alpha: int = field(default=16", "filled_losses"
+    ),
+    "LoraModel.prefix": (
+        "tuners/lora/model.py", 0, 'prefix: str = "lora_"', 'prefix: str = "lora_A"',
+        "trainable_params",
+    ),
+    "get_peft_model(adapter_name)": (
+        "mapping_func.py", -1, 'adapter_name: str = "default"', 'adapter_name: str = "mine"',
+        "trained",
+    ),
+    "get_peft_model_state_dict": (
+        "utils/save_and_load.py", 0, "adapter_name): v for k, v in to_return.items()}",
+        'adapter_name): v for k, v in to_return.items() if "lora_A" in k}', "saved_adapter_reloads"
+    ),
+    "BaseTunerLayer.delete_adapter": (
+        TUNERS, -1, "layer_names + self.other_param_names:\n            if adapter_name in",
+        "layer_names:\n            if adapter_name in", "delete_leaves_nothing"
+    ),
+    "BaseTuner._mark_only_adapters_as_trainable": (
+        TUNERS, 0, "p.requires_grad = False\n", 'p.requires_grad = "bias" in n\n',
+        "trainable_params",
+    ),
+}  # fmt: skip
+STRANDS = {"first_losses": "function", "filled_losses": "function", "trained": "trained"}
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("unit", EDITS)
+def test_ten_edits_of_peft_are_found(tmp_path, unit):
+    file, which, before, after, metric = EDITS[unit]
+    installed = Path(peft.__file__).parent
+    releases = tmp_path / "old", tmp_path / "new"
+    for release in releases:
+        shutil.copytree(installed, release / "peft", ignore=shutil.ignore_patterns("__pycache__"))
+        info = next(installed.parent.glob("peft-*.dist-info"))
+        shutil.copytree(info, release / info.name)
+    path = releases[1] / "peft" / file
+    parts = path.read_text().split(before)
+    at = range(len(parts) - 1)[which] + 1
+    path.write_text(before.join(parts[:at]) + after + before.join(parts[at:]))
+    strand = STRANDS.get(metric, "costs" if metric in METRICS else "invariant")
+    found = search(tmp_path, "peft", releases, metric=metric, strand=strand, gates=PEFT_GATES)
+    assert [one.name for one in found.units] == [unit], found.sentence
+    assert found.is_confirmed
