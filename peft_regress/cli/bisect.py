@@ -32,6 +32,11 @@ from peft_regress.upgrades.reproduction import Reproduction, reproduce
     help="Look for a change of this metric or invariant, or of `status` (default: any change).",
 )
 @options.matrix_option
+@click.option(
+    "--function/--no-function",
+    default=True,
+    help="Search for the function of the package that does it, by mixing both releases.",
+)
 @options.also_install_option
 @options.replace_torch_option
 @options.summary_option

@@ -43,6 +43,11 @@ from peft_regress.upgrades.upgrade import Upgrade, UpgradeSettings, is_installed
 @click.option(
     "--clean", "clean_up", is_flag=True, help="Remove all kept environments and do nothing else."
 )
+@click.option(
+    "--function",
+    is_flag=True,
+    help="Search for the function of the package that does it, by mixing both releases.",
+)
 @options.replace_torch_option
 @options.summary_option
 @options.measuring_options

@@ -7,7 +7,7 @@ the status `unsupported` or `error`, so that its appearing and its vanishing are
 import copy
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,7 +20,7 @@ from peft_regress.errors import AbsentError, InputError, RefusedAdapterError, Un
 from peft_regress.gate.repeats import KnownCurve
 from peft_regress.imports import CaseError, told
 from peft_regress.measure.costs import ProfileCache, Reports, case_costs, metrics_of, step_ledger
-from peft_regress.measure.definition import define, settings_of
+from peft_regress.measure.definition import FIRST_LOSSES, define, settings_of
 from peft_regress.measure.edge.costs import CaseEdge, edge_of_case
 from peft_regress.measure.invariants.facts import trainable
 from peft_regress.measure.invariants.outputs import is_half
@@ -44,6 +44,15 @@ def recipe_of(case: Case, baselines: Path, project: Project) -> Recipe | ScriptR
     if isinstance(own, Script):
         return ScriptRecipe(own, project.settings.folder)
     return Recipe.of(own, baselines)
+
+
+def briefly(recipe: Recipe | ScriptRecipe, *, in_full: bool) -> Recipe | ScriptRecipe:
+    """Return a case that takes only its first steps unless `in_full`; a script that runs once."""
+    if isinstance(recipe, ScriptRecipe):
+        return replace(recipe, runs_once=True)
+    steps = recipe.fine_tune.steps
+    shorter = replace(recipe.fine_tune, steps=steps if in_full else min(steps, FIRST_LOSSES))
+    return replace(recipe, fine_tune=shorter)
 
 
 @single_thread()

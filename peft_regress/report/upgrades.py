@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
+import msgspec
+
 from peft_regress.gate.comparison import Comparison
 from peft_regress.gate.findings import Finding
 from peft_regress.report import document as documents
@@ -23,6 +25,7 @@ from peft_regress.runs.environment import likely_first, suspects_of
 from peft_regress.runs.schema import OUTPUT_SCHEMA_VERSION
 from peft_regress.text import clean, count_of
 from peft_regress.upgrades.bisect import Bisection, Transition
+from peft_regress.upgrades.functions import FoundFunction
 from peft_regress.upgrades.reproduction import Reproduction
 from peft_regress.upgrades.upgrade import Upgrade
 
@@ -30,13 +33,18 @@ _INTERRUPTED: Final = "not tried, interrupted"
 
 
 def _finding_section(
-    title: str, finding: Finding, comparison: Comparison, package: str | None
+    title: str,
+    finding: Finding,
+    comparison: Comparison,
+    package: str | None,
+    function: FoundFunction | None,
 ) -> Section:
-    """Return what changed, where, by which package, in which cases, and an example's numbers."""
+    """Return what changed, where, by which package and function, in which cases, and an example."""
     details = finding_details(finding, comparison)
     body: list[Line | Listing] = [Line(line, most_lines=4) for line in details]
     if package:
         body.append(Line(f"which package: {package}", most_lines=2))
+    body += _about_function(function, "which function: ")
     body.append(Line(f"cases: {documents.case_set(finding.cases)}", most_lines=6))
     numbers = example_lines(finding, comparison)
     if numbers:
@@ -71,14 +79,23 @@ def compared_sections(upgrade: Upgrade, scripts: Sequence[Reproduction] = ()) ->
 
 def tried_sections(upgrade: Upgrade) -> list[Section]:
     """Return what follows once single packages were tried: which do it, and what to do."""
-    numbered = enumerate(upgrade.comparison.findings, start=1)
-    lines = [
-        Line(f"{number}. {_culprit(finding, upgrade)}", most_lines=2)
-        for number, finding in numbered
-        if finding in upgrade.suspected and (upgrade.responsible or upgrade.was_interrupted)
-    ]
-    which = [Section(title="which package:", body=tuple(lines), level=3)] if lines else []
-    return [*which, *_closing(upgrade)]
+    which: list[Line | Listing] = []
+    for number, finding in enumerate(upgrade.comparison.findings, start=1):
+        if finding not in upgrade.suspected:
+            continue
+        if upgrade.responsible or upgrade.was_interrupted:
+            which.append(Line(f"{number}. {_culprit(finding, upgrade)}", most_lines=2))
+        which += _about_function(_function(finding, upgrade), f"{number}. ")
+    title = "which package, which function:" if upgrade.functions else "which package:"
+    tried = [Section(title=title, body=tuple(which), level=3)] if which else []
+    return [*tried, *_closing(upgrade)]
+
+
+def _about_function(function: FoundFunction | None, before: str = "") -> list[Line | Listing]:
+    if function is None:
+        return []
+    said = Line(f"{before}{clean(function.sentence, longest=900)}", most_lines=6)
+    return [said, *([Listing(function.shortened_diff, "diff")] if function.diff else [])]
 
 
 def _closing(upgrade: Upgrade) -> list[Section]:
@@ -113,10 +130,17 @@ def _heading(upgrade: Upgrade) -> Section:
 def _findings(upgrade: Upgrade, scripts: Sequence[Reproduction]) -> Iterator[Section]:
     for number, finding in enumerate(upgrade.comparison.findings, start=1):
         title, package = f"{number}. {finding_headline(finding)}", _culprit(finding, upgrade)
-        yield _finding_section(title, finding, upgrade.comparison, package)
+        function = _function(finding, upgrade)
+        yield _finding_section(title, finding, upgrade.comparison, package, function)
         for made in scripts:
             if made.finding is finding:
                 yield from _script_sections(made)
+
+
+def _function(finding: Finding, upgrade: Upgrade) -> FoundFunction | None:
+    if not upgrade.functions or finding not in upgrade.suspected:
+        return None
+    return upgrade.functions[upgrade.suspected.index(finding)]
 
 
 def _by_baseline(upgrade: Upgrade) -> Iterator[Section]:
@@ -154,7 +178,11 @@ def encode_upgrade(upgrade: Upgrade) -> dict[str, Any]:
         "environment": encode_sides("package", upgrade.changed),
         "remarks": list(upgrade.remarks),
         "findings": [
-            {**encode_finding(finding), "which_package": _culprit(finding, upgrade)}
+            {
+                **encode_finding(finding),
+                "which_package": _culprit(finding, upgrade),
+                "which_function": _encoded(_function(finding, upgrade)),
+            }
             for finding in comparison.findings
         ],
         "since_baseline": [encode_finding(finding) for finding in upgrade.since_baseline],
@@ -238,18 +266,26 @@ def _transition(found: Bisection, transition: Transition) -> Iterator[Section]:
     moved = version_changes(*(next(iter(side.values())).environment for side in sides))
     changed = (f"environment: {'; '.join(moved)}",) if len(moved) > 1 else ()
     yield Section(title=title, body=changed, level=2, style="strong")
-    for finding, culprit in _with_culprits(found, transition):
+    for finding, culprit, function in _with_culprits(found, transition):
         title = f"{short_verdict(finding.verdict)}: {finding_title(finding)}"
-        yield _finding_section(title, finding, transition.comparison, culprit)
+        yield _finding_section(title, finding, transition.comparison, culprit, function)
 
 
 def _with_culprits(
     found: Bisection, transition: Transition
-) -> Iterator[tuple[Finding, str | None]]:
+) -> Iterator[tuple[Finding, str | None, FoundFunction | None]]:
     unknown = _INTERRUPTED if found.was_interrupted else None
     for index, finding in enumerate(transition.comparison.findings):
-        known = transition.responsible
-        yield finding, known[index].sentence if known else unknown
+        known, functions = transition.responsible, transition.functions
+        package = known[index].sentence if known else unknown
+        yield finding, package, functions[index] if functions else None
+
+
+def _encoded(function: FoundFunction | None) -> dict[str, Any] | None:
+    """Return `{sentence, package, units, is_confirmed, places, diff, trials, ...}`."""
+    if function is None:
+        return None
+    return {"sentence": function.sentence, **msgspec.to_builtins(function)}
 
 
 def encode_bisection(found: Bisection) -> dict[str, Any]:
@@ -269,8 +305,12 @@ def encode_bisection(found: Bisection) -> dict[str, Any]:
                 "untried_between": [str(version) for version in one.between],
                 "environment": encode_sides("package", one.changed),
                 "findings": [
-                    {**encode_finding(finding), "which_package": culprit}
-                    for finding, culprit in _with_culprits(found, one)
+                    {
+                        **encode_finding(finding),
+                        "which_package": culprit,
+                        "which_function": _encoded(function),
+                    }
+                    for finding, culprit, function in _with_culprits(found, one)
                 ],
             }
             for one in found.transitions

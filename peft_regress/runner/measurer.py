@@ -118,6 +118,17 @@ class Measurer:
         loaded = sorted(self._recipe.loaded())
         return msgspec.structs.replace(kept, trains=request.trains, loaded=loaded)
 
+    def tried(self, request: CaseRequest, *, in_full: bool) -> Record:
+        """Look up a case and measure it once: its first steps, or all `in_full`; no referee.
+
+        Raises what `measured` raises.
+        """
+        from peft_regress.measure import briefly
+
+        self.prepare(request)
+        self._recipe = briefly(self._recipe, in_full=in_full)
+        return self.measured(timed=False, trains=request.trains).record
+
     def refereed(self, request: CaseRequest) -> Referee:
         """Train a case in float64 from a start; where there is none yet, keep its own.
 

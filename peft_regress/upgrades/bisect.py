@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 
 from packaging.utils import canonicalize_name
@@ -24,7 +25,9 @@ from peft_regress.project.script import Script
 from peft_regress.runner.measuring import MeasuringSetup, measure_cases
 from peft_regress.runs.environment import changed_packages
 from peft_regress.text import count_of
+from peft_regress.upgrades.functions import FoundFunction, find_functions
 from peft_regress.upgrades.responsible import Observations, ResponsiblePackages, find_responsible
+from peft_regress.workers.pool import Environment
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +45,8 @@ class BisectSettings:
     matrix: str = "default"
     also_install: tuple[str, ...] = ()
     """Requirements of every environment, besides the release."""
+    function: bool = True
+    """Whether to search for the function that causes each finding."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +63,8 @@ class Transition:
     """(old version, new version) of each package that changed."""
     responsible: tuple[ResponsiblePackages, ...] = ()
     """Of each finding, which packages cause it; empty if only one package changed."""
+    functions: tuple[FoundFunction, ...] = ()
+    """Of each finding, the function that causes it; empty if none was searched for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +82,7 @@ class Bisection:
     trained: bool
     """Whether the cases were fine-tuned; otherwise costs showed a change."""
     was_interrupted: bool = False
-    """Whether Ctrl-C ended the search for the responsible packages."""
+    """Whether Ctrl-C ended the search for the responsible packages, or functions."""
 
 
 def bisect(
@@ -109,9 +116,14 @@ def bisect(
     for one in transitions:
         progress(f"{settings.package} {one.new} changes what {one.old} does")
     try:
-        return replace(found, transitions=tuple(map(search.with_responsible, transitions)))
+        for index, one in enumerate(transitions):
+            transitions[index] = search.with_responsible(one)
+            if settings.function:
+                transitions[index] = search.with_functions(transitions[index])
+            found = replace(found, transitions=tuple(transitions))
     except KeyboardInterrupt:
         return replace(found, was_interrupted=True)
+    return found
 
 
 @dataclass(kw_only=True)
@@ -252,6 +264,26 @@ class _Search:
             progress=self.progress,
         )
         return replace(transition, responsible=responsible)
+
+    def with_functions(self, transition: Transition) -> Transition:
+        """Return a transition with the search for the function of each finding."""
+        pip, name = self.settings.setup.pip, self._name
+        findings, responsible = transition.comparison.findings, transition.responsible
+        with ExitStack() as stack:
+            old, new = (
+                stack.enter_context(opened_overlay(self._requirements(version), pip))
+                for version in (transition.old, transition.new)
+            )
+            searched = find_functions(
+                findings,
+                transition.comparison.references,
+                [one.names for one in responsible] or [(name,)] * len(findings),
+                transition.changed,
+                (Environment(python=old.python), Environment(python=new.python)),
+                setup=self.settings.setup,
+                progress=self.progress,
+            )
+        return replace(transition, functions=searched)
 
     def _compared(self, old: Observations, new: Observations) -> Comparison:
         """Compare two releases, and keep the findings that contain the requested metric."""

@@ -39,8 +39,10 @@ from peft_regress.runs.environment import (
 from peft_regress.runs.own_code import was_edited
 from peft_regress.runs.schema import Record, Run
 from peft_regress.text import count_of
+from peft_regress.upgrades.functions import FoundFunction, find_functions
 from peft_regress.upgrades.responsible import Observations, ResponsiblePackages, find_responsible
 from peft_regress.upgrades.same_start import drawn_otherwise, from_one_start
+from peft_regress.workers.pool import Environment
 
 RecordPrinter = Callable[[str, int], Callable[[Record], None]]
 
@@ -62,6 +64,8 @@ class UpgradeSettings:
     """Where to write the candidate's run file."""
     strict: bool = False
     """Whether unaccepted improvements fail too."""
+    function: bool = False
+    """Whether to search for the function that causes each finding."""
 
     @property
     def runs_base_here(self) -> bool:
@@ -84,8 +88,10 @@ class Upgrade:
     differs in `changed` alone."""
     responsible: tuple[ResponsiblePackages, ...] = ()
     """Of each finding in `suspected`, which packages cause it; empty if only one changed."""
+    functions: tuple[FoundFunction, ...] = ()
+    """Of each finding in `suspected`, the function that causes it; empty if not searched for."""
     was_interrupted: bool = False
-    """Whether Ctrl-C ended the search for the responsible packages."""
+    """Whether Ctrl-C ended the search for the responsible packages, or functions."""
     edited: str
     """That the user's own code is not what it is compared with, and may be the cause; else ''."""
     remarks: tuple[str, ...]
@@ -177,11 +183,41 @@ def upgrade(  # noqa: PLR0913  (what to measure, and whom to tell)
                 setup=settings.setup,
                 progress=progress,
             )
+            result = replace(result, responsible=responsible)
+            if settings.function:
+                python = base.overlay.python if base else Path(sys.executable)
+                pair = Environment(python=python), Environment(python=overlay.python)
+                result = _with_functions(result, pair, settings, progress)
         except KeyboardInterrupt:
             return replace(result, was_interrupted=True)
-        result = replace(result, responsible=responsible)
         finish(result, overlay)
         return result
+
+
+def _with_functions(
+    result: Upgrade,
+    sides: tuple[Environment, Environment],
+    settings: UpgradeSettings,
+    progress: Callable[[str], None],
+) -> Upgrade:
+    """Search for the functions, between the running environment, or a commit's, and the candidate.
+
+    Raises `InputError` if the result is compared with a run of other packages.
+    """
+    if not settings.runs_base_here:
+        raise InputError(f"--function: --base {settings.base} ran elsewhere; use auto or run")
+    alone = tuple(result.installed[:1] if len(result.installed) == 1 else result.changed)[:1]
+    packages = [one.names for one in result.responsible] or [alone] * len(result.suspected)
+    found = find_functions(
+        result.suspected,
+        result.comparison.references,
+        packages,
+        result.changed,
+        sides,
+        setup=settings.setup,
+        progress=progress,
+    )
+    return replace(result, functions=found)
 
 
 def _new_types(overlay: Overlay) -> list[str]:

@@ -26,6 +26,7 @@ from peft_regress.runs.run_file import read_run_file
 from peft_regress.runs.schema import Failure, Referee
 from peft_regress.upgrades import reproduction, responsible
 from peft_regress.upgrades import upgrade as upgrading
+from peft_regress.upgrades.functions import FoundFunction
 
 GLOB = "*/lora-r4/resnet18"
 IDS = ["shift/lora-r4/resnet18", "unseen/lora-r4/resnet18"]
@@ -522,3 +523,29 @@ def test_a_base_that_repeats_an_older_entry_has_its_scores(world, store, upgrade
     assert (code, "accuracy" in out) == (1, True)
     assert "measuring the current environment" not in err
     assert "0001_peft-0.14.0" in out
+
+
+@pytest.mark.parametrize("base", ["auto", "0001"])
+def test_the_function_of_a_finding_is_searched_if_asked_for(
+    world, store, upgrade, monkeypatch, base
+):
+    world.moved = WORSE
+    store()
+    asked = []
+
+    def found(findings, references, packages, changed, environments, **_):
+        asked.append((packages, changed["peft"], [one.python for one in environments]))
+        return (FoundFunction(package="peft", problem="it is compiled"),) * len(findings)
+
+    monkeypatch.setattr(upgrading, "find_functions", found)
+    ended = upgrade("--function", "--base", base)
+    if base != "auto":
+        assert ended.code == 2
+        assert "--function: --base 0001 ran elsewhere; use auto or run" in ended.err
+        return
+    ((packages, versions, (here, there)),) = asked
+    assert packages == [("peft",)]
+    assert versions == ("0.18.1", "0.20.0")
+    assert str(here) == sys.executable != str(there)
+    assert "1. not found in peft (it is compiled; 0 trials)" in ended.flat
+    assert "which function" not in upgrade().out

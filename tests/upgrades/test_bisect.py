@@ -1,5 +1,6 @@
 """The release that changes a case is found in a world of known releases."""
 
+import json
 import math
 
 import pytest
@@ -11,6 +12,7 @@ from packaging.version import Version
 
 from peft_regress.errors import AbsentError, InputError, UnknownNameError
 from peft_regress.gate.policy import DEFAULT_POLICY
+from peft_regress.mixing.mixture import Unit
 from peft_regress.overlay.overlay import ReplacesTorchError
 from peft_regress.overlay.pip import PipError
 from peft_regress.project.budgets import Budget
@@ -18,6 +20,7 @@ from peft_regress.project.script import Script
 from peft_regress.upgrades import bisect as bisecting
 from peft_regress.upgrades import reproduction, responsible
 from peft_regress.upgrades.bisect import BisectSettings, bisect, find_boundary, releases_between
+from peft_regress.upgrades.functions import FoundFunction
 
 RELEASES = [f"0.{minor}.0" for minor in range(10, 41)]
 CASE = "shift/dora-r4/resnet18"
@@ -337,3 +340,47 @@ def test_long_sequences(data, count):
     first_changed = data.draw(st.integers(1, count - 1))
     inner = st.integers(1, count - 2) if count > 2 else st.nothing()
     check(count, first_changed, data.draw(st.frozensets(inner)))
+
+
+LINE = FoundFunction(
+    package="peft",
+    units=(Unit("peft/tuners/lora/dora.py", "Layer.forward"),),
+    is_confirmed=True,
+    places=(
+        "peft/tuners/lora/dora.py, Layer.forward (0.21.0: lines 1 to 2, 0.20.0: lines 1 to 3)",
+    ),
+    diff="".join(f"-{at}\n" for at in range(50)),
+    trials=7,
+)
+
+
+@pytest.mark.parametrize("command_line", [(), ("--no-function",)])
+def test_the_function_of_each_finding_is_searched_and_shown(
+    searched, world, monkeypatch, command_line
+):
+    world.moved = since("0.21.0", forward_flops=2000)
+    asked = []
+
+    def found(findings, references, packages, changed, environments, **_):
+        asked.append((len(findings), [*references], packages, changed, environments))
+        return (LINE,) * len(findings)
+
+    monkeypatch.setattr(bisecting, "find_functions", found)
+    _, out, _ = searched(*command_line)
+    _, answer, _ = searched(*command_line, "--format", "json")
+    (finding,) = json.loads(answer)["transitions"][0]["findings"]
+    if command_line:
+        assert (asked, finding["which_function"]) == ([], None)
+        return
+    ((count, cases, packages, changed, environments), _) = asked
+    assert (count, cases, packages) == (1, [CASE], [("peft",)])
+    assert changed == {"peft": ("0.20.0", "0.21.0")}
+    assert len({one.python for one in environments}) == 2
+    assert "which function: peft/tuners/lora/dora.py, Layer.forward (0.21.0: lines 1 to 2" in out
+    assert "this is it: the old code mends the new release" in " ".join(out.split())
+    assert "-39\n" in out
+    assert "... and 10 more lines, in the output as JSON" in out
+    assert finding["which_function"]["units"] == [
+        {"file": "peft/tuners/lora/dora.py", "name": "Layer.forward"}
+    ]
+    assert finding["which_function"]["diff"] == LINE.diff

@@ -244,7 +244,7 @@ def test_a_start_that_is_not_drawn_is_no_identity():
     [
         # docs/findings/peft-multihead-attention.py: the output's update twice.
         ("lora", layer("attention", inputs=4, outputs=4, heads=2), {"r": 2}, {"merges": False}),
-        # docs/findings/peft-oft-convolution.md: patches are rotated when merged alone.
+        # docs/findings/peft-oft-convolution.py: patches are rotated when merged alone.
         ("oft", CONVOLUTION, {"oft_block_size": 4}, {}),
         # The Kronecker product of a matrix and a factor of three dimensions.
         ("lokr", layer("conv1d", inputs=8, outputs=8), {"r": 9}, {}),

@@ -6,12 +6,15 @@ from pathlib import Path
 
 import msgspec
 
-from peft_regress.measure.scripts.observation import WatchRequest
-from peft_regress.measure.scripts.watcher import WatchEnded, Watcher
+from peft_regress.mixing.mixture import mixture_of_environment
 
 
 def main(path: str) -> None:
     """Run the script of a request. What was seen is written whatever ends it."""
+    # torch may be what is mixed.
+    from peft_regress.measure.scripts.observation import WatchRequest
+    from peft_regress.measure.scripts.watcher import WatchEnded, Watcher
+
     request = msgspec.json.decode(Path(path).read_bytes(), type=WatchRequest)
     watcher = Watcher(request)
     watcher.start()
@@ -33,4 +36,5 @@ def main(path: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    with mixture_of_environment():
+        main(sys.argv[1])

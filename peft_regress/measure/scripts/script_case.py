@@ -43,6 +43,8 @@ class ScriptRecipe:
     """That of pyproject.toml, or the working folder."""
     used: dict[str, str] = field(default_factory=dict)
     """The packages that it imported, with their requirements, once it was measured."""
+    runs_once: bool = False
+    """Whether one run stands for both: then it may be without a seed, and nobody knows."""
     _loaded: frozenset[str] = frozenset()
 
     is_own: ClassVar[bool] = True
@@ -130,7 +132,8 @@ class ScriptRecipe:
 
     def _record(self) -> schema.Record:
         script = self.script
-        first, second = (self._watch(nudge=nudge) for nudge in (0.0, NUDGE))
+        first = self._watch(nudge=0.0)
+        second = first if self.runs_once else self._watch(nudge=NUDGE)
         self.used, self._loaded = dict(first.packages), first.loaded
         for seen in (first, second):
             problem = seen.problem
