@@ -98,9 +98,9 @@ RULES = (
     Rule(pattern=r"peft-regress cost .*", how="here"),
     Rule(pattern=r"peft-regress choose .*", how="here", codes=EITHER),
     Rule(pattern=r"peft-regress sources --check", how="here"),
-    # Releases: one live search, one live upgrade. The others replay.
+    # Releases: two live searches, one live upgrade. The others replay.
     Rule(
-        pattern=r"peft-regress bisect peft --good 0\.10\.0 .*/dora-r4/shufflenet_v2_x0_5",
+        pattern=r"peft-regress bisect peft --good 0\.1[04]\.0 .*/dora-r4/(shufflenet.*|.* --metric .*)",
         how="live",
     ),
     Rule(

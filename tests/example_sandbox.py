@@ -18,7 +18,7 @@ __all__ = ["FIRST", "NEWEST", "environment", "prepare", "setup_of"]
 ENTRIES = ROOT / "baselines" / "Linux-CPython-3.11-64bit"
 FIRST = ENTRIES / "0001_peft-0.21.2.json"
 TIMED = ENTRIES / "0002_peft-0.21.2.json"
-NEWEST = ENTRIES / "0030_peft-0.21.2.json"
+NEWEST = ENTRIES / "0039_peft-0.21.2.json"
 OLD_PEFT = ENTRIES / "0007_peft-0.14.0.json"
 
 

@@ -24,8 +24,8 @@ class Part(NamedTuple):
 
 
 PARTS: Final = (
-    Part("peft_regress/, Python", ("peft_regress/**/*.py",), "lines", 35_325),
-    Part("modules there", ("peft_regress/**/*.py",), "files", 219),
+    Part("peft_regress/, Python", ("peft_regress/**/*.py",), "lines", 36_426),
+    Part("modules there", ("peft_regress/**/*.py",), "files", 221),
     Part("fuzz/peft_fuzz/", ("fuzz/peft_fuzz/**/*.py",), "lines", 9_376),
     Part(
         "JavaScript and CSS of the page",
@@ -33,8 +33,8 @@ PARTS: Final = (
         "lines",
         3_005,
     ),
-    Part("tests, both", ("tests/**/*.py", "fuzz/tests/**/*.py"), "lines", 41_695),
-    Part("tools, both", ("tools/**/*.py", "fuzz/tools/**/*.py"), "lines", 7_645),
+    Part("tests, both", ("tests/**/*.py", "fuzz/tests/**/*.py"), "lines", 42_175),
+    Part("tools, both", ("tools/**/*.py", "fuzz/tools/**/*.py"), "lines", 7_672),
 )
 
 

@@ -215,7 +215,7 @@ ADDED = "result = result + lora_B(lora_A(dropout(x))) * scaling"
 EDITS = {
     "_ConvNd.forward": (LAYER, -1, ADDED, f"{ADDED} + 0 * lora_B(lora_A(x))", "forward_flops"),
     "LoraLayer.reset_lora_parameters": (
-        LAYER, 0, "nn.init.zeros_(self.lora_B", "nn.init.ones_(self.lora_B", "first_losses"
+        LAYER, 1, "nn.init.zeros_(self.lora_B", "nn.init.ones_(self.lora_B", "first_losses"
     ),
     "_ConvNd.get_delta_weight": (
         LAYER, 0, "self.conv_fn(weight_A.transpose(0, 1), weight_B)",
