@@ -100,7 +100,7 @@ RULES = (
     Rule(pattern=r"peft-regress sources --check", how="here"),
     # Releases: two live searches, one live upgrade. The others replay.
     Rule(
-        pattern=r"peft-regress bisect peft --good 0\.1[04]\.0 .*/dora-r4/(shufflenet.*|.* --metric .*)",
+        pattern=r"peft-regress bisect peft --good 0\.1[04]\.0 .*/dora-r4/.*(v2_x0_5|_flops)",
         how="live",
     ),
     Rule(
