@@ -14,7 +14,7 @@ from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from importlib.util import spec_from_file_location
 from pathlib import Path
 from types import CodeType, FrameType, ModuleType
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import msgspec
 
@@ -46,14 +46,11 @@ class Mixture(msgspec.Struct, frozen=True, kw_only=True):
     units: list[Unit] = []
     """What is the other release's."""
     traced: str = ""
-    """The file that gets what ran, `Ran`; '' for none."""
+    """The file that gets what ran, `Calls`; '' for none."""
 
 
-class Ran(msgspec.Struct, frozen=True):
-    """What ran of a package."""
-
-    calls: dict[str, dict[str, int]]
-    """How often each function was called, by file; a file that was only imported has none."""
+Calls: TypeAlias = dict[str, dict[str, int]]
+"""How often each function was called, by file; a file that was only imported has none."""
 
 
 @contextlib.contextmanager
@@ -92,9 +89,9 @@ def mixture_of_environment() -> Iterator[None]:
         yield
 
 
-def _ran(mixture: Mixture, calls: Counter[CodeType]) -> Ran:
+def _ran(mixture: Mixture, calls: Counter[CodeType]) -> Calls:
     files = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
-    found: dict[str, dict[str, int]] = {
+    found: Calls = {
         name: {} for file in files if file and (name := _below(file, mixture.folder, mixture))
     }
     for code, count in calls.items():
@@ -103,7 +100,7 @@ def _ran(mixture: Mixture, calls: Counter[CodeType]) -> Ran:
             function = code.co_qualname.partition(".<locals>")[0]
             of_file = found.setdefault(name, {})
             of_file[function] = of_file.get(function, 0) + count
-    return Ran(found)
+    return found
 
 
 def _below(file: str, folder: str, mixture: Mixture) -> str | None:

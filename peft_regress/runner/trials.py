@@ -20,7 +20,7 @@ import msgspec
 from msgspec import UNSET
 
 from peft_regress.files import encoded
-from peft_regress.mixing.mixture import VARIABLE, Mixture, Ran, mixture_in_use
+from peft_regress.mixing.mixture import VARIABLE, Calls, Mixture, mixture_in_use
 from peft_regress.runner.measurer import CaseRequest, Measurer
 from peft_regress.runs.schema import Failure, Record, canonical_digest
 
@@ -39,9 +39,7 @@ class Located(msgspec.Struct, frozen=True):
     """Where an environment has a distribution."""
 
     modules: dict[str, str]
-    """The folder that holds each top-level module."""
-    files: list[str]
-    """Its Python files, relative to that folder."""
+    """The folder that holds each top-level module in Python."""
 
 
 class Trial(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,8 +58,8 @@ class Tried(msgspec.Struct, frozen=True, kw_only=True):
 
     values: dict[str, Value] = {}
     """Metrics, invariants, `status`, `trained` and `inputs`."""
-    ran: dict[str, dict[str, int]] = {}
-    """As `Ran` has it; of a traced trial."""
+    ran: Calls = {}
+    """Of a traced trial."""
     loaded: list[str] = []
     """Modules that were imported, without those of the package."""
     problem: str = ""
@@ -73,17 +71,15 @@ def located(request: Named) -> Located:
     found = importlib.metadata.distribution(request.distribution)
     tops = {Path(str(path)).parts[0] for path in found.files or () if path.suffix == ".py"}
     names = {top.removesuffix(".py") for top in tops} | {request.distribution.replace("-", "_")}
-    modules, files = {}, []
-    for name in sorted(names):
-        spec = find_spec(name) if name.isidentifier() else None
-        if spec is None or not (spec.origin or "").endswith(".py"):
-            continue
-        origin = Path(spec.origin or "")
-        folder = origin.parent.parent if spec.submodule_search_locations else origin.parent
-        below = origin.parent.rglob("*.py") if spec.submodule_search_locations else [origin]
-        modules[name] = str(folder)
-        files += [str(path.relative_to(folder)) for path in below]
-    return Located(modules, sorted(files))
+    specs = {name: find_spec(name) for name in sorted(names) if name.isidentifier()}
+    origins = {name: Path(spec.origin or "") for name, spec in specs.items() if spec}
+    return Located(
+        {
+            name: str(origin.parent.parent if origin.stem == "__init__" else origin.parent)
+            for name, origin in origins.items()
+            if origin.suffix == ".py"
+        }
+    )
 
 
 def tried(trial: Trial) -> Tried:
@@ -149,12 +145,10 @@ def _measured(trial: Trial) -> Tried:
         os.environ[VARIABLE] = str(handed)
         with mixture_in_use(mixture):
             record = Measurer().tried(trial.request, in_full=trial.in_full)
-        ran = Ran({})
-        if mixture.traced:
-            ran = msgspec.json.decode(Path(traced).read_bytes(), type=Ran)
+        ran = msgspec.json.decode(Path(traced).read_bytes()) if mixture.traced else {}
         tops = {*mixture.modules, "peft_regress", "__main__"}
         loaded = [name for name in sys.modules if name.partition(".")[0] not in tops]
-        return Tried(values=values_of(record), ran=ran.calls, loaded=loaded)
+        return Tried(values=values_of(record), ran=ran, loaded=loaded)
 
 
 def values_of(record: Record) -> dict[str, Value]:

@@ -18,7 +18,7 @@ from peft_regress.cases import Case
 from peft_regress.errors import InputError
 from peft_regress.gate.findings import Finding
 from peft_regress.gate.verdicts import Observation
-from peft_regress.mixing.mixture import Mixture, Unit
+from peft_regress.mixing.mixture import Calls, Mixture, Unit
 from peft_regress.mixing.units import Module, changed_units
 from peft_regress.runner.measurer import CaseRequest
 from peft_regress.runner.measuring import MeasuringSetup
@@ -200,7 +200,7 @@ class _Search:
         for seat, environment in zip(self.seats, self.environments, strict=True):
             worker = seat.worker(environment)
             self.located.append(worker.ask(LOCATED, Named(self.package), Located))
-        if not all(one.files for one in self.located):
+        if not all(one.modules for one in self.located):
             return "it is compiled: it has no Python files"
         ran = self._traced()
         if not ran:
@@ -220,7 +220,7 @@ class _Search:
         self.units = sorted(calls, key=lambda unit: (-most[unit.file], unit.file, -calls[unit]))
         return "" if self.units else "nothing that ran changed in its Python files"
 
-    def _traced(self) -> list[dict[str, dict[str, int]]]:
+    def _traced(self) -> list[Calls]:
         """Run both sides as they are, in full if the first steps do not show the finding."""
         for self.in_full in (False, True):
             if self.in_full and not self.request.trains:
@@ -255,7 +255,7 @@ class _Search:
         if texts[0] != texts[1]:
             self.sources[name] = (Module(texts[0]), Module(texts[1]))
 
-    def _calls(self, unit: Unit, ran: Sequence[Mapping[str, Mapping[str, int]]]) -> int | None:
+    def _calls(self, unit: Unit, ran: Sequence[Calls]) -> int | None:
         """Return how often a unit ran on both sides, None for never; what is no function: 0."""
         function = unit.name.partition("(")[0]
         places = [module.places.get(function) for module in self.sources[unit.file]]
