@@ -6,11 +6,11 @@ from pathlib import Path
 from builders import LORA, make_record
 
 
-def test_list_prints_the_100_pairings_once(command):
+def test_list_prints_the_102_pairings_once(command):
     code, out, _ = command("list")
     assert code == 0
     ids = out.splitlines()
-    assert len(ids) == len(set(ids)) == 4 * (2 * (3 + 3 * 3) + 1)
+    assert len(ids) == len(set(ids)) == 4 * (2 * (3 + 3 * 3) + 1) + 2
     assert {"shift/lora-r4/resnet18", "unseen/bn_head/mobilenet_v2"} <= {*ids}
     code, out, _ = command("list", "--format", "json", "--cases", "shift/*-r4/resnet18")
     assert code == 0
@@ -21,7 +21,7 @@ def test_list_prints_the_100_pairings_once(command):
         "architecture": "resnet18",
         "rank": 4,
     } in json.loads(out)
-    assert len(json.loads(out)) == 4
+    assert len(json.loads(out)) == 5
     _, out, _ = command("list", "--format", "markdown", "--cases", "shift/head/resnet18")
     assert out.splitlines()[-1] == "| shift/head/resnet18 | shift | head | resnet18 |  |"
 

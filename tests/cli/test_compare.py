@@ -94,9 +94,9 @@ def counts(run):
 @pytest.mark.parametrize(
     ("made", "expected"),
     [
-        ({}, (0, {"unchanged": 100})),
-        ({"lost": [LORA]}, (3, {"missing": 1, "unchanged": 99})),
-        ({"skipped": [2]}, (3, {"missing": 25, "unchanged": 75})),
+        ({}, (0, {"unchanged": 102})),
+        ({"lost": [LORA]}, (3, {"missing": 1, "unchanged": 101})),
+        ({"skipped": [2]}, (3, {"missing": 26, "unchanged": 76})),
     ],
     ids=["all", "a case is lost", "a shard is lost"],
 )
@@ -109,7 +109,7 @@ def test_a_case_that_only_the_matrix_knows_is_missing_too(project, counts):
     """Neither the storage nor a shard holds it: `peft-regress list` does."""
     project.store(1, *(make_record(name) for name in IDS if name != LORA))
     write_shards(project.folder / "shards", cases=[case for case in CASES if case.id != LORA])
-    assert counts() == (3, {"missing": 1, "unchanged": 99})
+    assert counts() == (3, {"missing": 1, "unchanged": 101})
 
 
 def test_cases_of_other_matrices_are_not_expected_unless_asked_for(project, run, counts, storage):
@@ -120,10 +120,10 @@ def test_cases_of_other_matrices_are_not_expected_unless_asked_for(project, run,
     assert run("baselines", "shards").code == 0
     assert run("baselines", "extended.json", "--matrix", "extended").code == 0
     code, out, _ = run("baselines", "extended.json")
-    assert (code, "100 missing" in out) == (3, True)
+    assert (code, "102 missing" in out) == (3, True)
     # A stored case of no matrix is expected, too.
     project.store(3, make_record("own/method/network"))
-    assert counts() == (3, {"missing": 1, "unchanged": 100})
+    assert counts() == (3, {"missing": 1, "unchanged": 102})
 
 
 def test_changes_that_add_up_over_entries_are_drift(project, run, storage):
@@ -270,7 +270,7 @@ def test_the_union_is_saved_even_if_it_is_incomplete_and_there_is_no_baseline(pr
     old.mkdir(parents=True)
     assert run("baselines", "shards", "--save", "run.json").code == 2
     union = project.saved()
-    assert (len(union.cases), union.selection.complete) == (75, False)
+    assert (len(union.cases), union.selection.complete) == (77, False)
     assert len(union.selection.not_selected) == 25
     # Adapters of an earlier union do not stay.
     assert not old.parent.exists()
@@ -400,7 +400,7 @@ def test_cases_judges_and_shows_some_cases_of_a_run_and_counts_the_others(projec
     one_worse, glob = ("old.json", "new.json"), "*/lora-*/resnet18"
     code, out, _ = run(*one_worse, "--cases", glob)
     assert code == 1
-    assert out.endswith(f"REGRESSED (1 regressed, 6 unchanged) in {glob}; not judged: 93 cases\n")
+    assert out.endswith(f"REGRESSED (1 regressed, 7 unchanged) in {glob}; not judged: 94 cases\n")
     # What nobody sees must not be accepted.
     assert "peft-regress accept" in run(*one_worse).out
     assert "accept" not in out
@@ -408,6 +408,6 @@ def test_cases_judges_and_shows_some_cases_of_a_run_and_counts_the_others(projec
     assert f"peft-regress compare old.json new.json --cases '{glob}'\n" in out
     code, out, _ = run(*one_worse, "--cases", DORA)
     assert (code, LORA in out) == (0, False)
-    assert out.endswith(f"no regression (1 unchanged) in {DORA}; not judged: 99 cases\n")
+    assert out.endswith(f"no regression (1 unchanged) in {DORA}; not judged: 101 cases\n")
     code, out, _ = run(*one_worse, "--cases", DORA, "--format", "json")
     assert (code, [case["id"] for case in json.loads(out)["cases"]]) == (0, [DORA])

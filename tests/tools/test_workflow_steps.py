@@ -201,8 +201,8 @@ def judged(sandbox, *, lost=(), metrics=None):
 @pytest.mark.parametrize(
     ("change", "code", "words"),
     [
-        ({}, 0, "no regression (100 unchanged)"),
-        ({"metrics": {**VALUES, "forward_flops": 10**10}}, 1, "REGRESSED (100 regressed)"),
+        ({}, 0, "no regression (102 unchanged)"),
+        ({"metrics": {**VALUES, "forward_flops": 10**10}}, 1, "REGRESSED (102 regressed)"),
         ({"metrics": {**VALUES, "forward_flops": 1}}, 1, "not accepted"),
         ({"lost": ["shift/lora-r4/resnet18"]}, 3, "1 missing"),
     ],
@@ -211,7 +211,7 @@ def test_a_verdict_of_any_colour_has_its_run_and_its_comment(sandbox, change, co
     ended, comment = judged(sandbox, **change)
     assert (ended.code, ended.outputs) == (code, {"saved": "true"}), ended.errors
     assert words in comment
-    assert len(read_run_file(sandbox.workspace / "run.json").run.cases) == 100 - len(
+    assert len(read_run_file(sandbox.workspace / "run.json").run.cases) == 102 - len(
         change.get("lost", ())
     )
     assert publish.main(["comment", str(sandbox.workspace / "verdict"), "--dry-run"]) == 0
