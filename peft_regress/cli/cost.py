@@ -17,7 +17,9 @@ from peft_regress.catalogue.matrix import method_at, select_cases
 from peft_regress.cli import options
 from peft_regress.errors import InputError
 from peft_regress.imports import current_folder_first
+from peft_regress.metrics import Metric
 from peft_regress.project.project import current_project
+from peft_regress.report.document import Section
 from peft_regress.report.results import cost_section
 from peft_regress.report.terminal import say
 
@@ -87,9 +89,8 @@ def command(model: str | None, output: str, **settings: Any) -> None:
         raise InputError("--input is of a model of your own: name it by --model MODULE:NAME")
     architecture, method = settings.pop("architecture"), settings.pop("method")
     if architecture is None or method is None:
-        raise click.UsageError(
-            "Name --architecture and --method, or --model in place of both, or --cases."
-        )
+        problem = "Name --architecture and --method, or --model in place of both, or --cases."
+        raise click.UsageError(problem)
     method_at(method, settings["rank"])
     registry.get("architecture", architecture)
     names = Adaptation(method=method, architecture=architecture, rank=settings.pop("rank"))
@@ -102,20 +103,13 @@ def _show_adaptation(adaptation: Adaptation, settings: dict[str, Any], output: s
     chosen = CostSettings(**settings)
     with _warnings_as_lines():
         cost = adaptation_cost(adaptation, chosen)
-    metrics = metrics_of({"": cost})
-    encoded = {
-        "case": dataclasses.asdict(adaptation),
-        "settings": dataclasses.asdict(chosen),
-        "metrics": msgspec.to_builtins(dict(metrics)),
-        "spared": _encoded(cost.step),
-    }
+    stated = {"case": dataclasses.asdict(adaptation), "settings": dataclasses.asdict(chosen)}
     rank = "" if adaptation.rank is None else f" r={adaptation.rank}"
     ranked = f"{adaptation.architecture}, {adaptation.method}{rank}"
     image = f"{chosen.batch}x3x{chosen.resolution}x{chosen.resolution}"
     on = f"one training step on {image}, {chosen.classes} classes"
-    options.print_result(
-        output, encoded, [cost_section(f"{ranked}, {on}", metrics, cost.step.spared_at_peak)]
-    )
+    encoded, section = _made(f"{ranked}, {on}", metrics_of({"": cost}), cost.step)
+    options.print_result(output, {**stated, **encoded}, [section])
 
 
 def _show_cases(pattern: str, output: str, *, matrix: str) -> None:
@@ -130,10 +124,10 @@ def _show_cases(pattern: str, output: str, *, matrix: str) -> None:
         found = {recipe.case.id: costs_of(recipe, profiles) for recipe in recipes}
     encoded, sections = [], []
     for name, costs in found.items():
-        step, metrics = costs[""].step, metrics_of(costs)
+        step = costs[""].step
         title = f"{name}, one training step of its own ({step.tensors})"
-        sections.append(cost_section(title, metrics, step.spared_at_peak))
-        built = {"metrics": msgspec.to_builtins(metrics), "spared": _encoded(step)}
+        built, section = _made(title, metrics_of(costs), step)
+        sections.append(section)
         encoded.append({"id": name, "tensors": step.tensors, **built})
     options.print_result(output, {"cases": encoded}, sections)
 
@@ -144,17 +138,16 @@ def _show_model(path: str, inputs: tuple[str, ...], output: str) -> None:
     with current_folder_first(), _warnings_as_lines():
         cost = price_typed(path, inputs)
     settings = {"inputs": list(inputs), "tensors": cost.step.tensors}
-    metrics = msgspec.to_builtins(cost.metrics)
-    spared = _encoded(cost.step)
-    encoded = {"model": path, "settings": settings, "metrics": metrics, "spared": spared}
     on = f"{' and '.join(inputs) or 'no input'} ({cost.step.tensors})"
-    title = f"{path}, one training step on {on}"
-    section = cost_section(title, cost.metrics, cost.step.spared_at_peak)
-    options.print_result(output, encoded, [section])
+    encoded, section = _made(f"{path}, one training step on {on}", cost.metrics, cost.step)
+    options.print_result(output, {"model": path, "settings": settings, **encoded}, [section])
 
 
-def _encoded(step: StepCost) -> list[dict[str, Any]]:
-    return [site._asdict() for site in step.spared_at_peak]
+def _made(title: str, metrics: dict[str, Metric], step: StepCost) -> tuple[dict[str, Any], Section]:
+    """Return the metrics, and what of the peak no gradient needs, as JSON and as a section."""
+    spared = [site._asdict() for site in step.spared_at_peak]
+    encoded = {"metrics": msgspec.to_builtins(metrics), "spared": spared}
+    return encoded, cost_section(title, metrics, step.spared_at_peak)
 
 
 @contextmanager
