@@ -118,12 +118,9 @@ def are_rounding(old: Record, new: Record) -> bool:
 def completed(record: Record, trained: Record) -> Record:
     """Return a repeating record with the scores of the record that it repeats."""
     missing = {name: one for name, one in trained.metrics.items() if lacks_seeds(record, name)}
-    return msgspec.structs.replace(
-        record,
-        metrics={**record.metrics, **missing},
-        nearby_losses=trained.nearby_losses,
-        referee=trained.referee if record.referee is UNSET else record.referee,
-    )
+    metrics, nearby = {**record.metrics, **missing}, trained.nearby_losses
+    referee = trained.referee if record.referee is UNSET else record.referee
+    return msgspec.structs.replace(record, metrics=metrics, nearby_losses=nearby, referee=referee)
 
 
 def curve_findings(old: Observation, new: Observation) -> Iterator[Reason | Remark]:

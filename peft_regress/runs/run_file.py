@@ -213,11 +213,9 @@ def _parse(path: Path) -> tuple[dict[str, Any], msgspec.Raw]:
         head = msgspec.json.decode(ours, type=dict[str, msgspec.Raw])
         version = msgspec.json.decode(head.get("schema_version", b"null"))
     except (ValueError, RecursionError) as error:
-        raise RunFileError(
-            path,
-            "has no object 'peft_regress', so it is not a run file of this tool",
-            "A plain pytest-benchmark file cannot be gated; use `--regress-save PATH`.",
-        ) from error
+        problem = "has no object 'peft_regress', so it is not a run file of this tool"
+        remedy = "A plain pytest-benchmark file cannot be gated; use `--regress-save PATH`."
+        raise RunFileError(path, problem, remedy) from error
     for key, kind in (("benchmarks", list), ("machine_info", dict)):
         if not isinstance(document.get(key, kind()), kind):
             raise RunFileError(path, f"{key!r} is not a {kind.__name__}", _restore(path))
@@ -256,11 +254,9 @@ def _check(path: Path, ours: msgspec.Raw, *, ledgers: bool) -> Run:
         raise RunFileError(path, str(error), restore) from error
     if run.content_digest != digest:
         found = clean(run.content_digest) or "absent"
-        raise RunFileError(
-            path,
-            f"was altered after it was written (content_digest {found}, content {digest})",
-            f"Only `peft-regress accept` may change numbers. {restore}",
-        )
+        problem = f"was altered after it was written (content_digest {found}, content {digest})"
+        remedy = f"Only `peft-regress accept` may change numbers. {restore}"
+        raise RunFileError(path, problem, remedy)
     return whole if ledgers else bare
 
 
