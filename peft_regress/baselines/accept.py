@@ -76,9 +76,8 @@ def accept_run(  # noqa: PLR0913  (each is one fact of the entry)
     was = made.run.accepted
     reason = was.reason if was and reason is None else reason or ""
     if not reason.strip():
-        raise InputError(
-            "a baseline needs a reason: --reason TEXT says why the new numbers are right"
-        )
+        problem = "a baseline needs a reason: --reason TEXT says why the new numbers are right"
+        raise InputError(problem)
     if not reason.isprintable():
         raise InputError(f"--reason {reason!a}: write plain text on one line")
     if not made.run.cases:

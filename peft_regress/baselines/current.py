@@ -77,11 +77,9 @@ class Contents:
             self.judges.pop(name, None)
         for name, new in observations_of(entry.run, entry.path.stem).items():
             old = self.judges.get(name)
-            origins = next_origins(
-                {} if old is None else old.drift_origins,
-                None if old is None else (old.run_name, old.record),
-                (new.run_name, new.record),
-            )
+            before = None if old is None else (old.run_name, old.record)
+            older = {} if old is None else old.drift_origins
+            origins = next_origins(older, before, (new.run_name, new.record))
             self.judges[name] = dataclasses.replace(new, drift_origins=origins)
         by = Confirmation(entry=entry.path.stem, environment=entry.run.environment)
         for name in accepted.repeats:

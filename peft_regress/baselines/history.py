@@ -205,9 +205,8 @@ def select_moves(entries: Sequence[Entry], *, case: str = "*", metric: str = "*"
     }
     if not any(metrics.values()):
         names = ", ".join(map(clean, dict.fromkeys(one for some in known.values() for one in some)))
-        raise AbsentError(
-            f"--metric {metric!r} matches none of the metrics of these cases: {names}"
-        )
+        problem = f"--metric {metric!r} matches none of the metrics of these cases: {names}"
+        raise AbsentError(problem)
     moved = [
         move
         for name, records in cases.items()

@@ -39,9 +39,8 @@ class Named(NamedTuple):
     def of_one_run(self) -> Path:
         """Return the path of the one run. Raises `InputError` for a storage."""
         if self.is_storage:
-            raise InputError(
-                f"{self.name}: is a baseline storage. Name a run file or one entry of it."
-            )
+            problem = f"{self.name}: is a baseline storage. Name a run file or one entry of it."
+            raise InputError(problem)
         return self.path
 
     def observations(self) -> dict[str, Observation]:

@@ -189,9 +189,8 @@ def read_checked(folder: Path) -> StoredAdapter:
             path.name: _sha256(read_bytes(path)) for path in folder.iterdir() if path != manifest
         }
     except OSError as error:
-        raise InputError(
-            f"{error.filename or manifest}: cannot be read ({error.strerror}). {remedy}"
-        ) from error
+        message = f"{error.filename or manifest}: cannot be read ({error.strerror}). {remedy}"
+        raise InputError(message) from error
     except (ValueError, RecursionError) as error:  # also for an invalid byte
         problem = f"is not a manifest of a stored adapter ({in_words(str(error))})"
         raise InputError(f"{manifest}: {problem}. {remedy}") from error

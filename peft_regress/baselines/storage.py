@@ -49,17 +49,13 @@ def baseline_files(root: Path) -> list[Path]:
             for path in folder.iterdir()
         ]
     except OSError as error:
-        raise InputError(
-            f"{error.filename}: cannot be read ({error.strerror}). Check its permissions."
-        ) from error
+        problem = f"{error.filename}: cannot be read ({error.strerror}). Check its permissions."
+        raise InputError(problem) from error
     entries = [path for path in found if path.suffix == ".json" and not path.name.startswith(".")]
     for path in entries:
         if not _ENTRY_NAME.match(path.name):
-            raise RunFileError(
-                path,
-                "is no entry: the name of an entry is <machine id>/NNNN_<name>.json",
-                "Rename it, or move it out of the baselines.",
-            )
+            problem = "is no entry: the name of an entry is <machine id>/NNNN_<name>.json"
+            raise RunFileError(path, problem, "Rename it, or move it out of the baselines.")
     return sorted(entries, key=lambda path: (entry_number(path), path.as_posix()))
 
 
@@ -84,11 +80,8 @@ def read_entries_of(paths: Iterable[Path], *, ledgers: bool = False) -> Iterator
     for path in paths:
         entry = read_run_file(path, ledgers=ledgers)
         if entry.run.accepted is None:
-            raise RunFileError(
-                path,
-                "is among the baselines but was never accepted",
-                f"Move it away and type `peft-regress accept {path.name} --reason TEXT`.",
-            )
+            remedy = f"Move it away and type `peft-regress accept {path.name} --reason TEXT`."
+            raise RunFileError(path, "is among the baselines but was never accepted", remedy)
         yield entry
 
 

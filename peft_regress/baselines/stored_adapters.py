@@ -12,15 +12,13 @@ from typing import NamedTuple
 
 import msgspec
 
+from peft_regress.baselines import run_adapters
 from peft_regress.baselines.current import Contents, read_contents
 from peft_regress.baselines.run_adapters import (
     MANIFEST,
     StoredAdapter,
-    is_of,
     kept_beside,
     manifest_content,
-    read_checked,
-    write_adapter,
 )
 from peft_regress.baselines.storage import adapter_folder, newest_file
 from peft_regress.cases import Case
@@ -72,7 +70,7 @@ def choose_adapters(run: Run, source: Path, root: Path, contents: Contents) -> C
     before = {slot: _read_named(root, digest) for slot, digest in named.items()}
     choice = Choice({}, {})
     for slot, older in before.items():
-        if is_of(run, older.stored):
+        if run_adapters.is_of(run, older.stored):
             loads = run.cases[older.stored.case].invariants.get("stored_adapter_loads")
             if loads or slot not in kept:
                 choice.older[slot] = older
@@ -91,8 +89,8 @@ def _preference(case: str | None, adapter: NamedAdapter) -> tuple[bool, int, str
 def _kept_by(run: Run, source: Path) -> Iterator[NamedAdapter]:
     """Yield the adapters beside a run."""
     for folder in sorted(one for beside in kept_beside(source) for one in beside.iterdir()):
-        kept = read_checked(folder)
-        if not is_of(run, kept):
+        kept = run_adapters.read_checked(folder)
+        if not run_adapters.is_of(run, kept):
             raise InputError(f"{folder}: comes from {kept.case} in another run. Remove the folder.")
         stored = msgspec.structs.replace(kept, packages=run.environment)
         yield NamedAdapter(digest_of(manifest_content(stored)), folder, stored)
@@ -103,7 +101,7 @@ def _named_by(entry: Run, source: Path) -> Iterator[NamedAdapter]:
     assert entry.accepted is not None  # noqa: S101  (an entry)
     for digest in entry.accepted.adapters.values():
         adapter = _read_named(source.parent.parent, digest)
-        if is_of(entry, adapter.stored):
+        if run_adapters.is_of(entry, adapter.stored):
             yield adapter
 
 
@@ -131,7 +129,7 @@ def _contents(root: Path, _newest: bytes) -> Contents:
 def _read_named(root: Path, digest: str) -> NamedAdapter:
     """Read an adapter; its folder has the manifest's digest as its name."""
     folder = adapter_folder(root, digest)
-    stored = read_checked(folder)
+    stored = run_adapters.read_checked(folder)
     found = digest_of(read_bytes(folder / MANIFEST))
     if found != digest:
         raise InputError(
@@ -146,4 +144,4 @@ def store_adapter(root: Path, adapter: NamedAdapter) -> None:
     target = adapter_folder(root, adapter.digest)
     if not (target / MANIFEST).exists():
         files = {name: read_bytes(adapter.folder / name) for name in adapter.stored.files}
-        write_adapter(target, {**files, MANIFEST: manifest_content(adapter.stored)})
+        run_adapters.write_adapter(target, {**files, MANIFEST: manifest_content(adapter.stored)})

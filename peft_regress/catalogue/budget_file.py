@@ -57,9 +57,8 @@ def _rows(group: Any, names: list[str], where: str) -> Iterator[tuple[str, Mappi
         except InputError as error:
             raise InputError(f"{at}: {error}") from None
         if not any(fnmatchcase(name, glob) for name in names):
-            raise InputError(
-                f"{at}: no case has such an id; `peft-regress list` prints those there are"
-            )
+            problem = f"{at}: no case has such an id; `peft-regress list` prints those there are"
+            raise InputError(problem)
         yield glob, limits
 
 

@@ -97,9 +97,8 @@ def command(  # noqa: PLR0913  (arguments and options)
             "name the model that the adapter is for: --base pkg.mod:callable, or --base resnet18"
         )
     if inputs is not None and shape is not None:
-        raise click.UsageError(
-            "--inputs and --shape exclude each other: both say what the model gets"
-        )
+        problem = "--inputs and --shape exclude each other: both say what the model gets"
+        raise click.UsageError(problem)
     project = current_project().settings
     folder, pip = str(project.folder.absolute()), replace(project.pip, replace_torch=replace_torch)
     model = BaseModel(name=base, inputs=inputs, shape=shape, folder=folder)

@@ -83,9 +83,8 @@ def _check_is_new(folder: Path) -> None:
         raise InputError(f"{file}: has [tool.peft_regress] already; add your cases there")
     present = [name for name in _SUITE if (folder / name).exists()]
     if present:
-        raise InputError(
-            f"{', '.join(present)}: there already, and init overwrites nothing; move it first"
-        )
+        problem = f"{', '.join(present)}: there already, and init overwrites nothing; move it first"
+        raise InputError(problem)
 
 
 def _joined(before: str, table: str) -> str:

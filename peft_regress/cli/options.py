@@ -188,9 +188,8 @@ def opened_pool(
     if on == "local":
         return contextlib.nullcontext()
     if find_spec("distributed") is None:
-        raise InputError(
-            "--on needs Dask, which is not installed: pip install 'distributed>=2025.3'"
-        )
+        problem = "--on needs Dask, which is not installed: pip install 'distributed>=2025.3'"
+        raise InputError(problem)
     # `--help` does not wait for Dask.
     from peft_regress.workers.cluster import opened_cluster
 

@@ -17,23 +17,8 @@ from peft_regress.cost.refusals import NeedsValuesError, NothingToTrainError, Un
 from peft_regress.cost.step_cost import ByteSite, FlopSite, Loss, StepCost, Tensors
 
 __all__ = [
-    "ByteSite",
-    "Call",
-    "FlopSite",
-    "InferenceCost",
-    "Loss",
-    "NeedsValuesError",
-    "NothingToTrainError",
-    "RandomTensor",
-    "StepCost",
-    "Tensors",
-    "TrainingCost",
-    "UncountedOperatorError",
-    "UnprofilableModelError",
-    "call_model",
-    "profile_inference",
-    "profile_step",
-    "profile_training_step",
-    "register_flop_formula",
-    "training_cost",
-]
+    "ByteSite", "Call", "FlopSite", "InferenceCost", "Loss", "NeedsValuesError",
+    "NothingToTrainError", "RandomTensor", "StepCost", "Tensors", "TrainingCost",
+    "UncountedOperatorError", "UnprofilableModelError", "call_model", "profile_inference",
+    "profile_step", "profile_training_step", "register_flop_formula", "training_cost",
+]  # fmt: skip

@@ -254,11 +254,7 @@ def _lu_solve(factors: Tensor, *_args: Any, out: Tensor, **_: Any) -> int:
 
 @_products(aten.linalg_solve_triangular)
 def _triangular_solve(
-    matrix: Tensor,
-    *_args: Any,
-    unitriangular: bool = False,
-    out: Tensor,
-    **_: Any,
+    matrix: Tensor, *_args: Any, unitriangular: bool = False, out: Tensor, **_: Any
 ) -> int:
     n = matrix.shape[-1]
     return out.numel() * (n - 1 if unitriangular else n)

@@ -40,9 +40,8 @@ def check_objective(objective: object, model: nn.Module) -> None:
         found = tuple(objective.shape) if isinstance(objective, Tensor) else type(objective)
         raise InputError(f"the loss of {owner} must be a scalar tensor, not {found}")
     if not objective.requires_grad:
-        raise NothingToTrainError(
-            f"nothing to train: the loss of {owner} depends on no trainable parameter."
-        )
+        problem = f"nothing to train: the loss of {owner} depends on no trainable parameter."
+        raise NothingToTrainError(problem)
 
 
 # torch has no error class for these. They occur if Python code asks a fake tensor for its memory,

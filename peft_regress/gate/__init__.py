@@ -15,17 +15,6 @@ from peft_regress.gate.verdicts import (
 )
 
 __all__ = [
-    "FAILING",
-    "INCOMPLETE",
-    "UNACCEPTED",
-    "VERDICTS",
-    "CaseVerdict",
-    "Comparison",
-    "Invocation",
-    "Observation",
-    "Reason",
-    "Verdict",
-    "judge",
-    "judge_case",
-    "observations_of",
-]
+    "FAILING", "INCOMPLETE", "UNACCEPTED", "VERDICTS", "CaseVerdict", "Comparison", "Invocation",
+    "Observation", "Reason", "Verdict", "judge", "judge_case", "observations_of",
+]  # fmt: skip

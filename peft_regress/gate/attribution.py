@@ -170,11 +170,9 @@ def _breakdown(
         for module, what in before.keys() | after.keys()
     ]
     rows.sort(key=lambda row: (-abs(row.change), row.module, row.what))
-    layers = _layers(
-        rows,
-        {row.module for row in rows}.union(*modules.values()),
-        of_matrix_work=metric.removesuffix(metrics.BATCH_SUFFIX) in ledger.MATRIX_WORK,
-    )
+    names = {row.module for row in rows}.union(*modules.values())
+    is_work = metric.removesuffix(metrics.BATCH_SUFFIX) in ledger.MATRIX_WORK
+    layers = _layers(rows, names, of_matrix_work=is_work)
     values = [record.value_of(metric) or 0 for record in records.values()]
     return Breakdown(
         by=by,

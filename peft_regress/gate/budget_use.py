@@ -13,7 +13,7 @@ import msgspec
 from msgspec import UNSET
 
 from peft_regress.gate.changes import is_absolute, relative
-from peft_regress.gate.verdicts import BudgetUse, Observation, Reason, Remark
+from peft_regress.gate.verdicts import BudgetUse, Observation, Reason, ReasonKind, Remark, Verdict
 from peft_regress.metrics import BATCH_SUFFIX, METRICS, MetricSpec
 from peft_regress.project.budgets import SHARES, Budget
 from peft_regress.project.devices import DeviceClass, Runtime, room, runtime_of
@@ -130,17 +130,7 @@ def budget_findings(
         before = {use.name: use.value for use in budget_of(under_new, devices, others.old)}
     for use in uses:
         if use.is_over:
-            was = before.get(use.name)
-            yield Reason(
-                kind="budget",
-                subject=use.name,
-                old=was,
-                new=use.value,
-                relative_change=_change(was, use),
-                verdict="over_budget",
-                spec=use.spec,
-                limit=use.limit,
-            )
+            yield _over("budget", "over_budget", use, before.get(use.name))
     limits = {use.part: use for use in uses}
     for use in limits.values():
         if use.over_by is None:
@@ -153,12 +143,22 @@ def budget_findings(
             yield Remark(kind="looser budget", subject=name, old=was, new=now, spec=spec)
 
 
-def _change(was: float | None, use: BudgetUse) -> float | None:
-    """Return the change of a used part: of a fraction or a score the difference."""
-    if was is None or use.value is None:
-        return None
-    change = use.value - was
-    return change if is_absolute(use.spec) else relative(change, abs(was))
+def _over(kind: ReasonKind, verdict: Verdict, use: BudgetUse, was: float | None) -> Reason:
+    """Return that a value is beyond its limit; of a fraction or a score the change is absolute."""
+    change = None
+    if was is not None and use.value is not None:
+        change = use.value - was
+        change = change if is_absolute(use.spec) else relative(change, abs(was))
+    return Reason(
+        kind=kind,
+        subject=use.name,
+        old=was,
+        new=use.value,
+        relative_change=change,
+        verdict=verdict,
+        spec=use.spec,
+        limit=use.limit,
+    )
 
 
 def needs_of(record: Record, suffix: str = "") -> dict[str, float | None]:
@@ -208,13 +208,5 @@ def lost_fits(old: Record, new: Record, devices: Iterable[DeviceClass]) -> Itera
         for need in before if fits(old, device) else ():
             was, now, limit = before[need], after[need], _limit(new, device, need)
             if _fits(now, limit) is False and was is not None is not now:
-                yield Reason(
-                    kind="fits",
-                    subject=device.name,
-                    old=was,
-                    new=now,
-                    relative_change=relative(now - was, was),
-                    verdict="regressed",
-                    spec=_BYTES,
-                    limit=limit,
-                )
+                use = BudgetUse(name=device.name, value=now, limit=limit, spec=_BYTES)
+                yield _over("fits", "regressed", use, was)

@@ -15,22 +15,13 @@ from typing import Final, Literal, NamedTuple
 import msgspec
 from msgspec import UNSET
 
+from peft_regress import metrics
 from peft_regress.gate.inputs import OF_INPUTS, telling_difference
 from peft_regress.gate.policy import DEFAULT_POLICY, bounds_on, floor_of, rounding_of
 from peft_regress.gate.referees import referee_of
 from peft_regress.gate.repeats import are_rounding, lacks_seeds
 from peft_regress.gate.verdicts import Change, Observation, Obstacle, Origin, Reason, Remark
-from peft_regress.metrics import (
-    BATCH_SUFFIX,
-    COST_METRICS,
-    EDGE_METRICS,
-    METRICS,
-    Kind,
-    Metric,
-    MetricSpec,
-    Unit,
-    metric_order,
-)
+from peft_regress.metrics import BATCH_SUFFIX, METRICS, Kind, Metric, MetricSpec, Unit, metric_order
 from peft_regress.project.budgets import Bound
 from peft_regress.runs.schema import Record
 
@@ -216,10 +207,8 @@ def _of_newest(sides: _Sides, name: str) -> Iterator[Reason | Remark]:
     has_other_torch = len({side.environment.get("torch") for side in sides[:2]}) > 1
     if old and new and old.spec != new.spec:
         # Checked before the kind excludes a metric: a side that says `info` must not hide it.
-        shown = "{0.unit}, {0.direction}, {0.kind}".format
-        yield Reason(
-            kind="metric", subject=name, old=shown(old), new=shown(new), obstacle="other meaning"
-        )
+        was, now = (f"{one.unit}, {one.direction}, {one.kind}" for one in (old, new))
+        yield Reason(kind="metric", subject=name, old=was, new=now, obstacle="other meaning")
     elif old is None and not _could_know(sides.old, name):
         yield Remark(kind="new metric", subject=name, new=either.value, spec=either.spec)
     elif is_shown_only(either) or (name.startswith(OPERATORS) and has_other_torch):
@@ -265,14 +254,8 @@ def _of_both(name: str, old: Metric, new: Metric, sides: _Sides) -> Iterator[Rea
         return
     usual = change_of(name, old, new, msgspec.structs.replace(reference, bounds=UNSET))
     if direction_of(usual, new):
-        yield Remark(
-            kind="within own bound",
-            subject=name,
-            old=usual.old,
-            new=usual.new,
-            spec=new.spec,
-            text=own.reason,
-        )
+        a, b, spec, text = usual.old, usual.new, new.spec, own.reason
+        yield Remark(kind="within own bound", subject=name, old=a, new=b, spec=spec, text=text)
 
 
 def _beyond(
@@ -310,9 +293,8 @@ def _attainable(sides: _Sides) -> Iterator[Remark]:
     for name in ("attainable_bytes", "attainable_bytes" + BATCH_SUFFIX):
         old, new = (side.record.metrics.get(name) for side in sides[:2])
         if old and new and new.value > old.value * (1 + DEFAULT_POLICY.bytes_bound):
-            yield Remark(
-                kind="attainable", subject=name, old=old.value, new=new.value, spec=new.spec
-            )
+            was, now = old.value, new.value
+            yield Remark(kind="attainable", subject=name, old=was, new=now, spec=new.spec)
 
 
 def _looser_bounds(sides: _Sides) -> Iterator[Remark]:
@@ -349,7 +331,8 @@ def _could_know(side: Observation, name: str) -> bool:
     if name == "optimizer_updates" or name in (*side.record.unseeded, *side.record.uncounted):
         return False  # it varies; older versions measured updates for some optimizers only
     # What a program costs is measured where a case asks for it, which shows in its record.
-    was_asked = name not in EDGE_METRICS or not EDGE_METRICS.keys().isdisjoint(side.record.metrics)
+    of_edge = metrics.EDGE_METRICS.keys()
+    was_asked = name not in of_edge or not of_edge.isdisjoint(side.record.metrics)
     return was_asked and name in side.known and name in METRICS
 
 
@@ -368,7 +351,7 @@ def with_share(reason: Reason, old: Record | None) -> Reason:
     if reason.kind != "metric" or reason.spec is None or reason.relative_change is None:
         return reason
     suffix = BATCH_SUFFIX if reason.subject.endswith(BATCH_SUFFIX) else ""
-    is_of_step = reason.subject.removesuffix(BATCH_SUFFIX) in COST_METRICS
+    is_of_step = reason.subject.removesuffix(BATCH_SUFFIX) in metrics.COST_METRICS
     parts = _WHOLES.get(reason.spec.unit, ()) if is_of_step else ()
     whole = sum(old.value_of(part + suffix) or 0 for part in parts) if old else 0
     old_value, new_value = reason.old, reason.new

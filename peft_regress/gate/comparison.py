@@ -6,16 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from peft_regress.gate import verdicts
 from peft_regress.gate.findings import Finding
-from peft_regress.gate.verdicts import (
-    FAILING,
-    INCOMPLETE,
-    UNACCEPTED,
-    VERDICTS,
-    CaseVerdict,
-    Observation,
-    Verdict,
-)
+from peft_regress.gate.verdicts import CaseVerdict, Verdict
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +45,8 @@ class Comparison:
     """Sorted by id."""
     findings: tuple[Finding, ...]
     """The gravest first, then those with the most cases."""
-    references: Mapping[str, Observation]
-    observed: Mapping[str, Observation]
+    references: Mapping[str, verdicts.Observation]
+    observed: Mapping[str, verdicts.Observation]
     complete: bool = True
     """Whether the run measured all that it was asked for."""
     not_judged: int = 0
@@ -77,7 +70,7 @@ class Comparison:
     def counts(self) -> dict[Verdict, int]:
         """The number of cases with each verdict that occurs."""
         counted = Counter(case.verdict for case in self.cases)
-        return {verdict: counted[verdict] for verdict in VERDICTS if counted[verdict]}
+        return {verdict: counted[verdict] for verdict in verdicts.VERDICTS if counted[verdict]}
 
     @functools.cached_property
     def repeating(self) -> frozenset[str]:
@@ -87,7 +80,7 @@ class Comparison:
     @property
     def failing_verdicts(self) -> frozenset[Verdict]:
         """The verdicts that make the exit code 1."""
-        return FAILING | UNACCEPTED if self.strict else FAILING
+        return verdicts.FAILING | verdicts.UNACCEPTED if self.strict else verdicts.FAILING
 
     @property
     def exit_code(self) -> Literal[0, 1, 3]:
@@ -97,17 +90,17 @@ class Comparison:
     @property
     def lenient_exit_code(self) -> Literal[0, 1, 3]:
         """The exit code without strictness."""
-        verdicts = self.counts.keys()
-        if verdicts & FAILING:
+        found = self.counts.keys()
+        if found & verdicts.FAILING:
             return 1
-        if verdicts & INCOMPLETE or not self.complete or not verdicts:
+        if found & verdicts.INCOMPLETE or not self.complete or not found:
             return 3
         return 0
 
     @property
     def unaccepted(self) -> tuple[CaseVerdict, ...]:
         """The cases that are better than their baseline."""
-        return tuple(case for case in self.cases if case.verdict in UNACCEPTED)
+        return tuple(case for case in self.cases if case.verdict in verdicts.UNACCEPTED)
 
     @property
     def remarked(self) -> tuple[CaseVerdict, ...]:
@@ -122,7 +115,9 @@ class Comparison:
     @property
     def red(self) -> tuple[CaseVerdict, ...]:
         """The cases whose tests fail: failing, or not compared."""
-        return tuple(case for case in self.cases if case.verdict in INCOMPLETE or self._fails(case))
+        return tuple(
+            case for case in self.cases if case.verdict in verdicts.INCOMPLETE or self._fails(case)
+        )
 
     def _fails(self, case: CaseVerdict) -> bool:
         return case.verdict in self.failing_verdicts or (self.strict and case.is_remarked)

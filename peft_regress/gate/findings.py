@@ -13,19 +13,9 @@ from typing import Final, Literal, NamedTuple
 
 from msgspec import UNSET
 
+from peft_regress.gate import verdicts
 from peft_regress.gate.attribution import explain_metric
-from peft_regress.gate.verdicts import (
-    FAILING,
-    INCOMPLETE,
-    UNACCEPTED,
-    VERDICTS,
-    CaseVerdict,
-    Observation,
-    Reason,
-    ReasonKind,
-    Verdict,
-    gravest,
-)
+from peft_regress.gate.verdicts import CaseVerdict, Observation, Reason, ReasonKind, Verdict
 from peft_regress.metrics import BATCH_SUFFIX, METRICS, Kind
 
 Strand = Literal[
@@ -83,7 +73,7 @@ class Finding:
     def verdict(self) -> Verdict:
         """The gravest verdict of its reasons; without any, its cause is the verdict."""
         found: set[str] = {reason.verdict for reason in self.reasons} or {self.cause.what}
-        return next(verdict for verdict in VERDICTS if verdict in found)
+        return next(verdict for verdict in verdicts.VERDICTS if verdict in found)
 
     @property
     def cases(self) -> tuple[str, ...]:
@@ -98,12 +88,12 @@ class Finding:
     @property
     def is_failing(self) -> bool:
         """Whether it fails the gate."""
-        return self.verdict in FAILING
+        return self.verdict in verdicts.FAILING
 
     @property
     def is_better(self) -> bool:
         """Whether it is better than the baseline."""
-        return self.verdict in UNACCEPTED
+        return self.verdict in verdicts.UNACCEPTED
 
     @property
     def first(self) -> Reason | None:
@@ -120,18 +110,18 @@ class Finding:
 
 
 def find_causes(
-    verdicts: Iterable[CaseVerdict], old: Mapping[str, Observation], new: Mapping[str, Observation]
+    cases: Iterable[CaseVerdict], old: Mapping[str, Observation], new: Mapping[str, Observation]
 ) -> tuple[Finding, ...]:
     """Return the findings behind the verdicts: the gravest first, then by what they mean."""
     groups: dict[Cause, list[Member]] = defaultdict(list)
-    for case in sorted(verdicts, key=lambda one: one.id):
+    for case in sorted(cases, key=lambda one: one.id):
         for cause, reasons in causes_of(case, old.get(case.id), new.get(case.id)):
             groups[cause].append(Member(case=case.id, reasons=reasons))
 
     def order(finding: Finding) -> tuple[object, ...]:
         first = finding.first
         # Of new cases, an invariant that is false says more than that nothing judges them.
-        unjudged = gravest(finding.verdict), math.inf, False, 0.0
+        unjudged = verdicts.gravest(finding.verdict), math.inf, False, 0.0
         order = unjudged if first is None else first.order
         return order, -len(finding.members), finding.cause[:4]
 
@@ -156,7 +146,7 @@ def sort_findings(
             (failing if fails else rest).append(replace(finding, members=tuple(members)))
     return (
         failing,
-        [finding for finding in rest if finding.verdict in INCOMPLETE],
+        [finding for finding in rest if finding.verdict in verdicts.INCOMPLETE],
         [finding for finding in rest if finding.is_better],
     )
 
@@ -168,7 +158,7 @@ def leading_reason(finding: Finding, member: Member) -> Reason:
 
     def order(reason: Reason) -> tuple[int, int, tuple[int, int, bool, float]]:
         position = -1 - by_cause.index(reason.name) if reason.name in by_cause else 0
-        return gravest(reason.verdict), position, reason.order
+        return verdicts.gravest(reason.verdict), position, reason.order
 
     return min(member.reasons, key=order)
 
@@ -241,8 +231,8 @@ def _strand_of(reason: Reason, *, is_redefined: bool) -> tuple[Strand, str]:
 def _cause(
     strand: Strand, name: str, reasons: Sequence[Reason], old: Observation | None, new: Observation
 ) -> Cause:
-    worse: bool | None = any(reason.verdict in FAILING for reason in reasons)
-    if all(reason.verdict in INCOMPLETE for reason in reasons):
+    worse: bool | None = any(reason.verdict in verdicts.FAILING for reason in reasons)
+    if all(reason.verdict in verdicts.INCOMPLETE for reason in reasons):
         worse = None
     if strand in {"budget", "fit", "inputs", "invariant", "own"}:
         return Cause(strand, name, worse)
@@ -290,7 +280,7 @@ def _cost_cause(reasons: Sequence[Reason], old: Observation, new: Observation) -
     return Cause(
         "costs",
         metric.removesuffix(BATCH_SUFFIX),
-        changed[metric].verdict in FAILING,
+        changed[metric].verdict in verdicts.FAILING,
         (new.record.case.method,) if part is None else part[:2],
         None if part is None else part[2],
     )

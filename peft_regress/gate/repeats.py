@@ -118,12 +118,9 @@ def are_rounding(old: Record, new: Record) -> bool:
 def completed(record: Record, trained: Record) -> Record:
     """Return a repeating record with the scores of the record that it repeats."""
     missing = {name: one for name, one in trained.metrics.items() if lacks_seeds(record, name)}
-    return msgspec.structs.replace(
-        record,
-        metrics={**record.metrics, **missing},
-        nearby_losses=trained.nearby_losses,
-        referee=trained.referee if record.referee is UNSET else record.referee,
-    )
+    metrics, nearby = {**record.metrics, **missing}, trained.nearby_losses
+    referee = trained.referee if record.referee is UNSET else record.referee
+    return msgspec.structs.replace(record, metrics=metrics, nearby_losses=nearby, referee=referee)
 
 
 def curve_findings(old: Observation, new: Observation) -> Iterator[Reason | Remark]:
@@ -186,19 +183,19 @@ def _refereed(
     is_start = (found.step, found.what) == (1, "loss") and found.relative <= TOLERANCE
     if telling_difference(old.record, new.record) or (new.record.is_own and is_start):
         return _by_bounds("they start from other inputs")
-    if not found.step:
-        return Reason(
-            kind="evaluation",
-            old=f"{found.what} {found.old!r} of {name}, in float64",
-            new=f"the evaluation changed: {found.what} {found.new!r} after equal losses",
-            verdict="regressed",
-        )
-    return Reason(
-        kind="curve",
-        old=f"{found.what} {found.old!r} of {name} at step {found.step}, in float64",
-        new=f"computes something else from step {found.step} on: {found.what} {found.new!r}",
-        verdict="regressed",
-    )
+    return _departed(found[:4], name, ", in float64")
+
+
+def _departed(found: tuple[int, str, float, float], name: str, how: str = "") -> Reason:
+    """Return that a training departs from that of a run, by the first fields of a `Departure`."""
+    step, what, was, now = found
+    if not step:
+        old = f"{what} {was!r} of {name}{how}"
+        new = f"the evaluation changed: {what} {now!r} after equal losses"
+        return Reason(kind="evaluation", old=old, new=new, verdict="regressed")
+    old = f"{what} {was!r} of {name} at step {step}{how}"
+    new = f"computes something else from step {step} on: {what} {now!r}"
+    return Reason(kind="curve", old=old, new=new, verdict="regressed")
 
 
 def _compared(old: Observation, new: Observation, known: Curve, curve: Curve) -> Reason | Remark:
@@ -214,12 +211,7 @@ def _compared(old: Observation, new: Observation, known: Curve, curve: Curve) ->
     elif step >= policy.curve_steps:
         was, now = pairs[step]
         if abs(now - was) > rounding * max(map(abs, known.losses[: step + 1])):
-            found = Reason(
-                kind="curve",
-                old=f"loss {was!r} of {name} at step {step + 1}",
-                new=f"computes something else from step {step + 1} on: loss {now!r}",
-                verdict="regressed",
-            )
+            found = _departed((step + 1, "loss", was, now), name)
     if found is None:
         return _by_bounds("their losses depart early, or in the last bits")
     if telling_difference(old.record, new.record):
@@ -233,10 +225,5 @@ def _evaluation_reason(known: Curve, curve: Curve, name: str, rounding: float) -
         new = curve.scores.get(metric, old)
         scale = max(abs(old), abs(known.losses[0])) if metric == "loss" else abs(old)
         if abs(new - old) > rounding * scale:
-            return Reason(
-                kind="evaluation",
-                old=f"{metric} {old!r} of {name}",
-                new=f"the evaluation changed: {metric} {new!r} after equal losses",
-                verdict="regressed",
-            )
+            return _departed((0, metric, old, new), name)
     return None

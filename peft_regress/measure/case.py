@@ -143,12 +143,8 @@ class _Measuring:
         rounds = None
         try:
             costs = case_costs(recipe, self.profiles, data)
-            in_runtime = edge_of_case(
-                recipe,
-                data,
-                optimizer_state_bytes=costs[""].step.optimizer_state_bytes,
-                runs=run_rounds is not None,
-            )
+            state, runs = costs[""].step.optimizer_state_bytes, run_rounds is not None
+            in_runtime = edge_of_case(recipe, data, optimizer_state_bytes=state, runs=runs)
             content = self._of_step(first, costs)
             if run_rounds is not None and unadapted is not None:
                 rounds = Rounds(
@@ -233,11 +229,7 @@ class _Measuring:
     def _record(self, status: Status, **content: Any) -> Measurement:
         stated: dict[str, Any] = {"error": None, "metrics": {}, "invariants": {}}
         stated |= {"ledger": schema.Ledger(), "numerics": self.recipe.adapter.numerics}
-        made = schema.Record(
-            case=self.recipe.case,
-            definition=self.definition,
-            status=status,
-            settings=settings_of(self.recipe),
-            **{**stated, **content},
-        )
+        stated |= {"settings": settings_of(self.recipe), **content}
+        case, definition = self.recipe.case, self.definition
+        made = schema.Record(case=case, definition=definition, status=status, **stated)
         return Measurement(record=made)

@@ -158,18 +158,10 @@ def profile_method(
     """
     model = adapted_model(method, architecture, settings)
     dtype = method.dtype or torch.float32
-    ran: dict[str, int] = {}
-    if running:
-        images = torch.zeros(settings.input_shape, dtype=dtype)
-        ran = _running_cost(model, images, method)
-    step = cost.profile_step(
-        model,
-        method.make_optimizer,
-        input_shape=settings.input_shape,
-        num_classes=settings.classes,
-        loss=settings.loss,
-        dtype=dtype,
-    )
+    shape, make = settings.input_shape, method.make_optimizer
+    ran = _running_cost(model, torch.zeros(shape, dtype=dtype), method) if running else {}
+    of_classes: dict[str, Any] = {"num_classes": settings.classes, "loss": settings.loss}
+    step = cost.profile_step(model, make, input_shape=shape, dtype=dtype, **of_classes)
     return _cost_report(model, step, method=method, running=ran)
 
 

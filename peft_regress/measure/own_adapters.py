@@ -76,9 +76,8 @@ class _OwnAdapter(Method):
     def make_optimizer(self, model: nn.Module) -> Optimizer:
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         if not trained:
-            raise InputError(
-                "nothing to train: no parameter of the adapted model requires a gradient"
-            )
+            problem = "nothing to train: no parameter of the adapted model requires a gradient"
+            raise InputError(problem)
         return torch.optim.AdamW(trained, foreach=False, fused=False)
 
 
@@ -101,9 +100,8 @@ class CallableAdapter(_OwnAdapter):
         seed_all(seed)
         adapted: object = self.wrap(base)
         if not isinstance(adapted, nn.Module):
-            raise InputError(
-                f"the adapter returned a {type(adapted).__name__}, not the adapted model"
-            )
+            problem = f"the adapter returned a {type(adapted).__name__}, not the adapted model"
+            raise InputError(problem)
         for head in heads:
             head.requires_grad_(requires_grad=True)
         if all(parameter.requires_grad for parameter in adapted.parameters()):

@@ -93,16 +93,11 @@ def _trained(recipe: Recipe, start: Path | None, *, share: float = 0.0) -> Refer
         watched = mode.watching(batches)
         training = recipe.train(model, optimizer, watched, seed=seed, on_step=norms.note)
         scores = recipe.objective.scores(model, test)
-    numbers = [*training.losses, *norms.gradients, *norms.updates, *scores.values()]
+    losses, gradients, updates = list(training.losses), norms.gradients, norms.updates
+    numbers = [*losses, *gradients, *updates, *scores.values()]
     if not all(map(math.isfinite, numbers)):
         raise LessPrecisionError("its numbers in float64 are not finite")
-    return Referee(
-        losses=list(training.losses),
-        gradients=norms.gradients,
-        updates=norms.updates,
-        scores=scores,
-        moved=[],
-    )
+    return Referee(losses=losses, gradients=gradients, updates=updates, scores=scores, moved=[])
 
 
 class _Norms:

@@ -82,9 +82,8 @@ def read_requirements(texts: Iterable[str], pip: Pip, *, scratch: Path) -> tuple
             wanted = _read(text, pip, scratch=into)
         other = found.setdefault(wanted.name, wanted)
         if other is not wanted:
-            raise InputError(
-                f"{wanted.name} is required twice: {other.shown!r} and {text!r}; name it once"
-            )
+            problem = f"{wanted.name} is required twice: {other.shown!r} and {text!r}; name it once"
+            raise InputError(problem)
     return tuple(found.values())
 
 

@@ -196,9 +196,8 @@ def _marked_cases(items: Iterable[pytest.Item]) -> dict[str, Case]:
         if case is None:
             continue
         if case.id in cases:
-            raise InputError(
-                f"case {case.id} is measured by two tests; the second is {item.nodeid}"
-            )
+            problem = f"case {case.id} is measured by two tests; the second is {item.nodeid}"
+            raise InputError(problem)
         cases[case.id] = case
         # A case that fails before its first timed round leaves the timer unused.
         item.add_marker(pytest.mark.filterwarnings("ignore:Benchmark fixture was not used"))

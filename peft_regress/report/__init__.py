@@ -12,18 +12,7 @@ from peft_regress.report.verdict.sections import verdict_markdown, verdict_text
 from peft_regress.report.verdict.to_json import encode_explanation, encode_verdict
 
 __all__ = [
-    "as_markdown",
-    "as_text",
-    "case_text",
-    "contents_line",
-    "encode_explanation",
-    "encode_history",
-    "encode_times",
-    "encode_verdict",
-    "explanation",
-    "history_document",
-    "results_table",
-    "times_document",
-    "verdict_markdown",
-    "verdict_text",
-]
+    "as_markdown", "as_text", "case_text", "contents_line", "encode_explanation", "encode_history",
+    "encode_times", "encode_verdict", "explanation", "history_document", "results_table",
+    "times_document", "verdict_markdown", "verdict_text",
+]  # fmt: skip

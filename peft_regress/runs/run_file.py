@@ -21,21 +21,10 @@ from peft_regress.cases import Case, in_words
 from peft_regress.errors import InputError, RunFileError
 from peft_regress.files import is_folder, read_bytes, write_atomic
 from peft_regress.gc_pause import paused_gc
+from peft_regress.runs import schema
 from peft_regress.runs.environment import changed_packages
 from peft_regress.runs.ledger_files import read_ledger, with_digests, with_ledgers
-from peft_regress.runs.schema import (
-    MIXED_MACHINES,
-    SCHEMA_VERSION,
-    Ledger,
-    Record,
-    Run,
-    Selection,
-    UnreadLedger,
-    check_acceptance,
-    check_consistent,
-    check_finite,
-    content_digest,
-)
+from peft_regress.runs.schema import Ledger, Record, Run, Selection
 from peft_regress.text import clean, redacted
 
 _MOST_LEDGERS: Final = 32
@@ -114,7 +103,7 @@ def with_unread_ledgers(file: RunFile) -> RunFile:
     for name, record in file.run.cases.items():
         if isinstance(record.ledger, str):
             unread = functools.partial(_ledger_of, name, record.ledger, file.path, read)
-            ledger = UnreadLedger(record.ledger, unread)
+            ledger = schema.UnreadLedger(record.ledger, unread)
             cases[name] = msgspec.structs.replace(record, ledger=ledger)
     return dataclasses.replace(file, run=msgspec.structs.replace(file.run, cases=cases))
 
@@ -140,11 +129,11 @@ def write_run_file(path: Path, run: Run, document: dict[str, Any], *, ledgers: b
     """
     try:
         for name, record in run.cases.items():
-            check_finite(record.metrics, name)
+            schema.check_finite(record.metrics, name)
         run = with_digests(run)
         # As a reader sees it (a sample 1 is read as 1.0), or the digest would not fit the file.
         bare = msgspec.convert(msgspec.to_builtins(msgspec.structs.replace(run, ledgers={})), Run)
-        bare = msgspec.structs.replace(bare, content_digest=content_digest(bare))
+        bare = msgspec.structs.replace(bare, content_digest=schema.content_digest(bare))
         whole = msgspec.structs.replace(bare, ledgers=run.ledgers) if ledgers else bare
         ours = msgspec.to_builtins(whole)
         content = dump_json({**_public(document), "peft_regress": ours})
@@ -224,11 +213,9 @@ def _parse(path: Path) -> tuple[dict[str, Any], msgspec.Raw]:
         head = msgspec.json.decode(ours, type=dict[str, msgspec.Raw])
         version = msgspec.json.decode(head.get("schema_version", b"null"))
     except (ValueError, RecursionError) as error:
-        raise RunFileError(
-            path,
-            "has no object 'peft_regress', so it is not a run file of this tool",
-            "A plain pytest-benchmark file cannot be gated; use `--regress-save PATH`.",
-        ) from error
+        problem = "has no object 'peft_regress', so it is not a run file of this tool"
+        remedy = "A plain pytest-benchmark file cannot be gated; use `--regress-save PATH`."
+        raise RunFileError(path, problem, remedy) from error
     for key, kind in (("benchmarks", list), ("machine_info", dict)):
         if not isinstance(document.get(key, kind()), kind):
             raise RunFileError(path, f"{key!r} is not a {kind.__name__}", _restore(path))
@@ -237,13 +224,13 @@ def _parse(path: Path) -> tuple[dict[str, Any], msgspec.Raw]:
 
 
 def _check_schema(path: Path, version: object) -> None:
-    if version == SCHEMA_VERSION:
+    if version == schema.SCHEMA_VERSION:
         return
     shown = f"has schema_version {clean(repr(version), longest=40)}"
-    problem = f"{shown}, older than {SCHEMA_VERSION}, which this version reads"
+    problem = f"{shown}, older than {schema.SCHEMA_VERSION}, which this version reads"
     remedy = "Make the run again and `peft-regress accept` it."
-    if isinstance(version, int) and version > SCHEMA_VERSION:
-        problem = f"{shown}, newer than {SCHEMA_VERSION}, which this version reads"
+    if isinstance(version, int) and version > schema.SCHEMA_VERSION:
+        problem = f"{shown}, newer than {schema.SCHEMA_VERSION}, which this version reads"
         remedy = "Upgrade with `pip install -U peft-regress`."
     raise RunFileError(path, problem, remedy)
 
@@ -252,7 +239,7 @@ def _check(path: Path, ours: msgspec.Raw, *, ledgers: bool) -> Run:
     restore = _restore(path)
     try:
         run = msgspec.json.decode(ours, type=Run)
-        digest = content_digest(run)
+        digest = schema.content_digest(run)
     except (ValueError, RecursionError) as error:
         problem = f"does not fit the schema: {in_words(str(error))}"
         raise RunFileError(path, problem, restore) from error
@@ -262,16 +249,14 @@ def _check(path: Path, ours: msgspec.Raw, *, ledgers: bool) -> Run:
             check_record(name, record)
         bare = msgspec.structs.replace(run, ledgers={})
         whole = with_ledgers(bare, run.ledgers)  # checks them also if nobody uses them
-        check_acceptance(run)
+        schema.check_acceptance(run)
     except InputError as error:
         raise RunFileError(path, str(error), restore) from error
     if run.content_digest != digest:
         found = clean(run.content_digest) or "absent"
-        raise RunFileError(
-            path,
-            f"was altered after it was written (content_digest {found}, content {digest})",
-            f"Only `peft-regress accept` may change numbers. {restore}",
-        )
+        problem = f"was altered after it was written (content_digest {found}, content {digest})"
+        remedy = f"Only `peft-regress accept` may change numbers. {restore}"
+        raise RunFileError(path, problem, remedy)
     return whole if ledgers else bare
 
 
@@ -286,8 +271,8 @@ def check_record(name: str, record: Record, definition: str | None = None) -> No
         raise InputError(f"case {name!r} has the record of {record.case.id!r}")
     if definition not in {None, record.definition}:
         raise InputError(f"{name}: definition {record.definition!r}, expected {definition!r}")
-    check_finite(record.metrics, name)
-    check_consistent(record, name)
+    schema.check_finite(record.metrics, name)
+    schema.check_consistent(record, name)
 
 
 def _union(folder: Path, files: list[RunFile]) -> Run:
@@ -313,9 +298,11 @@ def _union(folder: Path, files: list[RunFile]) -> Run:
         cases |= file.run.cases
         file_of |= dict.fromkeys(file.run.cases, file.path.name)
     same_machine = all(file.run.machine == first.machine for file in files)
-    mixed = msgspec.structs.replace(first.machine, digest=MIXED_MACHINES, cpu="several machines")
+    mixed = msgspec.structs.replace(
+        first.machine, digest=schema.MIXED_MACHINES, cpu="several machines"
+    )
     return Run(
-        schema_version=SCHEMA_VERSION,
+        schema_version=schema.SCHEMA_VERSION,
         environment=dict(sorted(environment.items())),
         machine=first.machine if same_machine else mixed,
         selection=_union_selection([file.run.selection for file in files], set(cases)),

@@ -366,15 +366,8 @@ class Record(_Strict, frozen=True, kw_only=True):
 
 def error_record(case: Case, definition: str, failure: Failure, status: Status = "error") -> Record:
     """Return the record of a case that could not be measured."""
-    return Record(
-        case=case,
-        definition=definition,
-        status=status,
-        error=failure,
-        metrics={},
-        invariants={},
-        ledger=Ledger(),
-    )
+    empty: dict[str, Any] = {"metrics": {}, "invariants": {}, "ledger": Ledger()}
+    return Record(case=case, definition=definition, status=status, error=failure, **empty)
 
 
 def with_budget(record: Record, budget_of: Callable[[Case], Budget | None]) -> Record:
@@ -491,9 +484,8 @@ def check_acceptance(run: Run) -> None:
     if accepted is None:
         return
     if accepted.retired and accepted.role != "baseline":
-        raise InputError(
-            f"an entry of role {accepted.role!r} judges no case, so it cannot retire one"
-        )
+        problem = f"an entry of role {accepted.role!r} judges no case, so it cannot retire one"
+        raise InputError(problem)
     repeats = [name for name, one in run.cases.items() if one.is_repeat]
     if repeats and accepted.role == "baseline":
         raise InputError(f"case {repeats[0]} has no score of all seeds, so it cannot judge")

@@ -133,15 +133,9 @@ class DaskPool:
             work = self._waiting.popleft()
             if work.future.cancelled():
                 continue
-            work.there = self._client.submit(
-                do,
-                self._name,
-                work.task,
-                key=work.key,
-                resources={_SLOT: 1},
-                retries=0,  # what fails by itself is a result
-                pure=False,
-            )
+            # What fails by itself is a result.
+            options = {"resources": {_SLOT: 1}, "retries": 0, "pure": False}
+            work.there = self._client.submit(do, self._name, work.task, key=work.key, **options)
             work.there.add_done_callback(lambda _: self._woken.set())
             self._running.add(work)
 

@@ -9,10 +9,7 @@ if TYPE_CHECKING:
 # Auxiliary classifiers would return more than logits in train mode, and train three heads.
 # `init_weights` is torchvision's default, but without it torchvision warns.
 _WITHOUT_AUXILIARY: Final = {"aux_logits": False, "init_weights": True}
-_OPTIONS: Final[dict[str, dict[str, Any]]] = {
-    "googlenet": _WITHOUT_AUXILIARY,
-    "inception_v3": _WITHOUT_AUXILIARY,
-}
+_OPTIONS: Final = dict.fromkeys(("googlenet", "inception_v3"), _WITHOUT_AUXILIARY)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,7 +34,7 @@ _WITH_GROUPED: Final = Targets(description="Conv2d and Linear, the head excluded
 _LINEAR_FIRST: Final = Targets(
     description="Linear besides the head, or without one Conv2d with groups == 1", linear_first=True
 )
-_LORA_PLUS_RATIO: Final = 4
+_LORA_PLUS_RATIO: Final[dict[str, Json]] = {"loraplus_lr_ratio": 4}
 
 
 def _adalora(rank: int | None) -> dict[str, Json]:
@@ -61,17 +61,9 @@ def _peft_optimizer(name: str, *args: Any, **settings: Any) -> Optimizer:
 def _lora_plus_optimizer(method: PeftAdapter, model: nn.Module) -> Optimizer:
     import torch  # listing names must not cost the import
 
-    return _peft_optimizer(
-        "create_loraplus_optimizer",
-        model,
-        torch.optim.AdamW,
-        lr=method.learning_rate,
-        loraplus_lr_ratio=_LORA_PLUS_RATIO,
-        betas=(0.9, 0.999),
-        eps=1e-6,
-        foreach=False,
-        fused=False,
-    )
+    make, rates = torch.optim.AdamW, {"lr": method.learning_rate, **_LORA_PLUS_RATIO}
+    settings = {"betas": (0.9, 0.999), "eps": 1e-6, "foreach": False, "fused": False}
+    return _peft_optimizer("create_loraplus_optimizer", model, make, **rates, **settings)
 
 
 def _lora_fa_optimizer(method: PeftAdapter, model: nn.Module) -> Optimizer:
@@ -172,7 +164,7 @@ _FLOAT32: Final = (
         shapes.lora_shapes,
         {},
         optimizer=_lora_plus_optimizer,
-        optimizer_settings={"loraplus_lr_ratio": _LORA_PLUS_RATIO},
+        optimizer_settings=_LORA_PLUS_RATIO,
     ),
     _of_lora(
         "lorafa",

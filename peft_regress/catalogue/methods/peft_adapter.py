@@ -16,16 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
 
 from peft_regress.cases import Json
+from peft_regress.catalogue.methods import method
 from peft_regress.catalogue.methods.adapter_shapes import ADAPTER
-from peft_regress.catalogue.methods.method import (
-    PEFT_PREFIX,
-    Method,
-    Shapes,
-    check_names,
-    load_tensors,
-    moved_buffers,
-    save_tensors,
-)
+from peft_regress.catalogue.methods.method import Method, Shapes
 from peft_regress.catalogue.methods.targets import (
     ALL_BUT_GROUPED,
     Targets,
@@ -92,14 +85,14 @@ class SavedByPeft(Method):
         return {**_adapter_state(model), **self._beside(model)}
 
     def _beside(self, model: nn.Module) -> dict[str, Tensor]:
-        return {**head_state(model, self.heads), **moved_buffers(model, self.moving)}
+        return {**head_state(model, self.heads), **method.moved_buffers(model, self.moving)}
 
     def save(self, model: nn.Module, folder: Path) -> None:
         # By default it would ask the hub about embeddings, which a vision model does not have.
         cast("Any", model).save_pretrained(folder, save_embedding_layers=False)
         (folder / "README.md").unlink(missing_ok=True)  # a model card without content
         if tensors := self._beside(model):
-            save_tensors(tensors, folder / self._file)
+            method.save_tensors(tensors, folder / self._file)
 
     def load(self, base: nn.Module, folder: Path, *, trainable: bool) -> nn.Module:
         adapted = self.read(base, folder, is_trainable=trainable)
@@ -107,7 +100,7 @@ class SavedByPeft(Method):
         for parameter in of_heads:
             parameter.requires_grad = True
         if targets := self._beside(adapted):
-            load_tensors(targets, folder / self._file)
+            method.load_tensors(targets, folder / self._file)
         for parameter in of_heads:
             parameter.requires_grad = trainable
         return adapted
@@ -254,12 +247,14 @@ class PeftAdapter(SavedByPeft):
 
     def expected_trainable(self, base: nn.Module) -> Shapes:
         expected = {
-            f"{PEFT_PREFIX}{name}.{parameter}": shape
+            f"{method.PEFT_PREFIX}{name}.{parameter}": shape
             for name, layer in self.targets.find(base, heads=self.heads).items()
             for parameter, shape in self.shapes(layer, self.rank or 0).items()
         }
         of_heads = head_parameters(base, self.heads).items()
-        return expected | {f"{PEFT_PREFIX}{name}": tuple(one.shape) for name, one in of_heads}
+        return expected | {
+            f"{method.PEFT_PREFIX}{name}": tuple(one.shape) for name, one in of_heads
+        }
 
     def make_optimizer(self, model: nn.Module) -> Optimizer:
         if self.optimizer is None:
@@ -271,5 +266,5 @@ class PeftAdapter(SavedByPeft):
 
         adapted = super().load(base, folder, trainable=trainable)
         # peft does not report surplus or absent tensors.
-        check_names(load_file(folder / _ADAPTER_FILE), _adapter_state(adapted))
+        method.check_names(load_file(folder / _ADAPTER_FILE), _adapter_state(adapted))
         return adapted

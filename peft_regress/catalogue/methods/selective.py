@@ -48,9 +48,8 @@ class Selective(Method):
         """
         trained = self._trained(base)
         if not trained:
-            raise UnsupportedCaseError(
-                f"{self.name} trains only a head, and no head with parameters is named"
-            )
+            problem = f"{self.name} trains only a head, and no head with parameters is named"
+            raise UnsupportedCaseError(problem)
         for name, parameter in base.named_parameters():
             parameter.requires_grad = name in trained
         if self.trains_batch_norm_statistics:

@@ -29,9 +29,8 @@ def find_heads(model: nn.Module, heads: tuple[str, ...]) -> list[nn.Module]:
             found.append(model.get_submodule(name))
         except AttributeError:
             known = ", ".join(child for child, _ in model.named_children())
-            raise InputError(
-                f"also_train: {type(model).__name__} has no module {name!r}; it has {known}"
-            ) from None
+            problem = f"also_train: {type(model).__name__} has no module {name!r}; it has {known}"
+            raise InputError(problem) from None
         if next(found[-1].parameters(), None) is None:
             raise InputError(f"also_train: module {name!r} has no parameters to train")
     return found

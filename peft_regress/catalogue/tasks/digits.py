@@ -71,11 +71,8 @@ class DigitsTask:
 
     def load(self) -> tuple[Images, Images]:
         """Read the training and the test data; nothing is downloaded."""
-
-        def load(split: Split) -> Images:
-            levels = {"paper": self.paper, "ink": self.ink, "grain": self.grain}
-            return load_images(self.scanner, split, classes=self.classes, **levels)
-
+        levels = {"paper": self.paper, "ink": self.ink, "grain": self.grain}
+        load = functools.partial(load_images, self.scanner, classes=self.classes, **levels)
         return load("train"), load("test")
 
     def prepare(self, model: nn.Module, *, head: str, seed: int) -> None:

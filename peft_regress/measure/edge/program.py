@@ -117,9 +117,8 @@ def _planned(module: _Exported, batch: Any, *, is_step: bool) -> Program:
         # Such as BatchNorm's statistics.
         for buffer in exported.graph_signature.buffers_to_mutate.values():
             name = buffer.removeprefix(f"{MODEL}.")
-            raise package.UnsupportedProgramError(
-                f"the step changes a buffer, {name}, which a program does not keep"
-            )
+            problem = f"the step changes a buffer, {name}, which a program does not keep"
+            raise package.UnsupportedProgramError(problem)
         exir = package.load("executorch.exir")
         # The check knows the operators of inference alone.
         unchecked = exir.EdgeCompileConfig(_check_ir_validity=False)

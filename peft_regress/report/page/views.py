@@ -184,13 +184,8 @@ def _case_table(content: Content) -> Table:
     table = results(content.now.values())
     paired = zip(content.now, table.rows, strict=True)
     rows = tuple(Row.of(*row.cells, content.state_of(name)) for name, row in paired)
-    return dataclasses.replace(
-        table,
-        headings=(*table.headings, "state"),
-        rows=rows,
-        units=(*table.units, ""),
-        about=(*table.about, ""),
-    )
+    headings, units, about = (*table.headings, "state"), (*table.units, ""), (*table.about, "")
+    return dataclasses.replace(table, headings=headings, rows=rows, units=units, about=about)
 
 
 def _entry_table(content: Content) -> Table:
