@@ -72,8 +72,10 @@ class DigitsTask:
     def load(self) -> tuple[Images, Images]:
         """Read the training and the test data; nothing is downloaded."""
         levels = {"paper": self.paper, "ink": self.ink, "grain": self.grain}
-        load = functools.partial(load_images, self.scanner, classes=self.classes, **levels)
-        return load("train"), load("test")
+        return (
+            load_images(self.scanner, "train", classes=self.classes, **levels),
+            load_images(self.scanner, "test", classes=self.classes, **levels),
+        )
 
     def prepare(self, model: nn.Module, *, head: str, seed: int) -> None:
         """Draw a new head, a Linear layer, under `seed` if the classes are new."""
