@@ -33,8 +33,8 @@ PARTS: Final = (
         "lines",
         3_005,
     ),
-    Part("tests, both", ("tests/**/*.py", "fuzz/tests/**/*.py"), "lines", 41_598),
-    Part("tools, both", ("tools/**/*.py", "fuzz/tools/**/*.py"), "lines", 7_645),
+    Part("tests, both", ("tests/**/*.py", "fuzz/tests/**/*.py"), "lines", 41_561),
+    Part("tools, both", ("tools/**/*.py", "fuzz/tools/**/*.py"), "lines", 7_635),
 )
 
 
