@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 
-__all__ = ["ROOT", "build", "site"]
-
 ROOT = Path(__file__).parent.parent
 
 

@@ -1,7 +1,5 @@
 """Checkouts of packages that build without an index: their build backend is in them."""
 
-__all__ = ["write_backend", "write_checkout"]
-
 _PROJECT = """[build-system]
 requires = []
 build-backend = "backend"

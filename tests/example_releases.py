@@ -17,8 +17,6 @@ from peft_regress.errors import InputError
 from peft_regress.runs.run_file import read_run_file
 from peft_regress.runs.schema import Record
 
-__all__ = ["use_recorded_releases"]
-
 ROOT = Path(__file__).parent.parent
 RECORDED = sorted((ROOT / "tests" / "docs" / "releases").glob("*.json"))
 STORED = sorted((ROOT / "baselines").glob("*/00*.json"), reverse=True)

@@ -3,8 +3,6 @@
 import re
 from dataclasses import dataclass
 
-__all__ = ["ELSEWHERE", "RULES", "Rule", "constant", "find_rule"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:

@@ -13,8 +13,6 @@ from examples import ROOT
 
 from peft_regress.runs.run_file import read_run_file, write_run_file
 
-__all__ = ["FIRST", "NEWEST", "environment", "prepare", "setup_of"]
-
 ENTRIES = ROOT / "baselines" / "Linux-CPython-3.11-64bit"
 FIRST = ENTRIES / "0001_peft-0.21.2.json"
 TIMED = ENTRIES / "0002_peft-0.21.2.json"

@@ -6,8 +6,6 @@ from pathlib import Path
 
 from markdown_it import MarkdownIt
 
-__all__ = ["PAGES", "ROOT", "Block", "Command", "blocks", "differences", "renewed"]
-
 ROOT = Path(__file__).parent.parent
 PAGES = (
     ROOT / "README.md",

@@ -9,8 +9,6 @@ import pytest
 
 from peft_regress.cli.main import main
 
-__all__ = ["follow", "run_in"]
-
 _SHELL = rf"""set -e
 export GIT_EDITOR=true
 peft-regress() {{ "{sys.executable}" -m peft_regress "$@"; }}

@@ -12,8 +12,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from fake_interpreters import wait_until
 
-__all__ = ["PackageIndex", "served_index", "unused_url", "use_index", "wheel_bytes", "write_wheel"]
-
 # Settings of a shell that must not reach a test.
 _PIP_VARIABLES = ("PIP_FIND_LINKS", "PIP_EXTRA_INDEX_URL", "PIP_NO_INDEX", "PIP_CONSTRAINT")
 

@@ -17,8 +17,6 @@ from checkouts import write_backend
 from step_sandbox import replaced, run_script
 from workflow_files import ACTION, ROOT, read, scripts
 
-__all__ = ["AVX2", "Stranger", "make_environment", "make_wheel", "write_library"]
-
 AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
 """What makes this machine another kind of machine."""
 _PROGRAM = """#!{python}

@@ -124,17 +124,6 @@ def test_what_is_no_entry_is_refused_and_nothing_stored(tmp_path, run, how, mess
     assert baseline_files(tmp_path / "b") == [entry]
 
 
-def test_what_cannot_be_read_or_written_is_refused(tmp_path):
-    source = write_run(tmp_path / "run.json")
-    (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="cannot be written"):
-        accept(source, root=tmp_path / "file")
-    source.write_text(source.read_text().replace("3638000000", "1"))
-    with pytest.raises(RunFileError):
-        accept(source, root=tmp_path / "b")
-    assert not (tmp_path / "b").exists()
-
-
 def test_accept_of_shards_keeps_every_timed_entry_and_needs_none(tmp_path):
     write_run(tmp_path / "s" / "1.json", shard(1, make_record(LORA)))
     write_run_file(tmp_path / "s" / "2.json", shard(2, make_record(FULL)), {})

@@ -7,17 +7,12 @@ from types import SimpleNamespace
 import click
 import pytest
 import torch
-from builders import VALUES, make_record, observe
 from torch import nn
 
 from peft_regress.cost import profile_step
 from peft_regress.cost.step_cost import StepCost
-from peft_regress.gate.judge import judge_case
-from peft_regress.invariants import KNOWN
 from peft_regress.measure.costs import metrics_of
 from peft_regress.metrics import BATCH_SUFFIX, COST_METRICS, METRICS, MetricSpec
-
-CASE = "shift/lora-r4/resnet18"
 
 
 @pytest.fixture
@@ -50,23 +45,6 @@ def test_a_property_and_a_row_make_a_metric_at_both_batches(held_bytes):
         )
         assert metric.value == step.peak_param_bytes + step.peak_buffer_bytes
         assert (metric.unit, metric.kind) == ("byte", "exact")
-
-
-def kinds_of_remarks(verdict):
-    return [remark.kind for remark in verdict.remarks if remark.subject == "held_bytes"]
-
-
-def test_an_added_metric_is_information_until_a_run_that_has_it_is_accepted(held_bytes):
-    old = observe(make_record(CASE, VALUES))
-    new = observe(make_record(CASE, {**VALUES, "held_bytes": 1000}))
-    verdict = judge_case(CASE, old, new)
-    assert (verdict.verdict, verdict.reasons) == ("unchanged", ())
-    assert kinds_of_remarks(verdict) == ["new metric"]
-    assert kinds_of_remarks(judge_case(CASE, new, new)) == []
-    lost = observe(old.record, known={*KNOWN, "held_bytes"})
-    assert judge_case(CASE, new, lost).verdict == "regressed"
-    # A version without the metric did not lose it.
-    assert judge_case(CASE, new, old).verdict == "incomparable"
 
 
 def test_a_module_and_a_line_make_a_command(monkeypatch, capsys):

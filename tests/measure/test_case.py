@@ -10,22 +10,15 @@ from tiny_architecture import TinyArchitecture
 from peft_regress import registry
 from peft_regress.baselines.references import read_references
 from peft_regress.cases import Adaptation, Case
-from peft_regress.catalogue import built_in
 from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.catalogue.methods import PeftAdapter
-from peft_regress.errors import AbsentError, SourceError
+from peft_regress.errors import AbsentError
 from peft_regress.measure import definition
 from peft_regress.measure.case import measure
 from peft_regress.measure.costs import CostSettings, ProfileCache, adaptation_cost
 from peft_regress.measure.definition import define
 from peft_regress.measure.recipe import Recipe
 from peft_regress.metrics import EDGE_METRICS, METRICS
-
-
-@pytest.fixture
-def tiny(clean_registry, tiny_sources):
-    registry.add("architecture", TinyArchitecture())
-    return tiny_sources
 
 
 def case(method="lora", rank=4, task="shift", architecture="tiny"):
@@ -122,83 +115,43 @@ def test_a_bfloat16_base_halves_what_is_of_the_base_and_costs_the_same_flops(rec
     assert half("peak_activation_bytes") < full("peak_activation_bytes")
 
 
-def test_measuring_twice_gives_the_same_numbers(tiny, records):
-    again = measured(tiny, case(), timed=False)
+def test_measuring_twice_gives_the_same_numbers(tiny_root, records):
+    again = measured(tiny_root, case(), timed=False)
     with pytest.raises(AbsentError, match="step_seconds"):
         again.value("step_seconds")
     of_both = {k: v for k, v in records["lora"].metrics.items() if k != "step_seconds"}
     assert again.record == msgspec.structs.replace(records["lora"], metrics=of_both)
 
 
-def test_a_missing_source_is_refused(tiny, tmp_path):
-    with pytest.raises(SourceError, match="peft-regress sources"):
-        measured(tmp_path, case())
-
-
-def test_an_error_in_training_is_an_error_of_the_case(tiny, monkeypatch):
-    def explode(*args, **kwargs):
-        raise ValueError("a kernel refused")
-
-    monkeypatch.setattr("peft_regress.measure.training.finetune", explode)
-    record = measured(tiny, case()).record
-    assert (record.status, record.error.type, record.error.message) == (
-        "error",
-        "ValueError",
-        "a kernel refused",
-    )
-
-
-def test_a_model_without_an_eligible_module_is_unsupported(tiny):
-    from torch import nn
-
-    @dataclasses.dataclass(frozen=True, kw_only=True)
-    class HeadOnly(TinyArchitecture):
-        def build(self, *, num_classes, seed):
-            model = super().build(num_classes=num_classes, seed=seed)
-            for name in ("conv", "linear"):
-                setattr(model, name, nn.Identity())
-            return model
-
-    registry.remove("architecture", "tiny")
-    registry.add("architecture", HeadOnly())
-    with pytest.MonkeyPatch.context() as patch:
-        architecture = registry.get("architecture", "tiny")
-        built = architecture.build(num_classes=10, seed=0)
-        patch.setattr(built_in, "build_source", lambda *a: built)
-        record = measured(tiny, case()).record
-    assert record.status == "unsupported"
-    assert record.error.type == "UnsupportedCaseError"
-
-
-def test_a_method_that_a_release_has_no_optimizer_for_is_unsupported(tiny, monkeypatch):
+def test_a_method_that_a_release_has_no_optimizer_for_is_unsupported(tiny_root, monkeypatch):
     import peft.optimizers
 
     monkeypatch.delattr(peft.optimizers, "create_lorafa_optimizer")
-    record = measured(tiny, case(method="lorafa")).record
+    record = measured(tiny_root, case(method="lorafa")).record
     assert record.status == "unsupported"
     assert "create_lorafa_optimizer" in record.error.message
 
 
-def test_of_a_method_with_ranks_only_the_lowest_keeps_its_adapter(tiny, tmp_path):
+def test_of_a_method_with_ranks_only_the_lowest_keeps_its_adapter(tiny_root, tmp_path):
     for rank in (1, 4):
-        assert measured(tiny, case(rank=rank), keep_adapters=tmp_path).status == "ok"
+        assert measured(tiny_root, case(rank=rank), keep_adapters=tmp_path).status == "ok"
     assert [path.name for path in tmp_path.iterdir()] == ["shift--lora-r1--tiny"]
 
 
 class TestDefinition:
-    def test_differs_by_case(self, tiny):
+    def test_differs_by_case(self, tiny_root):
         cases = [case(), case(rank=1), case(method="dora"), case(task="unseen")]
         cases += [case(method="lora-bf16"), case(method="loha"), case(method="lokr")]
-        assert len({define(Recipe.of(one, tiny)) for one in cases}) == len(cases)
+        assert len({define(Recipe.of(one, tiny_root)) for one in cases}) == len(cases)
 
     @pytest.mark.parametrize(("name", "value"), [("PROTOCOL_VERSION", 99), ("FIRST_LOSSES", 5)])
-    def test_changes_with_what_defines_the_measurement(self, tiny, monkeypatch, name, value):
-        before = define(Recipe.of(case(), tiny))
+    def test_changes_with_what_defines_the_measurement(self, tiny_root, monkeypatch, name, value):
+        before = define(Recipe.of(case(), tiny_root))
         monkeypatch.setattr(definition, name, value)
-        assert define(Recipe.of(case(), tiny)) != before
+        assert define(Recipe.of(case(), tiny_root)) != before
 
-    def test_says_that_dropout_is_active(self, tiny):
-        active = Recipe.of(case("lora-dropout"), tiny)
+    def test_says_that_dropout_is_active(self, tiny_root):
+        active = Recipe.of(case("lora-dropout"), tiny_root)
         method = dataclasses.replace(active.fine_tune.method, trains_with_dropout=False)
         off = dataclasses.replace(active.fine_tune, method=method)
         assert define(active) != define(dataclasses.replace(active, fine_tune=off))
@@ -222,9 +175,9 @@ def test_a_lean_model_is_measured_as_the_plain_one_but_for_what_it_keeps(records
 
 
 class TestDropout:
-    def test_draws_the_same_masks_again_in_training_and_none_in_evaluation(self, tiny, records):
+    def test_draws_the_same_masks_in_training_and_none_in_evaluation(self, tiny_root, records):
         dropout, lora = records["lora-dropout"], records["lora"]
-        again = measured(tiny, case("lora-dropout")).record
+        again = measured(tiny_root, case("lora-dropout")).record
         assert again.curve == dropout.curve
         assert dropout.curve.losses[0] != lora.curve.losses[0]  # the network's own dropout
         assert dropout.metrics["filled_losses"] == lora.metrics["filled_losses"]
@@ -237,13 +190,13 @@ class TestDropout:
 
 
 class TestCost:
-    def test_a_frozen_head_trains_the_adapter_alone(self, tiny):
+    def test_a_frozen_head_trains_the_adapter_alone(self, tiny_root):
         of = Adaptation(method="lora", architecture="tiny", rank=4)
         frozen = adaptation_cost(of, CostSettings(resolution=32, freeze_head=True))
         trained = adaptation_cost(of, CostSettings(resolution=32))
         assert trained.trainable_params - frozen.trainable_params == 130
 
-    def test_batch_norm_in_train_mode_keeps_its_statistics_alive(self, tiny):
+    def test_batch_norm_in_train_mode_keeps_its_statistics_alive(self, tiny_root):
         of = Adaptation(method="full", architecture="tiny")
         by_mode = {
             mode: adaptation_cost(of, CostSettings(resolution=32, bn=mode)).step

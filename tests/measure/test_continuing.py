@@ -5,6 +5,8 @@ from pathlib import Path
 import peft
 import pytest
 import torch
+from fault_catalogue import FAULTS as CATALOGUE
+from fault_catalogue.injection import injected
 from own_training import false_facts, fine_tune, image_data, measured
 from peft.tuners.lora.layer import Linear
 from torch.nn import functional
@@ -34,20 +36,11 @@ def test_without_a_fault_both_hold(right):
     assert (right.invariants[RESUMED], right.invariants[LATE]) == (True, True)
 
 
-def test_an_optimizer_that_is_loaded_without_its_state(monkeypatch):
-    load = torch.optim.Optimizer.load_state_dict
-    monkeypatch.setattr(
-        torch.optim.Optimizer,
-        "load_state_dict",
-        lambda self, state: load(self, {**state, "state": {}}),
-    )
-    assert "when resumed" in false_facts(measured(case()))[RESUMED]
-
-
-def test_a_schedule_that_starts_again(monkeypatch):
-    monkeypatch.setattr(LambdaLR, "load_state_dict", lambda *_: None)
+@pytest.mark.parametrize("fault", ["resumed-without-moments", "schedule-starts-again"])
+def test_what_is_lost_in_loading_is_seen(fault):
     falling = case(schedule=lambda optimizer: LambdaLR(optimizer, lambda step: 0.1**step))
-    assert "when resumed" in false_facts(measured(falling))[RESUMED]
+    with injected(CATALOGUE[fault]):
+        assert "when resumed" in false_facts(measured(falling))[RESUMED]
 
 
 def test_an_optimizer_with_hooks_is_not_resumed():

@@ -9,7 +9,6 @@ from msgspec import UNSET
 from own_training import convolutional, fine_tune, image_data, measured
 from test_repeated_training import known_of
 
-from peft_regress import registry
 from peft_regress.cases import Case
 from peft_regress.catalogue.tasks.digits import load_images
 from peft_regress.gate.referees import departure
@@ -172,25 +171,17 @@ def tiny(method, rank):
 
 
 @pytest.mark.parametrize("method", ["lora", "dora", "full", "bn_head"])
-def test_a_built_in_case_has_a_referee_and_a_bfloat16_base_none(
-    clean_registry, tiny_sources, method
-):
-    from tiny_architecture import TinyArchitecture
-
-    registry.add("architecture", TinyArchitecture())
+def test_a_built_in_case_has_a_referee_and_a_bfloat16_base_none(tiny_root, method):
     rank = 4 if method in {"lora", "dora"} else None
-    found = referee(tiny(method, rank), root=tiny_sources)
+    found = referee(tiny(method, rank), root=tiny_root)
     assert found.moved[-1] < 1e-9
     if method == "lora":
         half = tiny("lora-bf16", rank)
-        assert referee(half, root=tiny_sources) == "its weights are bfloat16"
+        assert referee(half, root=tiny_root) == "its weights are bfloat16"
 
 
-def test_galore_is_judged_beyond_its_refreshes(clean_registry, tiny_sources):
-    from tiny_architecture import TinyArchitecture
-
-    registry.add("architecture", TinyArchitecture())
-    found = referee(tiny("galore", 4), root=tiny_sources)
+def test_galore_is_judged_beyond_its_refreshes(tiny_root):
+    found = referee(tiny("galore", 4), root=tiny_root)
     assert found.moved[-1] < 1e-8
 
 
@@ -209,13 +200,8 @@ def test_singular_vectors_have_one_sign(full):
 
 
 @pytest.mark.parametrize("place", range(2))
-def test_every_second_image_is_enough_to_see_each_place(
-    clean_registry, tiny_sources, monkeypatch, place
-):
-    from tiny_architecture import TinyArchitecture
-
-    registry.add("architecture", TinyArchitecture())
-    known = referee(tiny("full", None), root=tiny_sources)
+def test_every_second_image_is_enough_to_see_each_place(tiny_root, monkeypatch, place):
+    known = referee(tiny("full", None), root=tiny_root)
     batches = Recipe.batches
 
     def spoiled_late(self, *args, **how):
@@ -225,7 +211,7 @@ def test_every_second_image_is_enough_to_see_each_place(
             yield batch
 
     monkeypatch.setattr(Recipe, "batches", spoiled_late)
-    found = departure(known, referee(tiny("full", None), root=tiny_sources))
+    found = departure(known, referee(tiny("full", None), root=tiny_root))
     assert (found.step, found.what) == (6 + (place + 1) % 2, "loss")
 
 

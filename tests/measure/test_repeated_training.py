@@ -10,7 +10,6 @@ from builders import make_run, write_run
 from own_training import convolutional, fine_tune, image_data
 from own_training import measured as measured_own
 
-from peft_regress import registry
 from peft_regress.cases import Case
 from peft_regress.gate import judge
 from peft_regress.gate.repeats import KnownCurve, curves_of
@@ -165,14 +164,11 @@ def test_a_repeat_goes_through_a_run_file_and_is_judged_by_what_it_repeats(train
     "method",
     ["lora", *(pytest.param(name, marks=pytest.mark.nightly) for name in ("galore", "adalora"))],
 )
-def test_a_built_in_case_repeats_itself(clean_registry, tiny_sources, lengths, method):
-    from tiny_architecture import TinyArchitecture
-
-    registry.add("architecture", TinyArchitecture())
+def test_a_built_in_case_repeats_itself(tiny_root, lengths, method):
     of = Case(task="shift", method=method, architecture="tiny", rank=4)
 
     def record(known=()):
-        recipe = Recipe.of(of, tiny_sources)
+        recipe = Recipe.of(of, tiny_root)
         return measure(recipe, profiles=ProfileCache(), timed=False, known=known).record
 
     reference = record()

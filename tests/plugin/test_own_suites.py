@@ -1,7 +1,11 @@
 """pytest on a project's own cases: where settings are found, shards, workers, globs, refusals."""
 
+import re
+
 import pytest
 from projects import Suite
+
+from peft_regress.runs.run_file import read_run_file
 
 CASES = """\
 import torch
@@ -77,7 +81,18 @@ def test_the_cases_of_the_settings_are_measured_and_judged_by_their_storage(
         assert list((suite.folder / "data").glob("*/0001_*.json"))
         done = suite.run(*workers)
         assert done.code == 0, done.out
+        assert "no regression (3 unchanged; 3 repeat the baseline)" in done.out
         assert command("compare", "0001", suite.folder / "run.json")[0] == 0
+        document = read_run_file(suite.folder / "run.json").document
+        assert {timed["stats"]["rounds"] for timed in document["benchmarks"]} <= {1}
+        _, said, _ = command("accept", suite.folder / "run.json", "--reason", "the same")
+        assert re.search(r"it confirms 0001_\S+ in 3 cases, without anything new", said)
+        assert "it judges" not in said
+        done = suite.run(*workers, "-k", "head")
+        assert ", confirmed by 0002_" in done.out
+        assert "(1 unchanged; 1 repeats the baseline)" in done.out
+        done = suite.run(*workers, "-k", "head", "--regress-full")
+        assert "(1 unchanged)" in done.out
 
 
 UNSEEDED = """\

@@ -13,6 +13,7 @@ import pytest
 from builders import accept
 from measured_once import FOLDER
 from projects import Suite
+from stub_measuring import SUITE
 
 # Imported before the first inner run: pytester forgets modules that a run was first to import,
 # and torch cannot be imported twice.
@@ -37,14 +38,6 @@ for name in {architectures!r}:
     registry.add("architecture", Architecture(name=name, matrices=("default",)))
 """
 
-SUITE = """
-import pytest
-from peft_regress import case_params
-
-@pytest.mark.parametrize("case", case_params())
-def test_case(case, peft_regress):
-    peft_regress(case)
-"""
 
 NETWORK = """
 class Architecture(Architecture):

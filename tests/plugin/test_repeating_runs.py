@@ -1,13 +1,8 @@
 """A run of pytest trains one seed of a case in full if that repeats the baseline bit for bit."""
 
-import re
-
 import pytest
 from builders import accept, curve, make_run, trained, write_run
-from restored import registry_restored
 from stub_measuring import IDS, InnerProject
-
-from peft_regress.runs.run_file import read_run_file
 
 SAVE = "--regress-save=runs/run.json"
 RESUME = "--regress-resume=runs/run.json"
@@ -75,51 +70,3 @@ def test_workers_repeat_too(project):
     code, out = project.run(SAVE, "-n2")
     assert (code, project.repeating) == (0, {*IDS} - {OTHER})
     assert "no regression (8 unchanged; 7 repeat the baseline)" in out
-
-
-CASES = """\
-import pytest, torch
-from peft_regress import FineTune, case_params
-
-def load():
-    inputs = torch.randn(40, 4, generator=torch.Generator().manual_seed(0))
-    labels = (inputs[:, 0] > 0).long()
-    return (inputs[:32], labels[:32]), (inputs[32:], labels[32:])
-
-CASE = FineTune(
-    "toy/full/one", model=lambda: torch.nn.Linear(4, 2), data=load, adapter="full", steps=6
-)
-
-@pytest.mark.parametrize("case", case_params(CASE))
-def test_gate(case, peft_regress):
-    peft_regress(case)
-"""
-
-
-def test_a_case_of_one_s_own_is_measured_accepted_and_repeats(pytester, command, outside_xdist):
-    pytester.makepyfile(test_gate=CASES)
-    saved = pytester.path / "run.json"
-
-    def run(*more):
-        saving = f"--regress-save={saved}"
-        with registry_restored():
-            done = pytester.runpytest_inprocess("-p", "no:cacheprovider", saving, *more)
-        return done.stdout.str()
-
-    def accepted(reason):
-        code, out, _ = command("accept", saved, "--reason", reason)
-        assert code == 0
-        return out
-
-    run()
-    accepted("first")
-    assert "no regression (1 unchanged; 1 repeats the baseline)" in run()
-    (timed,) = read_run_file(saved).document["benchmarks"]
-    assert timed["stats"]["rounds"] == 1
-    said = accepted("the same")
-    assert re.search(r"it confirms 0001_\S+ in 1 case, without anything new", said)
-    assert "it judges" not in said
-    out = run()
-    assert ", confirmed by 0002_" in out
-    assert "no regression (1 unchanged; 1 repeats the baseline)" in out
-    assert "no regression (1 unchanged)" in run("--regress-full")

@@ -26,18 +26,6 @@ def test_gate(case, peft_regress):
 }
 
 
-@pytest.fixture
-def project(tmp_path, monkeypatch, clean_registry):
-    for name, text in PROJECT.items():
-        path = tmp_path / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(text)
-    monkeypatch.chdir(tmp_path)
-    yield tmp_path
-    for name in [name for name in sys.modules if name.partition(".")[0] == "gates"]:
-        del sys.modules[name]
-
-
 @pytest.mark.parametrize(
     ("here", "storage", "typed", "suite"),
     [
@@ -50,18 +38,19 @@ def project(tmp_path, monkeypatch, clean_registry):
 def test_the_commands_of_page_and_verdict_name_suite_and_storage(  # noqa: PLR0917
     project, command, monkeypatch, here, storage, typed, suite
 ):
+    folder = project.write(PROJECT).folder
     old, new = (make_record(CASE, {**VALUES, "forward_flops": flops}) for flops in (1, 2))
     for number in (1, 2):
-        write_entry(project / storage, number, old)
-    run = write_run(project / "run.json", make_run(new))
-    monkeypatch.chdir(project / here)
-    assert command("report", run, "--html", project / "page.html", *typed)[0] == 0
-    page = html.unescape((project / "page.html").read_text())
+        write_entry(folder / storage, number, old)
+    run = write_run(folder / "run.json", make_run(new))
+    monkeypatch.chdir(folder / here)
+    assert command("report", run, "--html", folder / "page.html", *typed)[0] == 0
+    page = html.unescape((folder / "page.html").read_text())
     printed = {one for one in re.findall(r"<code>([^<]*)</code>", page) if " " in one}
-    suite = suite.replace("PROJECT", str(project))
+    suite = suite.replace("PROJECT", str(folder))
     judging = ["--regress-baseline"] if typed else []
     for way in ("text", "markdown"):
-        out = command("compare", project / storage, run, "--format", way, *typed)[1]
+        out = command("compare", folder / storage, run, "--format", way, *typed)[1]
         joined = out.replace("\\\n", " ")
         printed |= set(re.findall(r"(?:pytest|peft-regress) (?!-->)[^`\n]*", joined))
     assert {" ".join(shlex.split(one)[:2]) for one in printed} == {
@@ -71,13 +60,13 @@ def test_the_commands_of_page_and_verdict_name_suite_and_storage(  # noqa: PLR09
     for words in map(shlex.split, sorted(printed)):
         if words[0] == "pytest":
             assert [words[1], *words[2:-2:2]] == [suite, *judging]
-            assert all((project / storage).samefile(one) for one in words[3:-2])
+            assert all((folder / storage).samefile(one) for one in words[3:-2])
             found = run_in(".", f'"{sys.executable}" -m {shlex.join(words)} --collect-only -q')
             assert f"[{CASE}]" in found
         else:
             # `compare` names the storage as OLD.
             named = words[2] if words[1] == "compare" else check_command(words[1:])["baselines"]
-            assert (project / storage).samefile(named)
+            assert (folder / storage).samefile(named)
             assert command(*words[1:])[0] == 0, "the run was accepted first"
     data = json.loads(command("report", "--format", "json", *typed)[1])
     assert data["suite"] == " ".join([suite, *judging, *typed[1:]])

@@ -30,14 +30,6 @@ def test_sentences_are_those_of_paragraphs_without_headings_code_and_cells():
     assert page.longest == page.sentences[1]
 
 
-def test_long_words_and_long_sentences_are_harder_to_read():
-    grades = [
-        readability.read_page("a.md", text).grade
-        for text in ("A cat sat. It ran.", "A cat sat and it ran.", "Cathedrals deteriorate.")
-    ]
-    assert grades == sorted(grades)
-
-
 def test_what_is_over_a_limit_is_named():
     def problems(text, name="docs/usage.md", readme_lines=150):
         return list(readability.too_much([readability.read_page(name, text)], readme_lines))

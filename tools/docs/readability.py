@@ -4,8 +4,7 @@
 
 Exit code 1, with the sentences in question, if a page or all of them are over a limit. Words are
 all that a page holds, code and tables too. Sentences are those of its paragraphs and lists, for the
-longest also those of table cells; code among their words counts as one short word. The grade is the
-automated readability index (Senter and Smith, 1967): the year of school in the United States.
+longest also those of table cells; code among their words counts as one short word.
 """
 
 import itertools
@@ -46,13 +45,6 @@ class Page(NamedTuple):
     def longest(self) -> str:
         """Return the sentence with the most words."""
         return max([*self.sentences, *self.cells], key=length, default="")
-
-    @property
-    def grade(self) -> float:
-        """Return the automated readability index."""
-        words = " ".join(self.sentences).split()
-        letters = sum(character.isalnum() for word in words for character in word)
-        return 4.71 * letters / max(len(words), 1) + 0.5 * self.words_a_sentence - 21.43
 
 
 def length(sentence: str) -> int:
@@ -104,12 +96,12 @@ def main() -> None:
     paths = sorted(path for folder in FOLDERS for path in ROOT.glob(f"{folder}/*.md"))
     texts = {path.relative_to(ROOT).as_posix(): path.read_text("utf-8") for path in paths}
     pages = [read_page(name, text) for name, text in texts.items()]
-    print("| page | words | words a sentence | longest | grade |")
-    print("| --- | ---: | ---: | ---: | ---: |")
+    print("| page | words | words a sentence | longest |")
+    print("| --- | ---: | ---: | ---: |")
     for page in pages:
-        numbers = f"{page.words_a_sentence:.1f} | {length(page.longest)} | {page.grade:.0f}"
+        numbers = f"{page.words_a_sentence:.1f} | {length(page.longest)}"
         print(f"| {page.name} | {page.words:,} | {numbers} |")
-    print(f"| all {len(pages)} | {sum(page.words for page in pages):,} | | | |")
+    print(f"| all {len(pages)} | {sum(page.words for page in pages):,} | | |")
     problems = list(too_much(pages, texts["README.md"].count("\n")))
     sys.exit("\n".join(problems) or 0)
 
