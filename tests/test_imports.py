@@ -79,6 +79,10 @@ def test_an_error_of_wrong_use_has_no_type_and_one_of_nowhere_no_place():
             "bitsandbytes.cextension",
             "The installed version of bitsandbytes was compiled without GPU",
         ),
+        (
+            "kernels._internals.hf_hub",
+            "Skipping publisher trust check for 'kernels-community/quantization-bitsandbytes' b",
+        ),
         ("torchao", "Failed to load _C_mxfp8.so: Could not load this library"),
         ("torchao.kernel.intmm", "Warning: Detected no triton, on systems without Triton"),
         ("torch.utils._pytree", "%s is an Enum subclass and is now natively supported by"),
