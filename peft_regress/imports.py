@@ -29,14 +29,14 @@ INSTALLED: Final = {"site-packages", "dist-packages"}
 """The names of folders that hold installed packages."""
 
 # When it is imported, bitsandbytes logs that it lacks a 4-bit kernel, or code for a GPU. peft and
-# galore_torch import it, and nothing here uses it; its advice to install `kernels` would mislead, and
-# so would what `kernels` logs where it is installed.
+# galore_torch import it, and nothing here uses it. Its advice to install `kernels` would mislead,
+# and so would what `kernels` logs where it is installed.
 # torchao, which ExecuTorch requires and peft imports where it is installed, logs that it lacks code
 # for a GPU and triton, and torch that torchao registers types in an old way.
 _NOISE: Final = {
     "bitsandbytes.backends.cpu.ops": "Failed to load CPU gemm_4bit_forward",
     "bitsandbytes.cextension": "The installed version of bitsandbytes was compiled without GPU",
-    "kernels._internals.hf_hub": "Skipping publisher trust check for 'kernels-community/quanti",
+    "kernels._internals.hf_hub": "Skipping publisher trust check for 'kernels-community/quant",
     "torch.utils._pytree": "%s is an Enum subclass and is now natively supported",
     "torchao": "Failed to load ",
     "torchao.kernel.intmm": "Warning: Detected no triton",

@@ -349,7 +349,8 @@ class _Search:
         theirs = (one for both in self.sources.values() for one in both[1 - donor].places)
         known = {one.rpartition(".")[2] for one in theirs}
         found: set[Unit] = set()
-        left = [one for one in units if one.name.partition("(")[0] in self._places(one, donor)]
+        places = {file: both[donor].places for file, both in self.sources.items()}
+        left = [one for one in units if one.name.partition("(")[0] in places[one.file]]
         while left:
             unit = left.pop()
             names, attributes = self.sources[unit.file][donor].used_by(unit.name)
@@ -364,9 +365,6 @@ class _Search:
                         found.add(needed)
                         left.append(needed)
         return found
-
-    def _places(self, unit: Unit, donor: int) -> Mapping[str, object]:
-        return self.sources[unit.file][donor].places
 
     def _found(self, units: tuple[Unit, ...], problem: str) -> FoundFunction:
         self.deadline = math.inf  # for three trials at most
