@@ -35,8 +35,8 @@ INSTALLED: Final = {"site-packages", "dist-packages"}
 # for a GPU and triton, and torch that torchao registers types in an old way.
 _NOISE: Final = {
     "bitsandbytes.backends.cpu.ops": "Failed to load CPU gemm_4bit_forward",
-    "bitsandbytes.cextension": "The installed version of bitsandbytes was compiled without GPU",
-    "kernels._internals.hf_hub": "Skipping publisher trust check for 'kernels-community/quant",
+    "bitsandbytes.cextension": "The installed version of bitsandbytes was compiled without ",
+    "kernels._internals.hf_hub": "Skipping publisher trust check for 'kernels-community/",
     "torch.utils._pytree": "%s is an Enum subclass and is now natively supported",
     "torchao": "Failed to load ",
     "torchao.kernel.intmm": "Warning: Detected no triton",
