@@ -228,13 +228,9 @@ EDITS = {
         "tuners/lora/config.py", 0, "lora_alpha: int = field(default=8",
         "lora_alpha: int = field(default=16", "filled_losses"
     ),
-    "LoraModel.prefix": (
-        "tuners/lora/model.py", 0, 'prefix: str = "lora_"', 'prefix: str = "lora_A"',
-        "trainable_params",
-    ),
-    "get_peft_model(adapter_name)": (
-        "mapping_func.py", -1, 'adapter_name: str = "default"', 'adapter_name: str = "mine"',
-        "trained",
+    "LoraLayer.adapter_layer_names": (LAYER, 0, '        "lora_B",\n', "", "delete_leaves_nothing"),
+    "BaseTuner._unload_and_optionally_merge(merge)": (
+        TUNERS, 0, "merge: bool = True", "merge: bool = False", "merge_equals_unmerged"
     ),
     "get_peft_model_state_dict": (
         "utils/save_and_load.py", 0, "adapter_name): v for k, v in to_return.items()}",
@@ -249,7 +245,7 @@ EDITS = {
         "trainable_params",
     ),
 }  # fmt: skip
-STRANDS = {"first_losses": "function", "filled_losses": "function", "trained": "trained"}
+STRANDS = {"first_losses": "function", "filled_losses": "function"}
 
 
 @pytest.mark.nightly
