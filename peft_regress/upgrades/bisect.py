@@ -277,7 +277,7 @@ class _Search:
             searched = find_functions(
                 findings,
                 transition.comparison.references,
-                [one.names for one in responsible] or [(name,)] * len(findings),
+                [one.names or (name,) for one in responsible] or [(name,)] * len(findings),
                 transition.changed,
                 (Environment(python=old.python), Environment(python=new.python)),
                 setup=self.settings.setup,

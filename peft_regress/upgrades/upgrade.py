@@ -207,7 +207,7 @@ def _with_functions(
     if not settings.runs_base_here:
         raise InputError(f"--function: --base {settings.base} ran elsewhere; use auto or run")
     alone = tuple(result.installed[:1] if len(result.installed) == 1 else result.changed)[:1]
-    packages = [one.names for one in result.responsible] or [alone] * len(result.suspected)
+    packages = [one.names or alone for one in result.responsible] or [alone] * len(result.suspected)
     found = find_functions(
         result.suspected,
         result.comparison.references,

@@ -2,6 +2,7 @@
 
 import json
 import math
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given
@@ -384,3 +385,17 @@ def test_the_function_of_each_finding_is_searched_and_shown(
         {"file": "peft/tuners/lora/dora.py", "name": "Layer.forward"}
     ]
     assert finding["which_function"]["diff"] == LINE.diff
+
+
+def test_the_function_is_searched_in_a_package_that_cannot_be_tried_alone(
+    pair, searched, monkeypatch
+):
+    pair.moved = since("0.21.0", forward_flops=2000)
+    pair.broken = lambda packages: (
+        (packages["peft"].minor > 20 and packages["transformers"].major < 5 and InputError("gone"))
+        or None
+    )
+    search = Mock(return_value=())
+    monkeypatch.setattr(bisecting, "find_functions", search)
+    searched()
+    assert search.call_args.args[2] == [("peft",)]

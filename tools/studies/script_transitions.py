@@ -70,6 +70,11 @@ _TRANSITIONS: Final = {
     "xlora": _of_case("folio/xlora-r4/llama", "peak_bytes", "0.20.0", "0.21.0"),
     "experts": _of_case("folio/lora-experts-r4/mixtral", "filled_losses", "0.19.0", "0.19.1"),
     "tinylora": _of_case("folio/tinylora-r4/llama", "filled_losses", "0.19.1", "0.20.0"),
+    "adamss": _of_case("folio/adamss-r4/llama", "filled_losses", "0.19.1", "0.20.0"),
+    "delete": _of_case("folio/lora-r4/llama", "delete_leaves_nothing", "0.19.1", "0.20.0"),
+    "tied": _of_case("folio/lora-tied-r4/llama", "status", "0.18.1", "0.19.0"),
+    "hira": _of_case("folio/hira-r4/llama", "refused_merge_keeps_base", "0.20.0", "0.21.0"),
+    "tokens": _of_case("folio/trainable_tokens/llama", "status", "0.20.0", "0.21.0"),
     "prompt": _of_case("lower_case/prompt/bert", "trainable_params", "0.14.0", "0.15.2"),
 }
 
