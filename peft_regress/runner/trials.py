@@ -156,8 +156,13 @@ def values_of(record: Record) -> dict[str, Value]:
     error = record.error
     found: dict[str, Value] = {name: metric.value for name, metric in record.metrics.items()}
     found |= record.invariants
+    # A mixture may raise an error of its own where a release is wrong or fails.
+    for name, defect in () if record.defects is UNSET else record.defects.items():
+        if defect.error:
+            found[name] = f"{defect.error.type}: {defect.error.message}"
     for name, part in (("trained", record.trained), ("inputs", record.inputs)):
         if part is not UNSET:
             found[name] = canonical_digest(msgspec.to_builtins(part))
-    found["status"] = record.status if error is None else f"{record.status}: {error.type}"
+    said = "" if error is None else f": {error.type}: {error.message}"
+    found["status"] = record.status + said
     return found

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import peft
 import pytest
+from builders import make_record
 from package_world import SETUP
 
 from peft_regress.cases import Case
@@ -17,6 +18,8 @@ from peft_regress.metrics import METRICS
 from peft_regress.mixing.mixture import Unit
 from peft_regress.project.project import Project
 from peft_regress.project.settings import read_settings
+from peft_regress.runner.trials import values_of
+from peft_regress.runs.schema import Defect, Failure
 from peft_regress.upgrades.functions import Side, find_function
 from peft_regress.workers.pool import Environment
 
@@ -192,6 +195,17 @@ def test_a_change_that_no_unit_mends_is_listed(searched):
 def test_a_search_ends_in_time_and_says_so(searched):
     found = searched(TWICE, seconds=0)
     assert "not found in toylib (no time was left; 0 trials)" in found.sentence
+
+
+def test_a_mixture_that_raises_another_error_shows_neither_release():
+    gone, lost = (Failure(type="RuntimeError", message=words) for words in ("is gone", "is lost"))
+    wrong = {"invariants": {"frozen_unchanged": False}}
+    shown = [
+        *(make_record(status="error", error=error) for error in (gone, lost)),
+        make_record(**wrong),
+        make_record(**wrong, defects={"frozen_unchanged": Defect(error=gone)}),
+    ]
+    assert len({str(values_of(record)) for record in shown}) == 4
 
 
 PEFT_GATES = """import peft
