@@ -10,6 +10,7 @@ differently, every byte is counted and no module named.
 
 import contextlib
 import copy
+import itertools
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.fx import Graph, GraphModule, Node
+from torch.utils._pytree import tree_leaves
 
 from peft_regress.cost.batches import call_model, floats_in, leaves_of, map_batch
 from peft_regress.cost.module_trail import module_names
@@ -250,12 +252,9 @@ def _fullest(tensors: Iterable[_PlannedTensor]) -> int:
     for tensor in tensors:
         changes[tensor.first] += tensor.size
         changes[tensor.last + 1] -= tensor.size
-    best, moment, used = -1, 0, 0
-    for position in sorted(changes):
-        used += changes[position]
-        if used > best:
-            best, moment = used, position
-    return moment
+    positions = sorted(changes)
+    used = itertools.accumulate(changes[position] for position in positions)
+    return max(zip(used, positions, strict=True), key=lambda at: at[0], default=(0, 0))[1]
 
 
 def _tensors(
@@ -272,7 +271,7 @@ def _tensors(
     seen: set[tuple[Any, ...]] = set()
     # A tensor is allocated by a node of its own, which knows neither module nor operator.
     for node in sorted(program.graph.nodes, key=_is_allocation):
-        for spec in _specs(node.meta.get("spec")):
+        for spec in _specs(node):
             key = _place(spec)
             if spec.mem_id is None or key in seen:
                 continue
@@ -303,7 +302,7 @@ def _gradients(program: ExportedProgram) -> dict[tuple[Any, ...], str]:
         _place(planned): spec.target
         for node, spec in zip(outputs, program.graph_signature.output_specs, strict=False)
         if spec.kind.name == "GRADIENT_TO_PARAMETER" and spec.target is not None
-        for planned in _specs(node.meta.get("spec"))
+        for planned in _specs(node)
     }
 
 
@@ -312,12 +311,9 @@ def _place(spec: Any) -> tuple[Any, ...]:
     return spec.mem_id, spec.mem_offset, *spec.lifetime
 
 
-def _specs(found: Any) -> Iterator[Any]:
-    if isinstance(found, list | tuple):
-        for each in found:
-            yield from _specs(each)
-    elif hasattr(found, "allocated_memory"):
-        yield found
+def _specs(node: Node) -> list[Any]:
+    leaves = tree_leaves(node.meta.get("spec"))
+    return [each for each in leaves if hasattr(each, "allocated_memory")]
 
 
 def _operator(node: Node) -> str:
