@@ -30,7 +30,12 @@ from peft_regress.overlay.overlay import opened_overlay
 from peft_regress.project.project import Project, is_built_in
 from peft_regress.runner.keeper import Keeper
 from peft_regress.runner.measuring import MeasuringSetup, measure_cases, save_run
-from peft_regress.runs import environment
+from peft_regress.runs.environment import (
+    changed_packages,
+    installed_packages,
+    installed_version,
+    is_from_folder,
+)
 from peft_regress.runs.own_code import was_edited
 from peft_regress.runs.schema import Record, Run
 from peft_regress.text import count_of
@@ -143,7 +148,7 @@ def upgrade(  # noqa: PLR0913  (what to measure, and whom to tell)
         comparison = _judged(names, sides.references, candidate, settings, strict=strict)
         passing = [case.id for case in comparison.cases if case not in comparison.failing]
         compared = next(iter(comparison.references.values()), None)
-        before = environment.installed_packages() if compared is None else compared.environment
+        before = installed_packages() if compared is None else compared.environment
         if settings.save is not None:
             base_only = sides.references if sides.is_measured else {}
             save_run(settings.save, _with_scores(candidate, base_only))
@@ -241,7 +246,7 @@ def _changed(
     # What only some cases import is not recorded of a case that fails before.
     installed = {name: one for name, one in overlay.packages.items() if name in before}
     after = _libraries({**candidate.environment, **installed})
-    changed = environment.changed_packages(_libraries(before), after).items()
+    changed = changed_packages(_libraries(before), after).items()
     return {name: both for name, both in changed if None not in both or name in overlay.packages}
 
 
@@ -438,7 +443,7 @@ def _of_here(old: Observation) -> Observation | None:
     environments += [old.confirmed.environment] if old.confirmed else []
     fitting = next((one for one in environments if is_installed_here(one)), None)
     # Of a package from a folder of this machine the version does not name the code.
-    if fitting is None or any(map(environment.is_from_folder, _libraries(fitting))):
+    if fitting is None or any(map(is_from_folder, _libraries(fitting))):
         return None
     return replace(old, environment=fitting)
 
@@ -456,8 +461,8 @@ def is_installed_here(packages: Mapping[str, str]) -> bool:
     A release of this project changes no number; if it measures something else, the definitions
     differ. Packages that only some cases use, such as ExecuTorch, need only be installed here.
     """
-    here = environment.installed_packages()
-    others = {name: environment.installed_version(name) for name in packages if name not in here}
+    here = installed_packages()
+    others = {name: installed_version(name) for name in packages if name not in here}
     found = {name: version for name, version in others.items() if version is not None}
     return _libraries(packages) == _libraries({**here, **found})
 
