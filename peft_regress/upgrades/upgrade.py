@@ -345,17 +345,13 @@ class _Measurer:
                 references |= observations_of(in_full, commit.name)
                 refereed = [case for case in left if referee_of(in_full.cases[case.id].referee)]
                 if refereed:
-                    candidate = self._again(candidate, overlay, references, refereed)
+                    # Some cases anew, with what is known by now.
+                    known = known_curves(references)
+                    anew = replace(self.settings.setup, keeper=Keeper())
+                    run = self.run("candidate", overlay, known=known, setup=anew, cases=refereed)
+                    cases = {**candidate.cases, **run.cases}
+                    candidate = msgspec.structs.replace(candidate, cases=cases)
         return _Sides(references, candidate, is_measured=True)
-
-    def _again(
-        self, candidate: Run, overlay: Overlay, references: Observations, cases: Sequence[Case]
-    ) -> Run:
-        """Return a candidate some of whose cases are measured anew, with what is known by now."""
-        setup = replace(self.settings.setup, keeper=Keeper())
-        known = known_curves(references)
-        run = self.run("candidate", overlay, known=known, setup=setup, cases=cases)
-        return msgspec.structs.replace(candidate, cases={**candidate.cases, **run.cases})
 
     def run(
         self,

@@ -238,23 +238,20 @@ def _plan_rows(planned: Iterable[_PlannedTensor], planned_bytes: int) -> Rows:
     # A row is a module and a category of memory (`param`, `buffer`, `input`, `grad`, or
     # `activation` and `temp` with the operator that fills it), or `UNUSED` of no module.
     tensors = list(planned)
-    moment = _fullest(tensors)
-    rows: Counter[tuple[str, str]] = Counter()
-    for tensor in tensors:
-        if tensor.first <= moment <= tensor.last:
-            rows[tensor.module, tensor.what] += tensor.size
-    rows["", UNUSED] += planned_bytes - sum(rows.values())
-    return {key: size for key, size in rows.items() if size}
-
-
-def _fullest(tensors: Iterable[_PlannedTensor]) -> int:
     changes: Counter[int] = Counter()
     for tensor in tensors:
         changes[tensor.first] += tensor.size
         changes[tensor.last + 1] -= tensor.size
     positions = sorted(changes)
     used = itertools.accumulate(changes[position] for position in positions)
-    return max(zip(used, positions, strict=True), key=lambda at: at[0], default=(0, 0))[1]
+    # The first moment at which the most is in use.
+    moment = max(zip(used, positions, strict=True), key=lambda at: at[0], default=(0, 0))[1]
+    rows: Counter[tuple[str, str]] = Counter()
+    for tensor in tensors:
+        if tensor.first <= moment <= tensor.last:
+            rows[tensor.module, tensor.what] += tensor.size
+    rows["", UNUSED] += planned_bytes - sum(rows.values())
+    return {key: size for key, size in rows.items() if size}
 
 
 def _tensors(
