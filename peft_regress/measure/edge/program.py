@@ -21,7 +21,7 @@ from unittest import mock
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
-from torch.fx import Graph, GraphModule, Node
+from torch.fx import GraphModule, Node
 from torch.utils._pytree import tree_leaves
 
 from peft_regress.cost.batches import call_model, floats_in, leaves_of, map_batch
@@ -195,26 +195,22 @@ def _joint(exported: ExportedProgram) -> tuple[ExportedProgram, Callable[[Node],
 
     def copy_and_collect(graph_module: GraphModule) -> None:
         copy_them(graph_module)
-        _collect(graph_module.graph, found)
+        for node in graph_module.graph.nodes:
+            if node.op != "call_function":
+                continue
+            module = (node.meta.get("custom") or {}).get(_KEY)
+            if module is None:
+                # A sum of gradients that autograd makes between two modules.
+                before = (found.get(each.name) for each in node.all_input_nodes)
+                module = next((each.module for each in before if each is not None), "")
+            is_backward = node.meta.get("partitioner_tag") == "is_backward"
+            found[node.name] = _Owner(module, is_backward=is_backward)
 
     experimental = package.load("torch.export.experimental")
     with mock.patch.object(capture, annotations, copy_and_collect, create=True):
         joint = experimental._export_forward_backward(exported)  # noqa: SLF001
     nobody = _Owner("", is_backward=False)
     return joint, lambda node: found.get(_name_in_first_trace(node), nobody)
-
-
-def _collect(graph: Graph, found: dict[str, _Owner]) -> None:
-    for node in graph.nodes:
-        if node.op != "call_function":
-            continue
-        module = (node.meta.get("custom") or {}).get(_KEY)
-        if module is None:
-            # A sum of gradients that autograd makes between two modules.
-            before = (found.get(each.name) for each in node.all_input_nodes)
-            module = next((each.module for each in before if each is not None), "")
-        is_backward = node.meta.get("partitioner_tag") == "is_backward"
-        found[node.name] = _Owner(module, is_backward=is_backward)
 
 
 def _name_in_first_trace(node: Node) -> str:

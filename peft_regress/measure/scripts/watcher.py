@@ -227,9 +227,7 @@ class Watcher:
         device = next(module.parameters()).device.type
         if torch.is_autocast_enabled(device):
             self._facts["autocast"] = str(torch.get_autocast_dtype(device)).removeprefix("torch.")
-        if self._steps or self._failed:
-            return
-        if self._float64 is not None:
+        if self._steps or self._failed or self._float64 is not None:
             return
         if self._recorder is None:
             self._recorder = recording.ScriptRecorder(self._safely)
