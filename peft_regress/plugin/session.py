@@ -6,7 +6,7 @@ import logging
 import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import pytest
@@ -36,6 +36,9 @@ from peft_regress.runs.environment import commit_of, describe_machine, installed
 from peft_regress.runs.journal import Header, KeptRecord, Line, run_of
 from peft_regress.runs.run_file import write_run_file
 from peft_regress.runs.schema import SCHEMA_VERSION, Record, with_budget
+
+if TYPE_CHECKING:
+    from peft_regress.measure.rounds import RoundRunner
 
 _THIS_RUN = "this run"
 _RELATIVE: Final = "relative_step_seconds"
@@ -132,19 +135,22 @@ class RegressSession:
                 benchmark.pedantic(target, **rounds)
 
         with _untraced():
-            self.define(case)
-            kept = self._measurer.measured(
-                run_rounds=run_rounds,
-                timed=not benchmark.disabled,
-                has_reference=case.id in self.references(),
-                keep_adapters=self._adapters,
-                keep_referee=self._adapters is not None,
-                known=self._known(case.id),
-            )
+            kept = self._measured(case, run_rounds, timed=not benchmark.disabled)
         stats = [] if benchmark.stats is None else [benchmark.stats]
         self._benchmarks += stats
         timed = self._benchmark_document(stats)["benchmarks"] if stats else []
         return msgspec.structs.replace(kept, times=next(iter(timed), None))
+
+    def _measured(self, case: Case, run_rounds: "RoundRunner", *, timed: bool) -> KeptRecord:
+        self.define(case)
+        return self._measurer.measured(
+            run_rounds=run_rounds,
+            timed=timed,
+            has_reference=case.id in self.references(),
+            keep_adapters=self._adapters,
+            keep_referee=self._adapters is not None,
+            known=self._known(case.id),
+        )
 
     def _known(self, case: str) -> list[KnownCurve]:
         """Return the trainings that a case need not repeat in full."""
