@@ -24,7 +24,7 @@ class Part(NamedTuple):
 
 
 PARTS: Final = (
-    Part("peft_regress/, Python", ("peft_regress/**/*.py",), "lines", 36_224),
+    Part("peft_regress/, Python", ("peft_regress/**/*.py",), "lines", 36_127),
     Part("modules there", ("peft_regress/**/*.py",), "files", 221),
     Part("fuzz/peft_fuzz/", ("fuzz/peft_fuzz/**/*.py",), "lines", 9_376),
     Part(

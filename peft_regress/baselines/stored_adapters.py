@@ -14,12 +14,7 @@ import msgspec
 
 from peft_regress.baselines import run_adapters
 from peft_regress.baselines.current import Contents, read_contents
-from peft_regress.baselines.run_adapters import (
-    MANIFEST,
-    StoredAdapter,
-    kept_beside,
-    manifest_content,
-)
+from peft_regress.baselines.run_adapters import MANIFEST, StoredAdapter, manifest_content
 from peft_regress.baselines.storage import adapter_folder, newest_file
 from peft_regress.cases import Case
 from peft_regress.errors import InputError
@@ -88,7 +83,7 @@ def _preference(case: str | None, adapter: NamedAdapter) -> tuple[bool, int, str
 
 def _kept_by(run: Run, source: Path) -> Iterator[NamedAdapter]:
     """Yield the adapters beside a run."""
-    for folder in sorted(one for beside in kept_beside(source) for one in beside.iterdir()):
+    for folder in sorted(one for at in run_adapters.kept_beside(source) for one in at.iterdir()):
         kept = run_adapters.read_checked(folder)
         if not run_adapters.is_of(run, kept):
             raise InputError(f"{folder}: comes from {kept.case} in another run. Remove the folder.")

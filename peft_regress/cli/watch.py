@@ -49,21 +49,19 @@ def command(
     unless --env says otherwise, and ends after its steps: losses, gradient norms, learning rates,
     what trains, FLOPs, and memory by category and module.
     """
+    from torch.utils._pytree import tree_map
+
     from peft_regress.measure.scripts.watching import watch_script  # torch
 
     found = watch_script(
         script, args=arguments, env=dict(map(_variable, env)), shows=sys.stderr, **settings
     )
     document = watched_document(" ".join((script, *arguments)), found)
-    options.print_result(output, _without_nan(msgspec.to_builtins(found)), document)
+    options.print_result(output, tree_map(_in_json, msgspec.to_builtins(found)), document)
 
 
-def _without_nan(value: Any) -> Any:
-    """Return a value with NaN and infinities as texts, which JSON does not have."""
-    if isinstance(value, dict):
-        return {name: _without_nan(one) for name, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(one) for one in value]
+def _in_json(value: Any) -> Any:
+    """Return a value as it is, NaN and infinities as texts, since JSON does not have them."""
     return value if not isinstance(value, float) or isfinite(value) else str(value)
 
 

@@ -92,13 +92,9 @@ def costs_of(recipe: Recipe, profiles: ProfileCache) -> Reports:
 
 def case_costs(recipe: Recipe, profiles: ProfileCache, data: Data | None) -> Reports:
     """Return the costs of a case: with data those of its own step, else of the catalogue's."""
-    if data is not None:
-        return _own_costs(recipe, next(recipe.batches(data, seed=recipe.seeds[0])))
-    return profiles.get(recipe.case.adaptation)
-
-
-def _own_costs(recipe: Recipe, batch: Any) -> Reports:
-    """Profile the case's own step on its own batch, and a forward pass as its loss makes it."""
+    if data is None:
+        return profiles.get(recipe.case.adaptation)
+    batch = next(recipe.batches(data, seed=recipe.seeds[0]))
     adapted = recipe.adapted_model(recipe.seeds[0])
     recipe.set_mode(adapted)
     batch = on_device(batch, device_of(adapted))

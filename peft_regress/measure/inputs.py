@@ -188,19 +188,15 @@ def optimizer_updates(
         held = {id(one) for group in optimizer.param_groups for one in group["params"]}
         if not held.issuperset(map(id, model)):
             return None  # it chose parameters by names that these do not have
-        gap = _gap_of(optimizer)
+        # The steps between two refreshes; if there are none, or too many, the usual.
+        gaps = [group.get("update_proj_gap") for group in optimizer.param_groups]
+        known = [gap for gap in gaps if isinstance(gap, int) and 1 < gap <= _LONGEST_GAP]
+        gap = max(known, default=_USUAL_GAP)
         updates = [_updated(model, optimizer, step, gap) for step in range(gap + 2)]
     except Exception:  # noqa: BLE001  (it was written for another model)
         return None
     kept = (0, 1, gap - 1, gap, gap + 1)
     return [[updates[step][tensor] for step in kept] for tensor in range(len(_SHAPES))]
-
-
-def _gap_of(optimizer: Optimizer) -> int:
-    """Return the steps between two refreshes; of none, of no integer or of a long one, a usual."""
-    gaps = [group.get("update_proj_gap") for group in optimizer.param_groups]
-    known = [gap for gap in gaps if isinstance(gap, int) and 1 < gap <= _LONGEST_GAP]
-    return max(known, default=_USUAL_GAP)
 
 
 def _updated(model: nn.ParameterList, optimizer: Optimizer, step: int, gap: int) -> list[float]:

@@ -20,7 +20,7 @@ from peft_regress.errors import InputError, PeftRegressError
 from peft_regress.files import is_file
 from peft_regress.gate import Observation
 from peft_regress.plugin.options import RegressOptions
-from peft_regress.report.terminal import line_in_log
+from peft_regress.report.terminal import in_log
 from peft_regress.runs.schema import Selection
 from peft_regress.text import printable, redacted
 
@@ -168,7 +168,7 @@ class CollectionHooks:
     def _refuse(self, config: pytest.Config, error: InputError) -> None:
         """Stop the run; a worker cannot, so each of its cases fails with the reason instead."""
         if not hasattr(config, "workerinput"):
-            raise pytest.UsageError(line_in_log(str(error))) from None
+            raise pytest.UsageError(in_log(str(error))) from None
         self.refusal = error
 
 

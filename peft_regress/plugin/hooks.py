@@ -25,7 +25,7 @@ from peft_regress.plugin.closing_text import RunOutcome, closing_text
 from peft_regress.plugin.options import RegressOptions, add_options, set_up_benchmarks
 from peft_regress.plugin.session import RegressSession
 from peft_regress.report import case_text
-from peft_regress.report.terminal import in_log, layout_of, line_in_log
+from peft_regress.report.terminal import in_log, layout_of
 from peft_regress.runs.journal import KeptRecord
 from peft_regress.runs.schema import Failure, Measurement, Status, error_record
 from peft_regress.text import count_of
@@ -72,7 +72,7 @@ def pytest_configure(config: pytest.Config) -> None:
         if not session.is_worker and not config.getoption("collectonly"):
             left = session.keeper.prepare()
     except InputError as error:
-        raise pytest.UsageError(line_in_log(str(error))) from None
+        raise pytest.UsageError(in_log(str(error))) from None
     collecting = collection.CollectionHooks(options, session.references)
     config.stash[_SESSION] = session
     config.stash[_COLLECTION] = collecting

@@ -56,22 +56,18 @@ class Script:
             raise InputError(f"Script {self.id!r}: {problem}")
 
 
-def _wrong_values(given: Script) -> Iterator[str]:
-    value: Any = given.args
-    if isinstance(value, str) or not all(isinstance(one, str) for one in value):
-        yield f"args={value!r} is not a list of texts"
-    value = given.steps
-    if not isinstance(value, int) or value < 2:  # noqa: PLR2004
-        yield f"steps={value!r}: costs are those of the second step: give 2 at least"
-    value = given.until
-    if value is not None and value not in get_args(Event):
-        yield f"until={value!r} is none of {', '.join(get_args(Event))}"
-    value = given.env
-    if not all(isinstance(one, str) for pair in value.items() for one in pair):
-        yield f"env={value!r} is not a mapping of texts"
-    value = given.time_limit
-    if not isinstance(value, int | float) or not value > 0:
-        yield f"time_limit={value!r} is not a number of seconds"
+def _wrong_values(given: Any) -> Iterator[str]:
+    args, steps, limit = given.args, given.steps, given.time_limit
+    if isinstance(args, str) or not all(isinstance(one, str) for one in args):
+        yield f"{args=} is not a list of texts"
+    if not isinstance(steps, int) or steps < 2:  # noqa: PLR2004
+        yield f"{steps=}: costs are those of the second step: give 2 at least"
+    if given.until is not None and given.until not in get_args(Event):
+        yield f"until={given.until!r} is none of {', '.join(get_args(Event))}"
+    if not all(isinstance(one, str) for pair in given.env.items() for one in pair):
+        yield f"env={given.env!r} is not a mapping of texts"
+    if not isinstance(limit, int | float) or not limit > 0:
+        yield f"time_limit={limit!r} is not a number of seconds"
 
 
 OwnCase = FineTune | Script

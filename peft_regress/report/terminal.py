@@ -94,11 +94,6 @@ def in_log(text: str, *, styles: bool = False) -> str:
     )
 
 
-def line_in_log(text: str) -> str:
-    """Return a message as one line that may stand in a log."""
-    return in_log(printable(text))
-
-
 def write_summary(path: Path, text: str) -> None:
     """Write a summary, or append it if the file is that of the step, which other commands share."""
     of_step = os.environ.get("GITHUB_STEP_SUMMARY")

@@ -12,13 +12,8 @@ from peft_regress.report import document as documents
 from peft_regress.report.document import Code, Line, Listing, Section
 from peft_regress.report.layout import STYLE_OF_EXIT
 from peft_regress.report.sentences import outcome_line, short_verdict, version_changes
+from peft_regress.report.verdict import finding as findings
 from peft_regress.report.verdict import sections as verdicts
-from peft_regress.report.verdict.finding import (
-    example_lines,
-    finding_details,
-    finding_headline,
-    finding_title,
-)
 from peft_regress.report.verdict.next_steps import bisection, quoted
 from peft_regress.report.verdict.to_json import encode_finding, encode_sides, encode_verdict, fields
 from peft_regress.runs.environment import likely_first, suspects_of
@@ -40,13 +35,13 @@ def _finding_section(
     function: FoundFunction | None,
 ) -> Section:
     """Return what changed, where, by which package and function, in which cases, and an example."""
-    details = finding_details(finding, comparison)
+    details = findings.finding_details(finding, comparison)
     body: list[Line | Listing] = [Line(line, most_lines=4) for line in details]
     if package:
         body.append(Line(f"which package: {package}", most_lines=2))
     body += _about_function(function, "which function: ")
     body.append(Line(f"cases: {documents.case_set(finding.cases)}", most_lines=6))
-    numbers = example_lines(finding, comparison)
+    numbers = findings.example_lines(finding, comparison)
     if numbers:
         body.append(Line(f"for example {clean(finding.example.case)}:"))
         body.append(Listing("\n".join(numbers)))
@@ -129,7 +124,10 @@ def _heading(upgrade: Upgrade) -> Section:
 
 def _findings(upgrade: Upgrade, scripts: Sequence[Reproduction]) -> Iterator[Section]:
     for number, finding in enumerate(upgrade.comparison.findings, start=1):
-        title, package = f"{number}. {finding_headline(finding)}", _culprit(finding, upgrade)
+        title, package = (
+            f"{number}. {findings.finding_headline(finding)}",
+            _culprit(finding, upgrade),
+        )
         function = _function(finding, upgrade)
         yield _finding_section(title, finding, upgrade.comparison, package, function)
         for made in scripts:
@@ -149,7 +147,7 @@ def _by_baseline(upgrade: Upgrade) -> Iterator[Section]:
     for finding in upgrade.since_baseline:
         since = f"since {clean(references[finding.example.case].run_name)}, not by this change"
         cases = Line(f"cases: {documents.case_set(finding.cases)}", most_lines=4)
-        title = f"{since}: {finding_headline(finding)}"
+        title = f"{since}: {findings.finding_headline(finding)}"
         yield Section(title=title, body=(cases,), level=3)
 
 
@@ -192,22 +190,22 @@ def encode_upgrade(upgrade: Upgrade) -> dict[str, Any]:
 
 def advice_on(upgrade: Upgrade) -> list[tuple[str, ...]]:
     """Return what a user can do about the findings, each in words and commands."""
-    findings = upgrade.comparison.findings
+    found = upgrade.comparison.findings
     if upgrade.by_baseline and not upgrade.comparison.failing:
         return [("nothing: the change makes nothing worse",)]
     if upgrade.by_baseline:
         _, digest = upgrade.compared_with.partition(",")[0].split()
         meant = "if it is meant, merge it: later changes are compared with it"
         return [("what the change is:", Code(f"git diff {digest}")), (meant,)]
-    failing = [finding for finding in findings if finding.is_failing]
+    failing = [finding for finding in found if finding.is_failing]
     advice = [*_about_failing(failing[0], upgrade)] if failing else []
-    if failing or any(finding.is_better for finding in findings):
+    if failing or any(finding.is_better for finding in found):
         which = "if the new numbers are right" if failing else "it got better"
         saving = ("add", Code("--save run.json"), "and then") if upgrade.saved is None else ()
         saved = quoted(str(upgrade.saved or "run.json"))
         command = Code(f'peft-regress accept {saved} --reason "..."')
         advice.append((f"accept, {which}:", *saving, command))
-    if any(finding.cause.strand == "coverage" for finding in findings):
+    if any(finding.cause.strand == "coverage" for finding in found):
         advice.append(("compare what was not compared: add", Code("--base run")))
     return advice or [("nothing: no number changed beyond its bound",)]
 
@@ -267,7 +265,7 @@ def _transition(found: Bisection, transition: Transition) -> Iterator[Section]:
     changed = (f"environment: {'; '.join(moved)}",) if len(moved) > 1 else ()
     yield Section(title=title, body=changed, level=2, style="strong")
     for finding, culprit, function in _with_culprits(found, transition):
-        title = f"{short_verdict(finding.verdict)}: {finding_title(finding)}"
+        title = f"{short_verdict(finding.verdict)}: {findings.finding_title(finding)}"
         yield _finding_section(title, finding, transition.comparison, culprit, function)
 
 

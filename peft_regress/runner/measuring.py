@@ -37,16 +37,8 @@ from peft_regress.runs.journal import Header, KeptRecord, Line, check_kept, head
 from peft_regress.runs.run_file import write_run_file
 from peft_regress.runs.schema import Failure, Record, Run, Selection, error_record
 from peft_regress.text import redacted
+from peft_regress.workers import pool as pools
 from peft_regress.workers import worker as workers
-from peft_regress.workers.pool import (
-    Environment,
-    GivenUpError,
-    LocalPool,
-    NodeError,
-    Pool,
-    Seat,
-    UnusableEnvironmentError,
-)
 
 CASE_SECONDS: Final = 600.0
 """How long one case may take: thirty times the slowest one on two idle cores."""
@@ -70,13 +62,13 @@ class MeasuringSetup:
     keeper: Keeper = field(default_factory=Keeper)
     """Keeps records, and takes those of an earlier run."""
     pip: Pip = field(default_factory=Pip)
-    pool: Pool | None = None
+    pool: pools.Pool | None = None
     """What measures instead of workers of this machine."""
     commit: str | None = None
     """What kept records were measured of; None for the commit of the working folder."""
 
 
-def ask_case(seat: Seat, environment: Environment, request: CaseRequest) -> CaseAnswer:
+def ask_case(seat: pools.Seat, environment: pools.Environment, request: CaseRequest) -> CaseAnswer:
     """Look up a case and measure it; a worker that is lost meanwhile makes a record in error.
 
     Raises `UnusableEnvironmentError` if nothing can be done there.
@@ -103,11 +95,11 @@ def ask_case(seat: Seat, environment: Environment, request: CaseRequest) -> Case
             worker.kill()
             # An earlier case may have left the worker unusable.
             if is_fresh or seat.is_stopped:
-                raise UnusableEnvironmentError(f"{request.case}: {error}") from None
+                raise pools.UnusableEnvironmentError(f"{request.case}: {error}") from None
 
 
 def _measured(
-    seat: Seat, worker: workers.WorkerProcess, request: CaseRequest, answer: CaseAnswer
+    seat: pools.Seat, worker: workers.WorkerProcess, request: CaseRequest, answer: CaseAnswer
 ) -> CaseAnswer:
     case, files = Case.parse(request.case), dict[str, bytes]()
     with tempfile.TemporaryDirectory(dir=seat.folder, ignore_cleanup_errors=True) as scratch:
@@ -160,9 +152,9 @@ def measure_cases(  # noqa: PLR0913  (each is one setting)
     """
     if not cases:
         raise InputError("there is no case to measure")
-    own = LocalPool(setup.jobs, setup.time_limit)
+    own = pools.LocalPool(setup.jobs, setup.time_limit)
     work = _Work(
-        environment=Environment(python=python, planned=tuple(planned), libraries=LIBRARIES),
+        environment=pools.Environment(python=python, planned=tuple(planned), libraries=LIBRARIES),
         setup=setup,
         pool=setup.pool or own,
         budget_of=read_budgets(setup.project.settings.budgets),
@@ -180,7 +172,7 @@ def measure_cases(  # noqa: PLR0913  (each is one setting)
             save_run(save, work.run(matrix, ["interrupted"]))
         raise
     if not work.lines:
-        raise UnusableEnvironmentError(f"{python}: no case was measured")
+        raise pools.UnusableEnvironmentError(f"{python}: no case was measured")
     return work.run(matrix, narrowed_by)
 
 
@@ -188,9 +180,9 @@ def measure_cases(  # noqa: PLR0913  (each is one setting)
 class _Work:
     """Cases to measure in one environment, and what came of them so far."""
 
-    environment: Environment
+    environment: pools.Environment
     setup: MeasuringSetup
-    pool: Pool
+    pool: pools.Pool
     budget_of: Callable[[Case], Budget | None]
     """That of cases that state none themselves."""
     trains: bool
@@ -211,7 +203,8 @@ class _Work:
             for _, group in groupby(left, key=_pairing):
                 case_of |= self._asked([*group])
             for future in as_completed(case_of):
-                with held_signals(), contextlib.suppress(GivenUpError):  # the pool has said so
+                # Of what is given up the pool has said so.
+                with held_signals(), contextlib.suppress(pools.GivenUpError):
                     self._keep(case_of[future], future.result())
         finally:
             for future in case_of:
@@ -281,23 +274,23 @@ class _Work:
         """Return a record; raise an error if it is not of the case and environment asked for."""
         kept, packages, where = answer.kept, answer.header.environment, answer.where
         if kept is None:
-            raise NodeError(f"{where}: {case.id}: no record")
+            raise pools.NodeError(f"{where}: {case.id}: no record")
         try:
             check_kept(case.id, kept, answer.definition)
         except InputError as error:
-            raise NodeError(f"{where}: {error}") from None
+            raise pools.NodeError(f"{where}: {error}") from None
         earlier = next(iter(self.lines.values()), None)
         known = packages if earlier is None else earlier.header.environment
         for name, (one, other) in changed_packages(known, packages).items():
             there = ", after `peft-regress upgrade --clean` there" if self.pool.is_remote else ""
-            raise UnusableEnvironmentError(
+            raise pools.UnusableEnvironmentError(
                 f"{where}: its packages changed during the run ({name} "
                 f"{one or 'not installed'}, then {other or 'not installed'}); run it again{there}"
             )
         find = version_in(self.environment.python)
         for name, version in kept.imported.items() if self.pool.is_remote else ():
             if find(name) != version:
-                raise NodeError(
+                raise pools.NodeError(
                     f"{where}: {case.id} uses {name} {version} there, and "
                     f"{find(name) or 'none'} here; install the same on both"
                 )

@@ -163,11 +163,11 @@ def upgrade(  # noqa: PLR0913  (what to measure, and whom to tell)
             saved=settings.save,
             by_baseline=_judged(passing, None, candidate, settings) if base else None,
         )
+        python = base.overlay.python if base else Path(sys.executable)
         is_remote = settings.setup.pool is not None and settings.setup.pool.is_remote
         moved = drawn_otherwise(sides.references, candidate.cases)
         if moved and settings.runs_base_here and not is_remote:
             progress(f"training {count_of(len(moved), 'case')} in float64 from the base's weights")
-            python = base.overlay.python if base else Path(sys.executable)
             found = from_one_start(moved, python, overlay.python, settings.setup)
             result = replace(result, remarks=(*result.remarks, *found))
         on_comparison(result)
@@ -185,7 +185,6 @@ def upgrade(  # noqa: PLR0913  (what to measure, and whom to tell)
             )
             result = replace(result, responsible=responsible)
             if settings.function:
-                python = base.overlay.python if base else Path(sys.executable)
                 pair = Environment(python=python), Environment(python=overlay.python)
                 result = _with_functions(result, pair, settings, progress)
         except KeyboardInterrupt:
@@ -345,17 +344,13 @@ class _Measurer:
                 references |= observations_of(in_full, commit.name)
                 refereed = [case for case in left if referee_of(in_full.cases[case.id].referee)]
                 if refereed:
-                    candidate = self._again(candidate, overlay, references, refereed)
+                    # Some cases anew, with what is known by now.
+                    known = known_curves(references)
+                    anew = replace(self.settings.setup, keeper=Keeper())
+                    run = self.run("candidate", overlay, known=known, setup=anew, cases=refereed)
+                    cases = {**candidate.cases, **run.cases}
+                    candidate = msgspec.structs.replace(candidate, cases=cases)
         return _Sides(references, candidate, is_measured=True)
-
-    def _again(
-        self, candidate: Run, overlay: Overlay, references: Observations, cases: Sequence[Case]
-    ) -> Run:
-        """Return a candidate some of whose cases are measured anew, with what is known by now."""
-        setup = replace(self.settings.setup, keeper=Keeper())
-        known = known_curves(references)
-        run = self.run("candidate", overlay, known=known, setup=setup, cases=cases)
-        return msgspec.structs.replace(candidate, cases={**candidate.cases, **run.cases})
 
     def run(
         self,

@@ -56,26 +56,22 @@ class Environment:
     """Environment variables of the workers, besides those of this process."""
 
 
+@dataclass(eq=False)
 class Seat:
-    """Has one worker at a time, in one environment; another thread may `stop` it.
+    """Has one worker at a time, in one environment; another thread may `stop` it."""
 
-    Attributes:
-        folder: The working directory of its workers: a library may write into it.
-        time_limit: The seconds that one answer may take.
-        name: How messages name it, if it is on another machine.
-        machine: What the last worker says of its machine.
-        is_stopped: Whether `stop` was called.
-
-    """
-
-    def __init__(self, folder: Path, *, time_limit: float, name: str = "") -> None:
-        self.folder = folder
-        self.time_limit = time_limit
-        self.name = name
-        self.machine: Machine | None = None
-        self._environment: Environment | None = None
-        self._worker: WorkerProcess | None = None
-        self.is_stopped = False
+    folder: Path
+    """The working directory of its workers: a library may write into it."""
+    time_limit: float
+    """The seconds that one answer may take."""
+    name: str = ""
+    """How messages name it, if it is on another machine."""
+    machine: Machine | None = None
+    """What the last worker says of its machine."""
+    is_stopped: bool = False
+    """Whether `stop` was called."""
+    _environment: Environment | None = None
+    _worker: WorkerProcess | None = None
 
     def is_fresh(self, environment: Environment) -> bool:
         """Return whether `worker` would start a worker."""

@@ -31,13 +31,11 @@ class EfficientNetLite0:
         """Build the model with weights drawn under `seed`; leave the global generators alone."""
         import torch  # listing names must not cost the import
 
-        from peft_regress.catalogue.architectures.efficientnet_lite_network import (
-            EfficientNetLiteNetwork,
-        )
+        from peft_regress.catalogue.architectures import efficientnet_lite_network
 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return EfficientNetLiteNetwork(num_classes=num_classes)
+            return efficientnet_lite_network.EfficientNetLiteNetwork(num_classes=num_classes)
 
     def source(self, *, num_classes: int) -> "nn.Module":
         """Build the model with its ImageNet weights, in eval mode.

@@ -75,26 +75,21 @@ def hira_shapes(layer: nn.Module, rank: int) -> Shapes:
     }
 
 
-def loha_shapes(layer: nn.Module, rank: int) -> Shapes:
-    """LoHa: (W1a W1b) * (W2a W2b), a convolution seen as (out, in * kernel)."""
-    out, inner, kernel = _sizes(layer)
-    shapes: Shapes = {}
-    for factor in ("hada_w1", "hada_w2"):
-        shapes[f"{factor}_a.{ADAPTER}"] = (out, rank)
-        shapes[f"{factor}_b.{ADAPTER}"] = (rank, inner * prod(kernel))
-    return shapes
+def loha_shapes(layer: nn.Module, rank: int, *, tucker: bool = False) -> Shapes:
+    """LoHa: (W1a W1b) * (W2a W2b), a convolution seen as (out, in * kernel).
 
-
-def loha_tucker_shapes(layer: nn.Module, rank: int) -> Shapes:
-    """LoHa whose factors for a convolution are (out, in, kernel), by Tucker's decomposition."""
+    With `tucker` and a kernel larger than 1, it is (out, in, kernel), by Tucker's decomposition.
+    """
     out, inner, kernel = _sizes(layer)
-    if prod(kernel) == 1:
-        return loha_shapes(layer, rank)
     shapes: Shapes = {}
     for factor in ("1", "2"):
-        shapes[f"hada_t{factor}.{ADAPTER}"] = (rank, rank, *kernel)
-        shapes[f"hada_w{factor}_a.{ADAPTER}"] = (rank, out)
-        shapes[f"hada_w{factor}_b.{ADAPTER}"] = (rank, inner)
+        if tucker and prod(kernel) > 1:
+            shapes[f"hada_t{factor}.{ADAPTER}"] = (rank, rank, *kernel)
+            shapes[f"hada_w{factor}_a.{ADAPTER}"] = (rank, out)
+            shapes[f"hada_w{factor}_b.{ADAPTER}"] = (rank, inner)
+        else:
+            shapes[f"hada_w{factor}_a.{ADAPTER}"] = (out, rank)
+            shapes[f"hada_w{factor}_b.{ADAPTER}"] = (rank, inner * prod(kernel))
     return shapes
 
 

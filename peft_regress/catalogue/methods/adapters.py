@@ -261,19 +261,17 @@ _FLOAT32: Final = (
 )
 
 
-def _by_tucker(method: PeftAdapter, of_layer: Callable[[nn.Module, int], Shapes]) -> PeftAdapter:
+def _by_tucker(method: PeftAdapter, of_layer: Callable[..., Shapes]) -> PeftAdapter:
     """Return the method with its optional product for convolutions."""
 
     def settings(rank: int | None) -> Mapping[str, Json]:
         return {**method.settings(rank), "use_effective_conv2d": True}
 
-    return replace(method, name=f"{method.name}-tucker", settings=settings, shapes=of_layer)
+    name, by_tucker = f"{method.name}-tucker", partial(of_layer, tucker=True)
+    return replace(method, name=name, settings=settings, shapes=by_tucker)
 
 
-_TUCKER: Final = (
-    _by_tucker(_LOHA, shapes.loha_tucker_shapes),
-    _by_tucker(_LOKR, partial(shapes.lokr_shapes, tucker=True)),
-)
+_TUCKER: Final = (_by_tucker(_LOHA, shapes.loha_shapes), _by_tucker(_LOKR, shapes.lokr_shapes))
 
 
 def _on_bfloat16(method: PeftAdapter, *, matrices: tuple[str, ...] = ("extended",)) -> PeftAdapter:

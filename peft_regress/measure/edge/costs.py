@@ -3,7 +3,7 @@
 import copy
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -176,15 +176,12 @@ def train_here(model: nn.Module, batches: Sequence[Any], *, loss: program.Loss) 
                 name: torch.zeros_like(each) if each.grad is None else each.grad.clone()
                 for name, each in trained.items()
             }
-            rate = optimizer.param_groups[0]["lr"] = _learning_rate(losses[0], gradients.values())
+            squares = sum(float(each.double().square().sum()) for each in gradients.values())
+            decreasing = _DECREASE * abs(losses[0]) / squares if squares else 0.0
+            rate = decreasing if math.isfinite(decreasing) else 0.0
+            optimizer.param_groups[0]["lr"] = rate
         optimizer.step()
     return TrainedHere(learning_rate=rate, losses=tuple(losses), gradients=gradients)
-
-
-def _learning_rate(loss: float, gradients: Iterable[Tensor]) -> float:
-    squares = sum(float(each.double().square().sum()) for each in gradients)
-    rate = _DECREASE * abs(loss) / squares if squares else 0.0
-    return rate if math.isfinite(rate) else 0.0
 
 
 @facts.judged

@@ -10,6 +10,7 @@ differently, every byte is counted and no module named.
 
 import contextlib
 import copy
+import itertools
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -20,7 +21,8 @@ from unittest import mock
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
-from torch.fx import Graph, GraphModule, Node
+from torch.fx import GraphModule, Node
+from torch.utils._pytree import tree_leaves
 
 from peft_regress.cost.batches import call_model, floats_in, leaves_of, map_batch
 from peft_regress.cost.module_trail import module_names
@@ -193,26 +195,22 @@ def _joint(exported: ExportedProgram) -> tuple[ExportedProgram, Callable[[Node],
 
     def copy_and_collect(graph_module: GraphModule) -> None:
         copy_them(graph_module)
-        _collect(graph_module.graph, found)
+        for node in graph_module.graph.nodes:
+            if node.op != "call_function":
+                continue
+            module = (node.meta.get("custom") or {}).get(_KEY)
+            if module is None:
+                # A sum of gradients that autograd makes between two modules.
+                before = (found.get(each.name) for each in node.all_input_nodes)
+                module = next((each.module for each in before if each is not None), "")
+            is_backward = node.meta.get("partitioner_tag") == "is_backward"
+            found[node.name] = _Owner(module, is_backward=is_backward)
 
     experimental = package.load("torch.export.experimental")
     with mock.patch.object(capture, annotations, copy_and_collect, create=True):
         joint = experimental._export_forward_backward(exported)  # noqa: SLF001
     nobody = _Owner("", is_backward=False)
     return joint, lambda node: found.get(_name_in_first_trace(node), nobody)
-
-
-def _collect(graph: Graph, found: dict[str, _Owner]) -> None:
-    for node in graph.nodes:
-        if node.op != "call_function":
-            continue
-        module = (node.meta.get("custom") or {}).get(_KEY)
-        if module is None:
-            # A sum of gradients that autograd makes between two modules.
-            before = (found.get(each.name) for each in node.all_input_nodes)
-            module = next((each.module for each in before if each is not None), "")
-        is_backward = node.meta.get("partitioner_tag") == "is_backward"
-        found[node.name] = _Owner(module, is_backward=is_backward)
 
 
 def _name_in_first_trace(node: Node) -> str:
@@ -236,26 +234,20 @@ def _plan_rows(planned: Iterable[_PlannedTensor], planned_bytes: int) -> Rows:
     # A row is a module and a category of memory (`param`, `buffer`, `input`, `grad`, or
     # `activation` and `temp` with the operator that fills it), or `UNUSED` of no module.
     tensors = list(planned)
-    moment = _fullest(tensors)
+    changes: Counter[int] = Counter()
+    for tensor in tensors:
+        changes[tensor.first] += tensor.size
+        changes[tensor.last + 1] -= tensor.size
+    positions = sorted(changes)
+    used = itertools.accumulate(changes[position] for position in positions)
+    # The first moment at which the most is in use.
+    moment = max(zip(used, positions, strict=True), key=lambda at: at[0], default=(0, 0))[1]
     rows: Counter[tuple[str, str]] = Counter()
     for tensor in tensors:
         if tensor.first <= moment <= tensor.last:
             rows[tensor.module, tensor.what] += tensor.size
     rows["", UNUSED] += planned_bytes - sum(rows.values())
     return {key: size for key, size in rows.items() if size}
-
-
-def _fullest(tensors: Iterable[_PlannedTensor]) -> int:
-    changes: Counter[int] = Counter()
-    for tensor in tensors:
-        changes[tensor.first] += tensor.size
-        changes[tensor.last + 1] -= tensor.size
-    best, moment, used = -1, 0, 0
-    for position in sorted(changes):
-        used += changes[position]
-        if used > best:
-            best, moment = used, position
-    return moment
 
 
 def _tensors(
@@ -272,7 +264,7 @@ def _tensors(
     seen: set[tuple[Any, ...]] = set()
     # A tensor is allocated by a node of its own, which knows neither module nor operator.
     for node in sorted(program.graph.nodes, key=_is_allocation):
-        for spec in _specs(node.meta.get("spec")):
+        for spec in _specs(node):
             key = _place(spec)
             if spec.mem_id is None or key in seen:
                 continue
@@ -303,7 +295,7 @@ def _gradients(program: ExportedProgram) -> dict[tuple[Any, ...], str]:
         _place(planned): spec.target
         for node, spec in zip(outputs, program.graph_signature.output_specs, strict=False)
         if spec.kind.name == "GRADIENT_TO_PARAMETER" and spec.target is not None
-        for planned in _specs(node.meta.get("spec"))
+        for planned in _specs(node)
     }
 
 
@@ -312,12 +304,9 @@ def _place(spec: Any) -> tuple[Any, ...]:
     return spec.mem_id, spec.mem_offset, *spec.lifetime
 
 
-def _specs(found: Any) -> Iterator[Any]:
-    if isinstance(found, list | tuple):
-        for each in found:
-            yield from _specs(each)
-    elif hasattr(found, "allocated_memory"):
-        yield found
+def _specs(node: Node) -> list[Any]:
+    leaves = tree_leaves(node.meta.get("spec"))
+    return [each for each in leaves if hasattr(each, "allocated_memory")]
 
 
 def _operator(node: Node) -> str:

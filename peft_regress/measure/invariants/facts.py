@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import math
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple, ParamSpec, TypeVar
 
@@ -125,13 +126,9 @@ def told_of(error: Exception) -> str:
 
 
 def _layer_of(error: Exception) -> str:
-    modules = []
-    trace = error.__traceback__
-    while trace is not None:
-        owner = trace.tb_frame.f_locals.get("self")
-        if isinstance(owner, nn.Module):
-            modules.append(owner)
-        trace = trace.tb_next
+    frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
+    owners = (frame.f_locals.get("self") for frame in frames)
+    modules = [owner for owner in owners if isinstance(owner, nn.Module)]
     if not modules:
         return ""
     names = {module: name for name, module in modules[0].named_modules()}

@@ -18,17 +18,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from peft_regress.catalogue.methods.method import Method
 from peft_regress.cost.batches import batch_as, leaves_of
 from peft_regress.measure.float64 import float64
-from peft_regress.measure.invariants import facts, tuner
+from peft_regress.measure.invariants import facts, outputs, tuner
 from peft_regress.measure.invariants.facts import Fact
 from peft_regress.measure.invariants.filled import FILL_SEEDS, Filled
-from peft_regress.measure.invariants.outputs import (
-    AUTOCAST_TOLERANCE,
-    IDENTITY_TOLERANCE,
-    MERGE_TOLERANCE,
-    Outputs,
-    agree,
-    in_float32,
-)
+from peft_regress.measure.invariants.outputs import Outputs, agree
 from peft_regress.measure.invariants.probe import LayerOutputs, Probe, channels_last
 from peft_regress.measure.invariants.tuner import SECOND
 from peft_regress.measure.objective import Context, evaluated
@@ -46,7 +39,7 @@ class _Way(NamedTuple):
     layers: Callable[[], LayerOutputs]
     """What the layers compute where the output is as wanted."""
     how: Context | None = None
-    tolerance: float = MERGE_TOLERANCE
+    tolerance: float = outputs.MERGE_TOLERANCE
     refusals: tuple[type[Exception], ...] = ()
     """What peft raises if this adapter does not have the way."""
     part: Callable[[Outputs], Outputs] = tuple
@@ -68,7 +61,7 @@ class _Way(NamedTuple):
 def paths_agree(filled: Filled, of_base: Outputs, adapter: Method) -> dict[str, Fact]:
     """Compare each way with what the filled adapter, or the base, computes in eval mode."""
     probe, model = filled.probe, copy.deepcopy(filled.model)
-    base, _ = in_float32(probe.base, probe.batch)
+    base, _ = outputs.in_float32(probe.base, probe.batch)
     wanted = probe.outputs(model)
     ways = [
         _Way(name, lambda: model, wanted, lambda: probe.layers(model), how, tolerance)
@@ -79,7 +72,7 @@ def paths_agree(filled: Filled, of_base: Outputs, adapter: Method) -> dict[str, 
     if adapter.keeps_base:
         way = _Way("off", lambda: model, of_base, lambda: probe.layers(base))
         how = _off(adapter, evaluated)
-        off = _walked(probe, way._replace(how=how, tolerance=IDENTITY_TOLERANCE))
+        off = _walked(probe, way._replace(how=how, tolerance=outputs.IDENTITY_TOLERANCE))
         if any(way.name == _TRAINING for way in ways):
             ways.append(way._replace(name=f"off {_TRAINING}", how=_off(adapter, _training)))
     with tuner.quiet():
@@ -113,7 +106,7 @@ def _walked(probe: Probe, way: _Way) -> None:
         return
     if drawn:
         raise facts.null("it draws random numbers")
-    if way.tolerance == AUTOCAST_TOLERANCE and way.may_be_rounding(probe):
+    if way.tolerance == outputs.AUTOCAST_TOLERANCE and way.may_be_rounding(probe):
         raise facts.null("rounding to bfloat16 alone may change as much")
 
     def layers() -> tuple[LayerOutputs, LayerOutputs]:
@@ -168,17 +161,17 @@ def _off(adapter: Method, mode: Context) -> Context:
 
 
 _HOW: Final[dict[str, tuple[Context, float]]] = {
-    "with gradients": (_within(evaluated, lambda _: torch.enable_grad()), MERGE_TOLERANCE),
-    "without gradients": (_within(evaluated, lambda _: torch.no_grad()), MERGE_TOLERANCE),
-    _TRAINING: (_within(_training, lambda _: torch.enable_grad()), MERGE_TOLERANCE),
-    "on images channels last": (_called(channels_last), MERGE_TOLERANCE),
+    "with gradients": (_within(evaluated, lambda _: torch.enable_grad()), outputs.MERGE_TOLERANCE),
+    "without gradients": (_within(evaluated, lambda _: torch.no_grad()), outputs.MERGE_TOLERANCE),
+    _TRAINING: (_within(_training, lambda _: torch.enable_grad()), outputs.MERGE_TOLERANCE),
+    "on images channels last": (_called(channels_last), outputs.MERGE_TOLERANCE),
     "under autocast": (
         _within(
             evaluated,
             lambda _: torch.no_grad(),
             lambda model: torch.autocast(device_of(model).type, torch.bfloat16),
         ),
-        AUTOCAST_TOLERANCE,
+        outputs.AUTOCAST_TOLERANCE,
     ),
 }
 
@@ -198,7 +191,10 @@ def _of_peft(
         return
 
     def of_copy(
-        name: str, make: Callable[[Any], nn.Module], wanted: Outputs = wanted, like: Any = model
+        name: str,
+        make: Callable[[Any], nn.Module],
+        wanted: Outputs = wanted,
+        like: Any = model,
     ) -> _Way:
         return _Way(
             name,
@@ -239,24 +235,24 @@ def _by_row(filled: Filled, wanted: Outputs, of_base: Outputs, count: int) -> It
     probe = filled.probe
     model: Any = copy.deepcopy(filled.model)
     first = str(model.active_adapter)
-    outputs = {first: wanted, _NO_ADAPTER: of_base}
+    computed = {first: wanted, _NO_ADAPTER: of_base}
     facts.attempt(lambda: tuner.add_second(model))
     added = {name: part for name, part in model.named_parameters() if f".{SECOND}" in name}
     if added:
         filled.draw(added, seed=len(FILL_SEEDS))
         model.set_adapter(SECOND)
-        outputs[SECOND] = probe.outputs(model)
+        computed[SECOND] = probe.outputs(model)
         model.set_adapter(first)
 
     def rows(tensors: Sequence[Tensor]) -> Tensor:
         return torch.stack([tensor[row] for row, tensor in enumerate(tensors)])
 
-    def whole(outputs: Outputs) -> Outputs:
-        return tuple(tensor for tensor in outputs if tensor.ndim and len(tensor) == count)
+    def whole(found: Outputs) -> Outputs:
+        return tuple(tensor for tensor in found if tensor.ndim and len(tensor) == count)
 
     def layers_of(names: Sequence[str]) -> LayerOutputs:
         layers = {_NO_ADAPTER: probe.layers(probe.base)}
-        for name in outputs.keys() - {_NO_ADAPTER}:
+        for name in computed.keys() - {_NO_ADAPTER}:
             model.set_adapter(name)
             layers[name] = probe.layers(model)
         model.set_adapter(first)
@@ -266,12 +262,12 @@ def _by_row(filled: Filled, wanted: Outputs, of_base: Outputs, count: int) -> It
             if all(len(layers[name].get(layer, ())) == count for name in names)
         }
 
-    for way, names in (("named for each row", [first]), ("in a mixed batch", [*outputs])):
+    for way, names in (("named for each row", [first]), ("in a mixed batch", [*computed])):
         each = list(itertools.islice(itertools.cycle(names), count))
         yield _Way(
             way,
             lambda: model,
-            tuple(map(rows, zip(*(whole(outputs[name]) for name in each), strict=True))),
+            tuple(map(rows, zip(*(whole(computed[name]) for name in each), strict=True))),
             functools.partial(layers_of, each),
             _called(lambda given: given, adapter_names=each),
             refusals=_REFUSALS,

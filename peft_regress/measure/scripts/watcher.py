@@ -23,10 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
-from torch.optim.optimizer import (
-    register_optimizer_step_post_hook,
-    register_optimizer_step_pre_hook,
-)
+from torch.optim import optimizer as optimizers
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from peft_regress.cost.batches import named_tensors
@@ -37,13 +34,8 @@ from peft_regress.imports import told
 from peft_regress.measure.float64 import Raising
 from peft_regress.measure.inputs import BatchSums, numbers_of, summaries_of
 from peft_regress.measure.scripts import observation as seen
+from peft_regress.measure.scripts import script_recorder as recording
 from peft_regress.measure.scripts.horizon import STEPS_BESIDE, Horizon
-from peft_regress.measure.scripts.script_recorder import (
-    Losses,
-    ScriptRecorder,
-    has_one_storage,
-    unrecorded,
-)
 from peft_regress.measure.training import begin_alike
 from peft_regress.runs.environment import imported_packages, loaded_packages
 from peft_regress.runs.schema import Failure
@@ -71,7 +63,7 @@ class Watcher:
         self._backward_depth = 0
         self._modules: list[nn.Module] = []
         """The outermost modules that can train."""
-        self._recorder: ScriptRecorder | None = None
+        self._recorder: recording.ScriptRecorder | None = None
         self._marks: list[Mark] = []
         """Where the first step begins, where each recorded one ends."""
         self._backward_mark: Mark | None = None
@@ -83,7 +75,7 @@ class Watcher:
         """The optimizers that step, with the phase before."""
         self._inputs: dict[str, Tensor] = {}
         self._micro_batches: list[seen.MicroBatch] = []
-        self._losses = Losses()
+        self._losses = recording.Losses()
         self._horizon = Horizon()
         self._norms: dict[int, float] = {}
         """Of each gradient as the last backward pass left it, by the parameter."""
@@ -115,8 +107,8 @@ class Watcher:
         module_hooks.register_module_forward_pre_hook(partial(forward, self._enter_module))
         leave = partial(forward, self._leave_module)
         module_hooks.register_module_forward_hook(leave, always_call=True)
-        register_optimizer_step_pre_hook(partial(update, self._enter_optimizer))
-        register_optimizer_step_post_hook(partial(update, self._leave_optimizer))
+        optimizers.register_optimizer_step_pre_hook(partial(update, self._enter_optimizer))
+        optimizers.register_optimizer_step_post_hook(partial(update, self._leave_optimizer))
         backward, compiled = torch.autograd.backward, torch.compile
 
         def watched_backward(tensors: Any, *args: Any, **kwargs: Any) -> None:
@@ -188,7 +180,7 @@ class Watcher:
         if self._recorder is not None:
             self._recorder.hold_batch(tensor for _, tensor in tensors)
         for name, tensor in tensors:
-            if has_one_storage(tensor):
+            if recording.has_one_storage(tensor):
                 self._keep_input(name, tensor)
 
     def _begin_alike(self, module: nn.Module, batch: dict[str, Tensor]) -> None:
@@ -207,7 +199,7 @@ class Watcher:
     def _keep_input(self, name: str, tensor: Tensor) -> None:
         while name in self._inputs:
             name += "'"  # the next call of the same micro-batch
-        with unrecorded():
+        with recording.unrecorded():
             self._inputs[name] = tensor.detach()
 
     def _note_evaluation(self, module: nn.Module) -> None:
@@ -230,17 +222,15 @@ class Watcher:
         self._modules.append(module)
         if self._float64 is not None:
             self._float64.raise_weights(module)
-        with unrecorded():
+        with recording.unrecorded():
             self._facts.setdefault("weights", {}).update(summaries_of(module))
         device = next(module.parameters()).device.type
         if torch.is_autocast_enabled(device):
             self._facts["autocast"] = str(torch.get_autocast_dtype(device)).removeprefix("torch.")
-        if self._steps or self._failed:
-            return
-        if self._float64 is not None:
+        if self._steps or self._failed or self._float64 is not None:
             return
         if self._recorder is None:
-            self._recorder = ScriptRecorder(self._safely)
+            self._recorder = recording.ScriptRecorder(self._safely)
             self._recorder.__enter__()  # type: ignore[no-untyped-call]
             self._step_began = time.perf_counter()
         self._recorder.follow(module)
@@ -253,7 +243,7 @@ class Watcher:
         is_outermost = self._backward_depth == 1
         recorder, before = self._recorder, None
         if is_outermost and not self._is_over:
-            with unrecorded():
+            with recording.unrecorded():
                 loss, divisor = self._losses.read(tensors)
                 sums = BatchSums(rows=not self._steps and not self._micro_batches)
                 sums.add(self._inputs)
@@ -278,7 +268,7 @@ class Watcher:
                 recorder.phase = before
                 recorder.is_fetching = True
             if is_outermost and not self._is_over:
-                with unrecorded():
+                with recording.unrecorded():
                     self._norms = _norms(self._trainable(), self._losses.scale)
 
     def _trainable(self) -> Iterator[Tensor]:
@@ -320,7 +310,7 @@ class Watcher:
             self._optimizers[id(optimizer)] = seen.OptimizerSeen(name=name, groups=groups)
             self._note_trained(optimizer, optimizer.param_groups[count:])
         if optimizer is self._main:
-            with unrecorded():
+            with recording.unrecorded():
                 # A fused optimizer takes the scaler's factor out itself.
                 held = getattr(optimizer, "grad_scale", None)
                 after = _norms(_parameters(optimizer), 1.0 if held is None else float(held))
@@ -389,7 +379,7 @@ class Watcher:
 
     def _nudge(self, optimizer: Optimizer) -> None:
         """Move what trains a little, each number by its own seeded share."""
-        with unrecorded():
+        with recording.unrecorded():
             generator = torch.Generator().manual_seed(0)
             for parameter in _parameters(optimizer):
                 if parameter.is_floating_point():
@@ -397,7 +387,7 @@ class Watcher:
                     shares = shares.to(parameter.device, parameter.dtype)
                     parameter.mul_(1 + self._request.nudge * shares)
 
-    def _keep_costs(self, recorder: ScriptRecorder) -> None:
+    def _keep_costs(self, recorder: recording.ScriptRecorder) -> None:
         """Summarize the second step, and record no more."""
         first, start, end = self._marks
         backward = self._backward_mark or start

@@ -10,6 +10,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 from msgspec import UNSET, structs
 
+from peft_regress import metrics
 from peft_regress.baselines import history
 from peft_regress.cases import Case
 from peft_regress.catalogue.built_in import STEPS
@@ -20,15 +21,6 @@ from peft_regress.gate.changes import is_shown_only, value_of
 from peft_regress.gate.comparison import Comparison, Invocation
 from peft_regress.gate.policy import bounds_on
 from peft_regress.gate.verdicts import FAILING, INCOMPLETE, BudgetUse
-from peft_regress.metrics import (
-    METRICS,
-    Metric,
-    MetricSpec,
-    Unit,
-    format_value,
-    make_metric,
-    metric_order,
-)
 from peft_regress.project.devices import DeviceClass
 from peft_regress.project.settings import DEFAULT_MATRIX
 from peft_regress.report.document import Badge, Number
@@ -64,7 +56,7 @@ class Mark(NamedTuple):
         """What it means, in its colour."""
         return _MARK_BADGES[self.what]
 
-    def words(self, spec: MetricSpec) -> str:
+    def words(self, spec: metrics.MetricSpec) -> str:
         """Return how far the metric changed; '' for a break."""
         if self.what == "break":
             return ""
@@ -142,21 +134,22 @@ class Content:
             case, gain = record.case, gain_name([record])
             settings = {} if record.settings is UNSET else record.settings
             steps = settings.get("steps", "its own" if record.is_own else STEPS)
-            words, metrics = f"{gain} after {clean(str(steps))} steps", record.metrics
+            words, measured = f"{gain} after {clean(str(steps))} steps", record.metrics
             study = self.studies.get((case.task, case.architecture))
             if study is not None:
-                words, metrics = f"{gain} of the study", {}
+                words, measured = f"{gain} of the study", {}
                 trained = None if record.is_own else study.methods.get(case.adapter_name)
                 if trained is not None and record.status == "ok":
                     final = [*trained.final]
-                    metrics = {gain: make_metric(gain, statistics.fmean(final), final)}
-            if gain in metrics:
-                line = line_of(gain, structs.replace(record, metrics=metrics), METRICS[gain])
+                    measured = {gain: metrics.make_metric(gain, statistics.fmean(final), final)}
+            if gain in measured:
+                shown = structs.replace(record, metrics=measured)
+                line = line_of(gain, shown, metrics.METRICS[gain])
                 found[name] = {"name": gain, "words": words, "is_studied": bool(study), **line}
         return found
 
     @functools.cached_property
-    def specs(self) -> dict[str, MetricSpec]:
+    def specs(self) -> dict[str, metrics.MetricSpec]:
         """What each metric is, by the table of metrics, else by the newest record."""
         found = {
             name: metric
@@ -164,8 +157,8 @@ class Content:
             for record in records.values()
             for name, metric in record.metrics.items()
         }
-        names = sorted(found, key=metric_order)
-        return {name: METRICS.get(name) or found[name].spec for name in names}
+        names = sorted(found, key=metrics.metric_order)
+        return {name: metrics.METRICS.get(name) or found[name].spec for name in names}
 
     def held(self, case: str) -> dict[str, Held]:
         """Return the values of a case's metrics over the entries."""
@@ -253,7 +246,7 @@ class Content:
         return Badge(clean(status), "plain" if is_plain else "bad")
 
 
-def _rounded(metric: Metric) -> float:
+def _rounded(metric: metrics.Metric) -> float:
     """Return whole numbers unchanged, others with as many digits as a page shows."""
     value = value_of(metric)
     return value if isinstance(value, int) else float(f"{value:.{_DIGITS}g}")
@@ -266,7 +259,7 @@ def gain_name(records: Iterable[Record]) -> str:
     return "accuracy" if has_accuracy or not any(one.has_score for one in found) else "score"
 
 
-def line_of(name: str, record: Record, spec: MetricSpec) -> dict[str, Any]:
+def line_of(name: str, record: Record, spec: metrics.MetricSpec) -> dict[str, Any]:
     """Return `{now, text, bound?, bound_text?, seeds?, seeds_text?}` of a metric's present value.
 
     `bound` is how far the value may change: relative, of a fraction and a score the difference, of
@@ -286,13 +279,14 @@ def line_of(name: str, record: Record, spec: MetricSpec) -> dict[str, Any]:
     seeds = [sample for sample in metric.samples or () if not isinstance(sample, list)]
     if metric.kind in {"accuracy", "score"} and len(seeds) > 1:
         found["seeds"] = [min(seeds), max(seeds)]
-        texts["seeds_text"] = " to ".join(format_value(one, spec.unit) for one in found["seeds"])
+        ends = (metrics.format_value(one, spec.unit) for one in found["seeds"])
+        texts["seeds_text"] = " to ".join(ends)
     return found | texts
 
 
-def number(value: float | None, unit: Unit) -> Number:
+def number(value: float | None, unit: metrics.Unit) -> Number:
     """Return a value as it is shown, with its exact number."""
-    shown = ABSENT if value is None else format_value(value, unit)
+    shown = ABSENT if value is None else metrics.format_value(value, unit)
     return Number(shown, value, _UNIT_NAMES.get(unit, ""))
 
 

@@ -133,7 +133,11 @@ def _present(record: Record) -> Iterator[Section]:
         table = Table(
             headings=("module", "operator", "value", "share"),
             rows=tuple(
-                Row.of(*names, number(size, metric.unit), _share(size, metric.value))
+                Row.of(
+                    *names,
+                    number(size, metric.unit),
+                    format_value(size / metric.value, "fraction") if metric.value else "-",
+                )
                 for *names, size in shown
             ),
             numbers=(2, 3),
@@ -141,7 +145,3 @@ def _present(record: Record) -> Iterator[Section]:
         )
         title = f"{name}: {format_value(metric.value, metric.unit)}"
         yield Section(title=title, body=(table,), folded=True)
-
-
-def _share(part: float, whole: float) -> str:
-    return format_value(part / whole, "fraction") if whole else "-"

@@ -82,7 +82,14 @@ def finding_details(finding: Finding, comparison: Comparison) -> list[str]:
     if cause.strand == "inputs":
         lines.append("losses and scores, which depend on the inputs, could not be judged")
     lines += _notes(finding)
-    lines += _changed_models(finding, comparison)
+    if finding.cause.strand in {"costs", "trained"}:  # costs follow from how the model changed
+        models = {
+            sentences.remark_line(remark)
+            for name in finding.cases
+            for remark in comparison.verdict_of(name).remarks
+            if remark.kind == "model"
+        }
+        lines += sorted(models)[:1]
     title = finding_title(finding)
     ranges = finding.ranges()
     large = {reason.name for reason in finding.reasons if not reason.is_small} or {*ranges}
@@ -112,19 +119,6 @@ def _notes(finding: Finding) -> list[str]:
         others = {reason.subject for reason in finding.reasons} - {finding.cause.what}
         lines += [f"the same error in: {', '.join(sorted(map(clean, others)))}"] if others else []
     return lines
-
-
-def _changed_models(finding: Finding, comparison: Comparison) -> list[str]:
-    """Say how the model changed, from which costs follow."""
-    if finding.cause.strand not in {"costs", "trained"}:
-        return []
-    model = {
-        sentences.remark_line(remark)
-        for name in finding.cases
-        for remark in comparison.verdict_of(name).remarks
-        if remark.kind == "model"
-    }
-    return sorted(model)[:1]
 
 
 def example_lines(finding: Finding, comparison: Comparison) -> list[str]:

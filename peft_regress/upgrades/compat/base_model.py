@@ -46,7 +46,13 @@ class Base:
         when it is made, or computes something else when it runs, again.
         """
         self._base = base
-        self._make = _maker(base)
+        self._make: Callable[[], Any]
+        if base.is_own:
+            folder = Path(base.folder)
+            self._make = import_object(base.name, folder=folder, is_wanted=callable)
+        else:
+            architecture = registry.get("architecture", base.name)
+            self._make = lambda: architecture.build(num_classes=_CLASSES, seed=_SEED)
         self._name = f"the base {base.name}"
         first = self._new()
         self._batch = self._inputs(first)
@@ -137,15 +143,6 @@ class Base:
         if not is_finite(outputs):
             raise InputError(f"{self._name} returns numbers that are NaN or infinite")
         return outputs
-
-
-def _maker(base: BaseModel) -> Callable[[], Any]:
-    if base.is_own:
-        folder = Path(base.folder)
-        function: Callable[[], Any] = import_object(base.name, folder=folder, is_wanted=callable)
-        return function
-    architecture = registry.get("architecture", base.name)
-    return lambda: architecture.build(num_classes=_CLASSES, seed=_SEED)
 
 
 def _in_float32(batch: Any) -> Any:
