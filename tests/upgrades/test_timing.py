@@ -19,9 +19,8 @@ from fake_interpreters import (
     write_worker,
 )
 from slow_interpreter import write_slow_interpreter
-from tiny_architecture import TinyArchitecture
 
-from peft_regress import processes, registry
+from peft_regress import processes
 from peft_regress.cases import Case
 from peft_regress.catalogue.matrix import parse_case_id
 from peft_regress.measure import Recipe, define
@@ -179,17 +178,11 @@ def test_an_interruption_leaves_no_process_behind(tmp_path, sent, code):
     assert gone(path)
 
 
-@pytest.fixture
-def tiny(clean_registry, tiny_sources):
-    registry.add("architecture", TinyArchitecture())
-    return str(tiny_sources)
-
-
-def test_the_worker_takes_the_steps_of_the_brief_fine_tune(tiny):
+def test_the_worker_takes_the_steps_of_the_brief_fine_tune(tiny_root):
     case = Case(task="shift", method="lora", architecture="tiny", rank=4)
     stepper = Measurer()
-    definition = stepper.prepare(CaseRequest(case=case.id, baselines=tiny))
-    assert definition == define(Recipe.of(case, Path(tiny)))
+    definition = stepper.prepare(CaseRequest(case=case.id, baselines=str(tiny_root)))
+    assert definition == define(Recipe.of(case, tiny_root))
     stepper.restart(0)
     blocks = [stepper.time_steps(BLOCK_STEPS) for _ in range(3)]
     assert [len(block) for block in blocks] == [BLOCK_STEPS, BLOCK_STEPS, 0]
