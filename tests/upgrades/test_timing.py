@@ -45,18 +45,6 @@ def gone(*paths):
     return all_gone(process for path in paths for process in processes_of(path))
 
 
-@pytest.fixture
-def no_patience(monkeypatch, tmp_path):
-    """As soon as a worker hangs, its time limit is over."""
-
-    def now():
-        hanging = sum(len(logged(file.with_suffix(""), "child")) for file in tmp_path.glob("*.log"))
-        return time.monotonic() + 1000 * hanging
-
-    for module in (process_module, processes):
-        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=now))
-
-
 def test_a_slower_interpreter_is_slower_and_a_faster_one_faster(tmp_path):
     base = write_worker(tmp_path / "a")
     slow = write_worker(tmp_path / "c", seconds=0.0111, packages={"peft": "0.14.0"})
@@ -127,8 +115,15 @@ def test_another_protocol_is_refused_with_both_and_what_to_install(tmp_path):
     ],
 )  # fmt: skip
 def test_a_worker_that_fails_is_a_failed_case_and_never_a_pass(
-    tmp_path, no_patience, at, how, message
+    tmp_path, monkeypatch, at, how, message
 ):
+    def now():
+        """As soon as a worker hangs, its time limit is over."""
+        hanging = sum(len(logged(file.with_suffix(""), "child")) for file in tmp_path.glob("*.log"))
+        return time.monotonic() + 1000 * hanging
+
+    for module in (process_module, processes):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=now))
     base, bad = write_worker(tmp_path / "a"), write_worker(tmp_path / "b", how={at: how})
     run = timed(base, bad)
     (case,) = run.cases
