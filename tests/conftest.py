@@ -30,3 +30,14 @@ def tiny_sources(tmp_path_factory):
     for name in ("tiny", "tiny2"):
         save_source(root, TinyArchitecture(name=name), state)
     return root
+
+
+@pytest.fixture
+def tiny_root(clean_registry, tiny_sources):
+    """A folder with the source of the tiny architecture, which is registered."""
+    from tiny_architecture import TinyArchitecture  # torch
+
+    from peft_regress import registry
+
+    registry.add("architecture", TinyArchitecture())
+    return tiny_sources

@@ -27,50 +27,40 @@ FOLDER = "PEFT_REGRESS_MEASURED_ONCE"
 
 def install(conftest):
     """Replay the records that were measured under a conftest.py with this text."""
+    define = RegressSession.define
 
     def replayed(self, case, run_rounds, *, timed):
         files = _files(self.options.baselines, case.method)
         kept = Path(os.environ[FOLDER]) / _digest(conftest, case.id, *files)
         if not (kept / "record.json").exists():
-            _measure(self, case, run_rounds, kept)
+            self._measurer.define(case, self.options.baselines, self.options.project)
+            kept.mkdir(exist_ok=True)
+            record = self._measurer.measured(run_rounds=run_rounds, keep_adapters=kept).record
+            if record.status == "ok":
+                (kept / "ran").touch()
+            (kept / "record.json").write_bytes(msgspec.json.encode(record))
         elif (kept / "ran").exists():
             run_rounds(lambda: None, setup=lambda: ((), {}), teardown=lambda: None, rounds=3)
         for folder in (path for path in kept.iterdir() if path.is_dir() and self._adapters):
             with contextlib.suppress(OSError):  # `keep_adapter` does without, too
                 shutil.copytree(folder, self._adapters / folder.name, dirs_exist_ok=True)
         record = msgspec.json.decode((kept / "record.json").read_bytes(), type=Record)
-        return KeptRecord(record=_at_one_speed(record, timed=timed))
+        metrics = dict(record.metrics)
+        # As if each step had taken 2 ms: a busy machine must not fail a test.
+        if metrics.pop("step_seconds", None) and timed:
+            metrics["step_seconds"] = make_metric("step_seconds", 0.002, [0.002] * 3)
+        return KeptRecord(record=msgspec.structs.replace(record, metrics=metrics))
 
     def defined(self, case):
         files = _files(self.options.baselines, case.method)
         kept = Path(os.environ[FOLDER]) / _digest(conftest, case.id, *files) / "record.json"
         if not kept.exists():
-            return _define(self, case)
+            return define(self, case)
         return msgspec.json.decode(kept.read_bytes(), type=Record).definition
 
     RegressSession._measured = replayed
     RegressSession.define = defined
     session.describe_machine = _machine
-
-
-_define = RegressSession.define
-
-
-def _measure(gate, case, run_rounds, kept):
-    gate._measurer.define(case, gate.options.baselines, gate.options.project)
-    kept.mkdir(exist_ok=True)
-    record = gate._measurer.measured(run_rounds=run_rounds, keep_adapters=kept).record
-    if record.status == "ok":
-        (kept / "ran").touch()
-    (kept / "record.json").write_bytes(msgspec.json.encode(record))
-
-
-def _at_one_speed(record, *, timed):
-    """Return the record as if each step had taken 2 ms: a busy machine must not fail a test."""
-    metrics = dict(record.metrics)
-    if metrics.pop("step_seconds", None) and timed:
-        metrics["step_seconds"] = make_metric("step_seconds", 0.002, [0.002] * 3)
-    return msgspec.structs.replace(record, metrics=metrics)
 
 
 def _machine():

@@ -177,7 +177,10 @@ class World:
             facts = {}
             values = {n: v for n, v in values.items() if n.removesuffix("_b32") in COSTS}
         computed = self.computes(versions_of(packages), name) if trains else None
-        more = {} if computed is None else {"curve": _curve_of(computed)}
+        more = {}
+        if computed is not None:  # two losses of its own for each text
+            losses = [1.0 + zlib.crc32(computed.encode()), 1.0]
+            more = {"curve": Curve(losses=losses, scores={})}
         more |= {name: one for name, one in asides.items() if one is not None}
         code = code_of(Case.parse(name), current_project())
         more |= {} if code is None else {"own_code": code}
@@ -189,11 +192,6 @@ class World:
         fitting = (one for one in known if one.curve in (None, record.curve))
         same = None if record.curve is UNSET else next(fitting, None)
         return record if same is None else repeating(record, by=same.run_name)
-
-
-def _curve_of(computed):
-    """Return a curve of two losses of its own for each text."""
-    return Curve(losses=[1.0 + zlib.crc32(computed.encode()), 1.0], scores={})
 
 
 def since(version, **moved):

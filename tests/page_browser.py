@@ -14,19 +14,15 @@ _GO = """route => new Promise(done => {
 _DRAWN = "() => [...document.querySelectorAll('main .plot')].every(plot => plot.firstChild)"
 
 
-def browser_path():
-    """Return the path of the browser. Without one, skip; in CI, fail."""
+@pytest.fixture(scope="session")
+def browser():
+    """Without a browser, skip; in CI, fail."""
     found = find_chromium()
     if found is None:
         if os.environ.get("CI"):
             pytest.fail(NO_CHROMIUM)
         pytest.skip(NO_CHROMIUM)
-    return found
-
-
-@pytest.fixture(scope="session")
-def browser():
-    with running_chromium(browser_path()) as running:
+    with running_chromium(found) as running:
         yield running
 
 

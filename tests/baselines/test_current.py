@@ -187,12 +187,6 @@ def test_those_of_this_repository_are_current(storage):
     assert len(lines_of(REPOSITORY / storage)) > 10 * len(contents.judges)
 
 
-def commands_of_the_docs():
-    page = (REPOSITORY / "docs" / "usage.md").read_text()
-    section = page.split("\n## Two branches accepted\n")[1].split("\n## ")[0]
-    return "\n".join(re.findall(r"^\$ (.*)$", section.split("```console")[1], re.MULTILINE))
-
-
 def test_the_commands_of_the_docs_join_two_branches_that_accepted(tmp_path):
     """One side confirms a case of before, and of the other a cost changed; each brings a case."""
     root = tmp_path / "repository" / "baselines"
@@ -212,7 +206,9 @@ def test_the_commands_of_the_docs_join_two_branches_that_accepted(tmp_path):
     run("git add .; git commit -qm theirs; git switch -q main")
     store(root, trained("shift/lora-r8/resnet18"))
     run("git add .; git commit -qm mine")
-    run(commands_of_the_docs())
+    page = (REPOSITORY / "docs" / "usage.md").read_text()
+    section = page.split("\n## Two branches accepted\n")[1].split("\n## ")[0]
+    run("\n".join(re.findall(r"^\$ (.*)$", section.split("```console")[1], re.MULTILINE)))
     assert run("git status --porcelain") == ""
     assert run("git log --merges --format=%s").startswith("Merge branch 'theirs'")
     assert [path.stem[:4] for path in baseline_files(root)] == ["0001", "0002", "0003"]

@@ -42,7 +42,8 @@ def _profile_part(method_name, rank_text, architecture_name):
 
     model = architecture.build(num_classes=10, seed=0)
     method.at(rank, heads=(architecture.head,)).adapt(model, seed=0)
-    imports = _resident_megabytes()
+    resident_pages = int(Path("/proc/self/statm").read_text().split()[1])
+    imports = resident_pages * os.sysconf("SC_PAGE_SIZE") / 1e6
     profile(batch=32, fake=True)
     megabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3 - imports
     ones, many = [], []
@@ -179,11 +180,6 @@ def _choose_part(architecture_name):
     for one in every:
         adaptation_cost(one, settings)
     return {"choose": chosen - started, "singles": time.process_time() - chosen}
-
-
-def _resident_megabytes():
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 _PARTS = {

@@ -20,14 +20,6 @@ ONE_OF_A_KIND = {
 """One of each class of model, or more if its blocks differ."""
 
 
-def _weight_layers(model):
-    return {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Conv2d | nn.Linear)
-    }
-
-
 @pytest.mark.parametrize(
     "name",
     [
@@ -44,7 +36,8 @@ def test_eligible_are_the_layers_that_are_called_and_the_head_comes_last(name):
     weights = {name: p.shape for name, p in model.named_parameters() if p.ndim > 1}
     heads = [name for name, shape in weights.items() if shape[0] == CLASSES]
     assert heads == [f"{architecture.head}.weight"]
-    layers = _weight_layers(model)
+    kinds = nn.Conv2d | nn.Linear
+    layers = {name: one for name, one in model.named_modules() if isinstance(one, kinds)}
     called = []
     for layer_name, layer in layers.items():
         layer.register_forward_hook(lambda *_, layer_name=layer_name: called.append(layer_name))

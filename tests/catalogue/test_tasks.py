@@ -1,5 +1,6 @@
 """Tasks: which images, split how, rendered how, and what `definition` notices."""
 
+import copy
 import json
 
 import numpy as np
@@ -117,17 +118,13 @@ def test_grain_is_bounded_noise_that_an_image_keeps_whatever_is_rendered_with_it
     assert not np.array_equal(difference[0], difference[1])
 
 
-def _state(model):
-    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
-
-
 def test_unseen_draws_a_new_head_under_its_seed_and_touches_nothing_else():
     heads = []
     torch.manual_seed(0)
     state = torch.get_rng_state()
     for seed in (0, 0, 1):
         model = tiny_network(num_classes=10)
-        before = _state(model)
+        before = copy.deepcopy(model.state_dict())
         UNSEEN.prepare(model, head="head", seed=seed)
         changed = {
             name for name, tensor in model.state_dict().items() if not tensor.equal(before[name])

@@ -53,14 +53,6 @@ class WorkerHere:
     kill = close
 
 
-def work_here(monkeypatch):
-    def worker(_, environment):
-        python = str(environment.python)
-        return WorkerHere(python, {"peft": python})
-
-    monkeypatch.setattr("peft_regress.workers.pool.Seat.worker", worker)
-
-
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     return save_lora(tmp_path_factory.mktemp("saved") / "lora")
@@ -86,8 +78,12 @@ def releases(monkeypatch):
     def opened_overlay(requirements, _):
         yield SimpleNamespace(python=requirements[0])
 
+    def worker(_, environment):
+        python = str(environment.python)
+        return WorkerHere(python, {"peft": python})
+
     monkeypatch.setattr(compat_module, "opened_overlay", opened_overlay)
-    work_here(monkeypatch)
+    monkeypatch.setattr("peft_regress.workers.pool.Seat.worker", worker)
 
 
 def test_a_release_that_computes_the_same_is_exit_0(command, adapter, releases):

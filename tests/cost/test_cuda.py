@@ -49,11 +49,6 @@ def requested_bytes():
     return int(torch.cuda.memory_stats()["requested_bytes.all.current"])
 
 
-def cuda_bytes(tensors):
-    storages = {t.untyped_storage().data_ptr(): t.untyped_storage() for t in tensors if t.is_cuda}
-    return sum(storage.nbytes() for storage in storages.values())
-
-
 def on_cuda(name, method):
     """BatchNorm in eval mode, as it is fine-tuned; in train mode cuDNN's keeps a reserve."""
     return adapted(name, method).eval().cuda()
@@ -80,16 +75,16 @@ def test_the_peak_is_what_the_allocator_is_asked_for(name, method):
     step = real_step(on_cuda(name, method), NETWORKS[name].shape)
     step.run()
     parameters, optimizer = list(step.model.parameters()), step.optimizer
-    kept = requested_bytes() - cuda_bytes(
-        [
-            *parameters,
-            *(p.grad for p in parameters if p.grad is not None),
-            *step.model.buffers(),
-            *(t for state in optimizer.state.values() for t in state.values()),
-            step.images,
-            step.labels,
-        ]
-    )
+    tensors = [
+        *parameters,
+        *(p.grad for p in parameters if p.grad is not None),
+        *step.model.buffers(),
+        *(t for state in optimizer.state.values() for t in state.values()),
+        step.images,
+        step.labels,
+    ]
+    storages = {t.untyped_storage().data_ptr(): t.untyped_storage() for t in tensors if t.is_cuda}
+    kept = requested_bytes() - sum(storage.nbytes() for storage in storages.values())
     assert kept >= 0
     torch.cuda.reset_peak_memory_stats()
     with paused_gc(), BetweenOperators() as watched:

@@ -64,13 +64,6 @@ def tracked(name, method):
     return by_category(tracker.get_tracker_snapshot("peak")), tracker.highs
 
 
-def held_at_peak(cost):
-    held = Counter(total=cost.peak_bytes)
-    for site in cost.bytes_at_peak:
-        held[site.category] += site.bytes
-    return held
-
-
 @pytest.mark.parametrize(("name", "method"), pairings("MemTracker"))
 def test_every_category_at_the_peak_is_mem_tracker_s(name, method):
     peak, highs = tracked(name, method)
@@ -81,7 +74,10 @@ def test_every_category_at_the_peak_is_mem_tracker_s(name, method):
     if cost.peak_phase == "backward":
         peak += Counter(temp=FLOAT)
         peak -= Counter(activation=FLOAT)
-    assert held_at_peak(cost) == peak
+    held = Counter(total=cost.peak_bytes)
+    for site in cost.bytes_at_peak:
+        held[site.category] += site.bytes
+    assert held == peak
 
     # Where activations are at their most as the backward pass begins, that gradient is among them.
     loss_gradient = highs["activation"] - cost.peak_activation_bytes

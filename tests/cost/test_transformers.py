@@ -36,15 +36,6 @@ def bert(*, dropout):
     ).train()
 
 
-def gpt():
-    config = transformers.GPT2Config(
-        vocab_size=WORDS, n_embd=WIDTH, n_layer=LAYERS, n_head=HEADS, n_positions=TOKENS,
-        attn_pdrop=0.0, embd_pdrop=0.0, resid_pdrop=0.0, bos_token_id=0, eos_token_id=0,
-        loss_type="ForCausalLM",
-    )  # fmt: skip
-    return transformers.GPT2LMHeadModel(config).train()
-
-
 def tokens():
     return torch.randint(WORDS, (BATCH, TOKENS))
 
@@ -75,10 +66,15 @@ LM_HEAD = 2 * ROWS * WIDTH * WORDS
 def test_lora_on_a_causal_language_model_is_the_closed_form(fake):
     rank = 2
     ids = tokens()
+    gpt = transformers.GPT2Config(
+        vocab_size=WORDS, n_embd=WIDTH, n_layer=LAYERS, n_head=HEADS, n_positions=TOKENS,
+        attn_pdrop=0.0, embd_pdrop=0.0, resid_pdrop=0.0, bos_token_id=0, eos_token_id=0,
+        loss_type="ForCausalLM",
+    )  # fmt: skip
     config = peft.LoraConfig(r=rank, target_modules=["c_attn"], fan_in_fan_out=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # peft calls what transformers renames
-        model = peft.get_peft_model(gpt(), config)
+        model = peft.get_peft_model(transformers.GPT2LMHeadModel(gpt).train(), config)
     batch = {"input_ids": ids, "labels": ids}
     cost = cost_of(model, batch, fake=fake)
     # A model with a loss of its own needs none.

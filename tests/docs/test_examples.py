@@ -130,14 +130,10 @@ def check_block(block, folder, *, slow, writes):
         remedy = "`python -m pytest tests/docs/test_examples.py --write-examples` renews the page"
         assert wrong is None, f"`{command}`\n{wrong}\n{remedy}"
     if outputs:
-        write_block(block, block.with_outputs(outputs))
-
-
-def write_block(block, text):
-    page = ROOT / block.page
-    before = page.read_text()
-    assert block.text in before, f"{block}: is indented, so that it must be renewed by hand"
-    page.write_text(before.replace(block.text, text))
+        page = ROOT / block.page
+        before = page.read_text()
+        assert block.text in before, f"{block}: is indented, so that it must be renewed by hand"
+        page.write_text(before.replace(block.text, block.with_outputs(outputs)))
 
 
 @pytest.fixture
@@ -215,8 +211,9 @@ def test_a_block_of_yaml_is_a_workflow_whose_uses_fit(block):
     document = whole_workflow(yaml.safe_load(block.text))
     schema = get_builtin_schema("vendor.github-workflows")
     validators.validator_for(schema)(schema).validate(document)
-    for step in uses_of(document):
-        _, ours, name = step["uses"].partition("/.github/")
+    steps = [step for job in document["jobs"].values() for step in (job, *job.get("steps", ()))]
+    for step in steps:
+        _, ours, name = step.get("uses", "").partition("/.github/")
         if ours:
             inputs = inputs_of(f".github/{name.partition('@')[0]}")
             assert step.get("with", {}).keys() <= inputs, str(block)
@@ -235,11 +232,6 @@ def whole_workflow(document):
         document = {"jobs": {"job": {"runs-on": "ubuntu-24.04", "steps": document}}}
     # YAML 1.1 reads the key `on` as true.
     return {"on": document.pop(True, "push"), **document}
-
-
-def uses_of(document):
-    for job in document["jobs"].values():
-        yield from (step for step in (job, *job.get("steps", ())) if "uses" in step)
 
 
 def inputs_of(path):

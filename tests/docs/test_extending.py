@@ -15,17 +15,13 @@ from peft_regress.measure.costs import metrics_of
 from peft_regress.metrics import BATCH_SUFFIX, COST_METRICS, METRICS, MetricSpec
 
 
-@pytest.fixture
-def held_bytes(monkeypatch):
-    """Add the metric of the page: a property and a row."""
+def test_a_property_and_a_row_make_a_metric_at_both_batches(monkeypatch):
+    """They are those of the page."""
     held = property(lambda cost: cost.peak_param_bytes + cost.peak_buffer_bytes)
     monkeypatch.setattr(StepCost, "held_bytes", held, raising=False)
     spec = MetricSpec(unit="byte", direction="lower", kind="exact")
     for table, name in ((COST_METRICS, ""), (METRICS, ""), (METRICS, BATCH_SUFFIX)):
         monkeypatch.setitem(table, f"held_bytes{name}", spec)
-
-
-def test_a_property_and_a_row_make_a_metric_at_both_batches(held_bytes):
     network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Flatten(), nn.LazyLinear(2))
     network(torch.zeros(2, 3, 8, 8))
     step = profile_step(

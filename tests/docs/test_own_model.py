@@ -30,18 +30,14 @@ def test_the_whole_page_runs_from_an_empty_folder(page, tmp_path):
             (folder / path).write_text(block.text)
             continue
         for command in block.commands:
-            printed = typed_in(folder, command.typed, environment(tmp_path))
+            done = subprocess.run(
+                ["bash", "-c", command.typed],
+                cwd=folder, env=environment(tmp_path), capture_output=True, text=True, check=False,
+            )  # fmt: skip
+            assert "Traceback" not in done.stderr, done.stderr
+            assert done.returncode in {0, 1}, done.stdout + done.stderr
+            printed = done.stdout.splitlines()
             assert differences(command.shown, printed) is None, f"{command}\n" + "\n".join(printed)
     if page == "docs/own-model.md":
         cases = json.loads((folder / "runs/own.json").read_text())["peft_regress"]["cases"]
         assert min(cases["digits/lora-r4/digitnet"]["metrics"]["accuracy"]["samples"]) > 0.75
-
-
-def typed_in(folder, command, variables):
-    done = subprocess.run(
-        ["bash", "-c", command],
-        cwd=folder, env=variables, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert "Traceback" not in done.stderr, done.stderr
-    assert done.returncode in {0, 1}, done.stdout + done.stderr
-    return done.stdout.splitlines()

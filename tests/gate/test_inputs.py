@@ -218,9 +218,6 @@ def test_noise_and_what_only_one_side_knows_are_no_difference(inputs):
     assert telling_difference(record(inputs), record()) is None
 
 
-GONE = {name: value for name, value in VALUES.items() if name != "loss"}
-
-
 def test_losses_and_scores_of_other_inputs_cannot_be_compared_and_costs_are_judged():
     other = changed(optimizer=[{"lr": 0.01}])
     worse = {**VALUES, "loss": [9.0] * 3, "first_losses": [[9.0] * 4] * 3, "accuracy": [0.1] * 3}
@@ -236,7 +233,8 @@ def test_losses_and_scores_of_other_inputs_cannot_be_compared_and_costs_are_judg
         "invariant frozen": "regressed",
     }
     # A loss that is gone is one whatever went in, and costs alone do not depend on it.
-    assert judged(record(), record(other, GONE)).verdict == "regressed"
+    gone = {name: value for name, value in VALUES.items() if name != "loss"}
+    assert judged(record(), record(other, gone)).verdict == "regressed"
     alone = (record(one, {"peak_bytes": 1}) for one in (INPUTS, other))
     assert judged(*alone).verdict == "unchanged"
 

@@ -2,7 +2,6 @@
 
 import pytest
 
-from peft_regress import registry
 from peft_regress.files import CACHE_VARIABLE
 
 
@@ -10,12 +9,3 @@ from peft_regress.files import CACHE_VARIABLE
 def _nothing_is_kept(tmp_path, monkeypatch):
     """Let no test use what another one kept."""
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
-
-
-@pytest.fixture
-def tiny_root(clean_registry, tiny_sources):
-    """A folder with the source of the tiny architecture, which is registered."""
-    from tiny_architecture import TinyArchitecture  # torch
-
-    registry.add("architecture", TinyArchitecture())
-    return tiny_sources

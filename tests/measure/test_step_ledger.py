@@ -93,20 +93,17 @@ def test_dora_costs_its_magnitudes_more_than_lora():
     assert change.change == explain_metric("adapter_bytes", lora, dora).change
 
 
-def once_more(forward):
-    """Make DoRA compute its base convolution itself, as peft did up to 0.14."""
-
-    def run(layer, x, *, base_result=None, **more):
-        return forward(layer, x, base_result=None, **more)
-
-    return run
-
-
 def test_a_base_convolution_that_runs_twice_is_told_as_such(monkeypatch):
     from peft.tuners.lora.dora import _DoraConvNdLayer
 
+    forward = _DoraConvNdLayer.forward
+
+    def run(layer, x, *, base_result=None, **more):
+        """Let DoRA compute its base convolution itself, as peft did up to 0.14."""
+        return forward(layer, x, base_result=None, **more)
+
     old = cached("dora", "resnet18", 4)
-    monkeypatch.setattr(_DoraConvNdLayer, "forward", once_more(_DoraConvNdLayer.forward))
+    monkeypatch.setattr(_DoraConvNdLayer, "forward", run)
     new = profile("dora", "resnet18", 4)
     assert_adds_up(old, new)
     found = {change.metric: change for change in changed_costs(old, new)}

@@ -106,21 +106,15 @@ def test_the_next_run_names_the_journal_of_a_dead_one_and_keeps_it(dead):
 def test_of_another_environment_nothing_is_taken_and_the_difference_is_named(
     dead, old, new, reason
 ):
-    altered = _with_header(dead.journal.read_bytes(), old, new)
-    dead.journal.write_bytes(altered)
+    text = dead.journal.read_text()
+    assert text.count(old) == 5
+    dead.journal.write_text(text.replace(old, new).replace("sha256:here", "sha256:there"))
     _, out = dead.inner(SAVE, RESUME)
     flat = " ".join(out.split())
     assert "resumed none of 5 cases, measured elsewhere: " in flat
     assert reason in flat
     assert "0 cases taken, 8 measured" in flat
     assert sorted(dead.log) == IDS
-
-
-def _with_header(journal, old, new):
-    """Return a journal whose lines say something else of where they were measured."""
-    text = journal.decode()
-    assert text.count(old) == 5
-    return text.replace(old, new).replace("sha256:here", "sha256:there").encode()
 
 
 def test_a_case_whose_definition_has_changed_is_measured_again(dead, monkeypatch):

@@ -55,11 +55,6 @@ def page(old, new, *, environment=NEWER, typed=None):
     return verdict_markdown(compare(old, new, environment=environment, invocation=invocation))
 
 
-def inline_tokens(text):
-    """Return the inline tokens, those that must not occur included."""
-    return [one for token in MARKDOWN.parse(text) for one in token.children or ()]
-
-
 def check(text):
     """Assert that a page has only our structure, and no link or mention."""
     assert text.startswith(f"{MARKER}\n\n## peft\\_regress: ")
@@ -76,7 +71,7 @@ def check(text):
         if token.type == "heading_open":
             assert token.markup in {"##", "###"}
     assert opened == 0
-    for token in inline_tokens(text):
+    for token in (one for block in MARKDOWN.parse(text) for one in block.children or ()):
         assert token.type in {"text", "code_inline", "strong_open", "strong_close", "text_special"}
     shown = "\n".join(
         "".join(one.content if one.type.startswith("text") else " " for one in token.children or ())

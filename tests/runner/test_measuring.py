@@ -24,10 +24,9 @@ from fake_interpreters import (
 )
 from msgspec import UNSET
 from package_world import SETUP as WORLD
-from tiny_architecture import TinyArchitecture
 
 import peft_regress.measure as measuring_code
-from peft_regress import processes, registry
+from peft_regress import processes
 from peft_regress.cases import Case
 from peft_regress.catalogue.budget_file import read_budgets
 from peft_regress.catalogue.matrix import matrix_cases, parse_case_id
@@ -264,18 +263,12 @@ def test_an_interrupt_ends_every_process_and_saves_the_records(tmp_path, at):
     assert all_gone(processes_of(python))
 
 
-@pytest.fixture
-def tiny(clean_registry, tiny_sources):
-    registry.add("architecture", TinyArchitecture())
-    return tiny_sources
-
-
 TINY = Case(task="shift", method="lora", architecture="tiny", rank=4)
 
 
-def test_without_training_a_record_has_only_costs_and_can_be_stored(tiny, tmp_path):
+def test_without_training_a_record_has_only_costs_and_can_be_stored(tiny_root, tmp_path):
     measurer = Measurer()
-    costs = CaseRequest(case=TINY.id, baselines=str(tiny), trains=False)
+    costs = CaseRequest(case=TINY.id, baselines=str(tiny_root), trains=False)
     definition = measurer.prepare(costs)
     record = measurer.measure(costs).record
     assert record.definition == definition
@@ -286,19 +279,19 @@ def test_without_training_a_record_has_only_costs_and_can_be_stored(tiny, tmp_pa
     assert (record.status, record.invariants) == ("ok", {})
     save_run(tmp_path / "run.json", make_run(record))
     assert read_run_file(tmp_path / "run.json").run.cases == {TINY.id: record}
-    trained = measurer.measure(CaseRequest(case=TINY.id, baselines=str(tiny))).record
+    trained = measurer.measure(CaseRequest(case=TINY.id, baselines=str(tiny_root))).record
     how = {"profiles": ProfileCache(), "timed": False, "keep_referee": True}
-    assert trained == measure(Recipe.of(TINY, tiny), **how).record
+    assert trained == measure(Recipe.of(TINY, tiny_root), **how).record
     assert {name: trained.metrics[name] for name in record.metrics} == record.metrics
 
 
-def test_an_error_in_the_measuring_code_is_the_failure_of_the_case(tiny, monkeypatch):
+def test_an_error_in_the_measuring_code_is_the_failure_of_the_case(tiny_root, monkeypatch):
     def broken(*_, **__):
         raise AttributeError("no scaling")
 
     monkeypatch.setattr(measuring_code, "measure", broken)
     measurer = Measurer()
-    request = CaseRequest(case=TINY.id, baselines=str(tiny), trains=False)
+    request = CaseRequest(case=TINY.id, baselines=str(tiny_root), trains=False)
     measurer.prepare(request)
     record = measurer.measure(request).record
     assert (record.case, record.status) == (TINY, "error")

@@ -1,7 +1,9 @@
 """Which modules are the user's own: those that a case's code imports, whatever process asks."""
 
+import io
 import json
 import sys
+import zipfile
 from unittest.mock import MagicMock
 
 import pytest
@@ -60,7 +62,7 @@ def test_a_package_that_was_installed_from_this_machine_is_own(
     tmp_path, monkeypatch, url, installer, *, is_ours
 ):
     site = tmp_path / "site-packages"
-    _unpack(site, wheel_bytes("candy", "1.0"))
+    zipfile.ZipFile(io.BytesIO(wheel_bytes("candy", "1.0"))).extractall(site)
     info = site / "candy-1.0.dist-info"
     kind = "archive_info" if url.endswith(".whl") else "dir_info"
     (info / "direct_url.json").write_text(json.dumps({"url": url, kind: {}}))
@@ -77,13 +79,6 @@ def test_a_namespace_that_installed_packages_share_makes_no_module_foreign(proje
     (project / "corp" / "cases.py").write_text("import corp.library\n")
     sys.path.insert(1, str(project / "site-packages"))  # as `project` does, until the test's end
     assert list(own_modules("corp.cases")) == ["corp.cases"]
-
-
-def _unpack(folder, wheel):
-    import io
-    import zipfile
-
-    zipfile.ZipFile(io.BytesIO(wheel)).extractall(folder)
 
 
 def test_what_this_project_depends_on_is_never_own(monkeypatch):

@@ -12,11 +12,6 @@ LISTED = PAGE.partition("## Where each works")[0]
 METHODS = re.findall(r"^\| `([\w-]+)`", LISTED, re.MULTILINE)
 
 
-def _on_page(name):
-    start, end = f"<!-- methods:{name} -->", f"<!-- /methods:{name} -->"
-    return PAGE.partition(start)[2].partition(end)[0].strip()
-
-
 def test_every_method_has_its_row_with_its_ranks_and_says_if_it_is_in_no_matrix():
     assert {method.name.removesuffix("-bf16") for method in ALL} == set(METHODS)
     for method in ALL:
@@ -31,7 +26,8 @@ def test_every_method_has_its_row_with_its_ranks_and_says_if_it_is_in_no_matrix(
 
 
 def test_every_method_of_a_matrix_has_a_state():
-    in_states = set(re.findall(r"`([a-z0-9_-]+)`", _on_page("states")))
+    states = PAGE.partition("<!-- methods:states -->")[2].partition("<!-- /methods:states -->")[0]
+    in_states = set(re.findall(r"`([a-z0-9_-]+)`", states))
     names = {method.name for method in ALL}
     assert in_states & names == {method.name for method in ALL if method.matrices}
 

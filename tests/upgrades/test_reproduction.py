@@ -61,17 +61,6 @@ def read(printed):
     return facts
 
 
-def run_alone(script, tmp_path):
-    """Run a script in an interpreter that cannot see this project."""
-    (tmp_path / "reproduction.py").write_text(script)
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "reproduction.py"],
-        cwd=tmp_path, env=environment, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    return read(done.stdout)
-
-
 def costs(pairing):
     case = parse_case_id(f"shift/{pairing}")
     report = adaptation_cost(case.adaptation, CostSettings())
@@ -312,7 +301,13 @@ def test_what_trains_is_what_the_method_selects(pairing):
 def test_runs_without_the_project(tmp_path):
     script = script_of(f"lora-r4/{SMALL}", COSTS[:3])
     assert "peft_regress" not in script
-    facts = run_alone(script, tmp_path)
+    (tmp_path / "reproduction.py").write_text(script)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "reproduction.py"],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    facts = read(done.stdout)
     assert list(facts) == ["peft", "torch", "torchvision", *COSTS[:3]]
     assert facts == run(script)
 

@@ -19,9 +19,8 @@ from fake_interpreters import (
     write_worker,
 )
 from slow_interpreter import write_slow_interpreter
-from tiny_architecture import TinyArchitecture
 
-from peft_regress import processes, registry
+from peft_regress import processes
 from peft_regress.cases import Case
 from peft_regress.catalogue.matrix import parse_case_id
 from peft_regress.measure import Recipe, define
@@ -44,18 +43,6 @@ def timed(base, candidate, *, cases=(CASE,), **options):
 
 def gone(*paths):
     return all_gone(process for path in paths for process in processes_of(path))
-
-
-@pytest.fixture
-def no_patience(monkeypatch, tmp_path):
-    """As soon as a worker hangs, its time limit is over."""
-
-    def now():
-        hanging = sum(len(logged(file.with_suffix(""), "child")) for file in tmp_path.glob("*.log"))
-        return time.monotonic() + 1000 * hanging
-
-    for module in (process_module, processes):
-        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=now))
 
 
 def test_a_slower_interpreter_is_slower_and_a_faster_one_faster(tmp_path):
@@ -128,8 +115,15 @@ def test_another_protocol_is_refused_with_both_and_what_to_install(tmp_path):
     ],
 )  # fmt: skip
 def test_a_worker_that_fails_is_a_failed_case_and_never_a_pass(
-    tmp_path, no_patience, at, how, message
+    tmp_path, monkeypatch, at, how, message
 ):
+    def now():
+        """As soon as a worker hangs, its time limit is over."""
+        hanging = sum(len(logged(file.with_suffix(""), "child")) for file in tmp_path.glob("*.log"))
+        return time.monotonic() + 1000 * hanging
+
+    for module in (process_module, processes):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=now))
     base, bad = write_worker(tmp_path / "a"), write_worker(tmp_path / "b", how={at: how})
     run = timed(base, bad)
     (case,) = run.cases
@@ -179,17 +173,11 @@ def test_an_interruption_leaves_no_process_behind(tmp_path, sent, code):
     assert gone(path)
 
 
-@pytest.fixture
-def tiny(clean_registry, tiny_sources):
-    registry.add("architecture", TinyArchitecture())
-    return str(tiny_sources)
-
-
-def test_the_worker_takes_the_steps_of_the_brief_fine_tune(tiny):
+def test_the_worker_takes_the_steps_of_the_brief_fine_tune(tiny_root):
     case = Case(task="shift", method="lora", architecture="tiny", rank=4)
     stepper = Measurer()
-    definition = stepper.prepare(CaseRequest(case=case.id, baselines=tiny))
-    assert definition == define(Recipe.of(case, Path(tiny)))
+    definition = stepper.prepare(CaseRequest(case=case.id, baselines=str(tiny_root)))
+    assert definition == define(Recipe.of(case, tiny_root))
     stepper.restart(0)
     blocks = [stepper.time_steps(BLOCK_STEPS) for _ in range(3)]
     assert [len(block) for block in blocks] == [BLOCK_STEPS, BLOCK_STEPS, 0]
