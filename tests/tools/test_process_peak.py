@@ -52,3 +52,31 @@ def test_a_process_takes_what_is_predicted(case):
         for wrong in (0.75, 1.25):
             predicted = process_bytes(wrong * peak.tensors, runtime)
             assert abs(peak.measured / predicted - 1) > WITHIN
+
+
+def test_the_largest_batch_is_the_last_that_is_predicted_to_fit():
+    def predicted(case):
+        return 100 + 7 * tool.shape_of(case)[0]
+
+    limits = (106, 107, 120, 121, 1000)
+    found = [tool.largest_batch(predicted, "full/resnet18:3x96x96", limit) for limit in limits]
+    assert found == [0, 1, 2, 3, 128]
+
+
+@pytest.mark.parametrize("parent", [".", "memory"])
+def test_where_no_limit_can_be_set_the_folder_is_named(tmp_path, monkeypatch, capsys, parent):
+    (tmp_path / parent).mkdir(exist_ok=True)
+    monkeypatch.setattr(tool, "CGROUPS", tmp_path)
+    monkeypatch.setattr(tool, "predicted_tensors", lambda case: tool.MIB * tool.shape_of(case)[0])
+    assert tool.main(["--limit", "400", "full/resnet18:3x96x96"]) == 2
+    assert capsys.readouterr().err.startswith(f"{tmp_path / parent / 'process-peak-'}")
+    assert not list((tmp_path / parent).glob("process-peak-*"))
+
+
+@pytest.mark.nightly
+def test_under_a_limit_the_largest_batch_lives_and_half_as_many_more_are_killed(capsys):
+    code = tool.main(["--limit", "512", "full/shufflenet_v2_x0_5:3x96x96"])
+    printed = capsys.readouterr()
+    if code == 2:
+        pytest.skip(printed.err)
+    assert code == 0, printed.out
