@@ -60,10 +60,6 @@ _STEPS: Final = 3
 _MOST_IMAGES: Final = 4096
 
 
-class NoGroupError(Exception):
-    """This machine lets nobody limit the memory of a group of processes."""
-
-
 class Peak(NamedTuple):
     """The peak of a case in bytes: of the step's tensors, and of the process."""
 
@@ -132,7 +128,7 @@ def peak_under(limit: int, case: str) -> Peak | None:
 def memory_group(limit: int) -> Iterator[Path]:
     """Limit a new control group to so many bytes without swap, and yield its folder.
 
-    Raises `NoGroupError` where the system has no such groups, or keeps them for another user.
+    Exits with code 2 where the system has no such groups, or keeps them for another user.
     """
     sizes, parent = {"memory.max": limit, "memory.swap.max": 0}, CGROUPS
     if (CGROUPS / "memory").is_dir():  # the first version of control groups
@@ -146,7 +142,8 @@ def memory_group(limit: int) -> Iterator[Path]:
         yield folder
     except OSError as error:
         what = f"{folder}: no limit of memory can be set here ({error.strerror})"
-        raise NoGroupError(f"{what}: run as root on Linux with control groups") from error
+        print(f"{what}: run as root on Linux with control groups", file=sys.stderr)
+        sys.exit(2)
     finally:
         if folder.is_dir():
             folder.rmdir()
@@ -242,7 +239,10 @@ def print_peaks(cases: list[str], allocator: str) -> None:
 
 
 def print_limited(cases: list[str], limit: int) -> int:
-    """Print what becomes of cases under a limit in bytes; return the exit code."""
+    """Print what becomes of cases under a limit in bytes; return the exit code.
+
+    The difference of a killed process is that of another, which has no limit.
+    """
     print("| method | network | image | batch | lives | % more | 1.5 times | killed |")
     print("| --- | --- | --- | ---: | --- | ---: | ---: | --- |")
     is_wrong = False
@@ -252,10 +252,11 @@ def print_limited(cases: list[str], limit: int) -> int:
             raise SystemExit(f"{case}: one image takes more: give a limit above {limit // MIB} MiB")
         more = batch + (batch + 1) // 2
         peak, other = (peak_under(limit, with_batch(case, size)) for size in (batch, more))
-        is_wrong |= peak is None or abs(peak.difference) > WITHIN or other is not None
-        lives = f"yes | {100 * peak.difference:+.1f}" if peak else "no |"
-        names = " | ".join(case.replace(":", "/").split("/"))
-        print(f"| {names} | {batch} | {lives} | {more} | {'no' if other else 'yes'} |", flush=True)
+        own = 100 * (peak or peak_of(with_batch(case, batch))).difference
+        is_wrong |= peak is None or abs(own) > 100 * WITHIN or other is not None
+        lives, killed = ("yes" if is_so else "no" for is_so in (peak, not other))
+        cells = (*case.replace(":", "/").split("/"), batch, lives, f"{own:+.1f}", more, killed)
+        print(f"| {' | '.join(map(str, cells))} |", flush=True)
     return int(is_wrong)
 
 
@@ -284,11 +285,7 @@ def main(words: list[str]) -> int:
     elif chosen.lean:
         print_lean()
     elif chosen.limit is not None:
-        try:
-            return print_limited(chosen.cases or limited(), chosen.limit * MIB)
-        except NoGroupError as error:
-            print(error, file=sys.stderr)
-            return 2
+        return print_limited(chosen.cases or limited(), chosen.limit * MIB)
     else:
         print_peaks(chosen.cases, "" if chosen.usual else ALLOCATOR)
     return 0
