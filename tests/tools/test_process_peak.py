@@ -67,7 +67,6 @@ def test_the_largest_batch_is_the_last_that_is_predicted_to_fit():
 def test_where_no_limit_can_be_set_the_folder_is_named(tmp_path, monkeypatch, capsys, parent):
     (tmp_path / parent).mkdir(exist_ok=True)
     monkeypatch.setattr(tool, "CGROUPS", tmp_path)
-    monkeypatch.setattr(tool, "predicted_tensors", lambda case: tool.MIB * tool.shape_of(case)[0])
     with pytest.raises(SystemExit, match=r"^2$"):
         tool.main(["--limit", "400", "full/resnet18:3x96x96"])
     assert capsys.readouterr().err.startswith(f"{tmp_path / parent / 'process-peak-'}")

@@ -82,7 +82,7 @@ def peak_of(case: str, allocator: str = ALLOCATOR, *, group: Path | None = None)
     """
     tensors = predicted_tensors(case)
     settings = dict(one.split("=") for one in allocator.split())
-    enter = ("sh", "-c", 'echo $$ > "$0/cgroup.procs"; exec "$@"', group) if group else ()
+    enter = ("sh", "-c", 'echo $$ > "$0/cgroup.procs" && exec "$@"', group) if group else ()
     done = subprocess.run(
         [*enter, sys.executable, __file__, "--run", case],
         env={**os.environ, **settings, "OMP_NUM_THREADS": "1"},
@@ -243,6 +243,8 @@ def print_limited(cases: list[str], limit: int) -> int:
 
     The difference of a killed process is that of another, which has no limit.
     """
+    with memory_group(limit):  # refuses before anything is counted
+        pass
     print("| method | network | image | batch | lives | % more | 1.5 times | killed |")
     print("| --- | --- | --- | ---: | --- | ---: | ---: | --- |")
     is_wrong = False
