@@ -35,6 +35,12 @@ def test_each_method_and_each_network_meets_each_shape():
         assert len({(case[part], case[2]) for case in cases}) == 25
 
 
+def test_the_docs_have_each_case_under_the_limit():
+    table = (ROOT / "docs" / "devices.md").read_text().partition("| largest step in 768 MiB |")[2]
+    cases = re.findall(r"^\| `(.+:)\d+x(.+)` \|", table, re.MULTILINE)
+    assert ["".join(case) for case in cases] == tool.limited()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "case",
