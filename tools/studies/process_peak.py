@@ -97,7 +97,8 @@ def peak_of(case: str, allocator: str = ALLOCATOR, *, group: Path | None = None)
 def largest_batch(predicted: Callable[[str], int], case: str, limit: int) -> int:
     """Return the most images whose prediction, which grows with them, is within a limit; or 0.
 
-    predicted: returns the bytes of a case; case: without a batch, as `resnet18:3x96x96` ends.
+    predicted: returns the bytes of a case; case: without a batch, such as
+    `lora-r4/resnet18:3x96x96`; limit: in bytes.
     """
     sizes = range(1, _MOST_IMAGES + 1)
     return bisect_right(sizes, limit, key=lambda size: predicted(with_batch(case, size)))
@@ -113,7 +114,7 @@ def predicted_bytes(case: str) -> int:
     return process_bytes(predicted_tensors(case), runtime_of(adaptation(case).method))
 
 
-def peak_under(limit: int, case: str) -> Peak | None:
+def peak_under(case: str, limit: int) -> Peak | None:
     """Return the peak of a process with a limit in bytes; None if it is killed."""
     try:
         with memory_group(limit - CODE_BYTES[runtime_of(adaptation(case).method)]) as group:
@@ -253,7 +254,7 @@ def print_limited(cases: list[str], limit: int) -> int:
         if not batch:
             raise SystemExit(f"{case}: one image takes more: give a limit above {limit // MIB} MiB")
         more = batch + (batch + 1) // 2
-        peak, other = (peak_under(limit, with_batch(case, size)) for size in (batch, more))
+        peak, other = (peak_under(with_batch(case, size), limit) for size in (batch, more))
         own = 100 * (peak or peak_of(with_batch(case, batch))).difference
         is_wrong |= peak is None or abs(own) > 100 * WITHIN or other is not None
         lives, killed = ("yes" if is_so else "no" for is_so in (peak, not other))
