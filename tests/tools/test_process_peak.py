@@ -35,6 +35,12 @@ def test_each_method_and_each_network_meets_each_shape():
         assert len({(case[part], case[2]) for case in cases}) == 25
 
 
+def test_the_docs_have_each_case_under_the_limit():
+    table = (ROOT / "docs" / "devices.md").read_text().partition("| largest step in 768 MiB |")[2]
+    cases = re.findall(r"^\| `(.+:)\d+x(.+)` \|", table, re.MULTILINE)
+    assert ["".join(case) for case in cases] == tool.limited()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "case",
@@ -52,3 +58,31 @@ def test_a_process_takes_what_is_predicted(case):
         for wrong in (0.75, 1.25):
             predicted = process_bytes(wrong * peak.tensors, runtime)
             assert abs(peak.measured / predicted - 1) > WITHIN
+
+
+def test_the_largest_batch_is_the_last_that_is_predicted_to_fit():
+    def predicted(case):
+        return 100 + 7 * tool.shape_of(case)[0]
+
+    limits = (106, 107, 120, 121, 1000)
+    found = [tool.largest_batch(predicted, "full/resnet18:3x96x96", limit) for limit in limits]
+    assert found == [0, 1, 2, 3, 128]
+
+
+@pytest.mark.parametrize("parent", [".", "memory"])
+def test_where_no_limit_can_be_set_the_folder_is_named(tmp_path, monkeypatch, capsys, parent):
+    (tmp_path / parent).mkdir(exist_ok=True)
+    monkeypatch.setattr(tool, "CGROUPS", tmp_path)
+    with pytest.raises(SystemExit, match=r"^2$"):
+        tool.main(["--limit", "400", "full/resnet18:3x96x96"])
+    assert capsys.readouterr().err.startswith(f"{tmp_path / parent / 'process-peak-'}")
+    assert not list((tmp_path / parent).glob("process-peak-*"))
+
+
+@pytest.mark.nightly
+def test_under_a_limit_the_largest_batch_lives_and_half_as_many_more_are_killed(capsys):
+    try:
+        code = tool.main(["--limit", "512", "full/shufflenet_v2_x0_5:3x96x96"])
+    except SystemExit:
+        pytest.skip(capsys.readouterr().err)
+    assert code == 0, capsys.readouterr().out

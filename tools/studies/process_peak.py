@@ -3,6 +3,8 @@
     python tools/studies/process_peak.py               # cases of each network, method and batch
     python tools/studies/process_peak.py lora-r4/resnet18:8x3x96x96 ...
     python tools/studies/process_peak.py --usual ...   # without `ALLOCATOR`
+    python tools/studies/process_peak.py --limit 768 lora-r4/resnet18:3x96x96 ...
+    python tools/studies/process_peak.py --lean        # what `peft_regress.lean` saves
 
 Each case is a process of its own, as a device would run it: one thread, nothing but the libraries
 that its method needs, and the allocator set as the prediction wants it. It takes three real steps
@@ -13,12 +15,22 @@ machine and on the releases.
 
 Pages of files, which are the libraries' code, count as `CODE_BYTES`. How many of them are mapped
 depends on the page cache (here 105 to 221 MiB), and the system drops them where memory is short.
+
+`--limit` takes cases without a batch, and finds the largest that is predicted to fit into so many
+MiB. A process under that limit must live, with a peak within 6 % of the prediction, and one with
+half as many images more must be killed. Exit code 1 if one does otherwise, and 2 where no limit can
+be set. The limit of the process's group is less `CODE_BYTES`: of files the system charges a group
+only for pages that no process had read before.
 """
 
+import argparse
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from bisect import bisect_right
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -38,8 +50,14 @@ SMALLEST: Final = ("full/shufflenet_v2_x0_5:1x3x32x32", "lora-r4/shufflenet_v2_x
 MIB: Final = 2**20
 CODE_BYTES: Final = {"eager": 109 * MIB, "galore": 115 * MIB, "peft": 129 * MIB}
 """Pages of files that the smallest steps map, where the page cache maps the fewest."""
+LIMIT_MIB: Final = 768
+WITHIN: Final = 0.06
+"""How far a peak under a limit may be from its prediction, relative to that."""
+LEAN_SHAPE: Final = "32x3x96x96"
+CGROUPS: Final = Path("/sys/fs/cgroup")
 _CLASSES: Final = 10
 _STEPS: Final = 3
+_MOST_IMAGES: Final = 4096
 
 
 class Peak(NamedTuple):
@@ -56,15 +74,17 @@ class Peak(NamedTuple):
         return self.measured / self.predicted - 1
 
 
-def peak_of(case: str, allocator: str = ALLOCATOR) -> Peak:
+def peak_of(case: str, allocator: str = ALLOCATOR, *, group: Path | None = None) -> Peak:
     """Profile the step of a case, and run it in a process of its own.
 
-    case: such as `lora-r4/resnet18:8x3x96x96`; allocator: its settings, as a shell has them.
+    case: such as `lora-r4/resnet18:8x3x96x96`; allocator: its settings, as a shell has them; group:
+    of `memory_group`. Raises `CalledProcessError` if the process fails or is killed.
     """
     tensors = predicted_tensors(case)
     settings = dict(one.split("=") for one in allocator.split())
+    enter = ("sh", "-c", 'echo $$ > "$0/cgroup.procs" && exec "$@"', group) if group else ()
     done = subprocess.run(
-        [sys.executable, __file__, "--run", case],
+        [*enter, sys.executable, __file__, "--run", case],
         env={**os.environ, **settings, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         check=True,
@@ -72,6 +92,62 @@ def peak_of(case: str, allocator: str = ALLOCATOR) -> Peak:
     runtime = runtime_of(adaptation(case).method)
     measured = int(done.stdout.split()[-1]) + CODE_BYTES[runtime]
     return Peak(case, tensors, process_bytes(tensors, runtime), measured)
+
+
+def largest_batch(predicted: Callable[[str], int], case: str, limit: int) -> int:
+    """Return the most images whose prediction, which grows with them, is within a limit; or 0.
+
+    predicted: returns the bytes of a case; case: without a batch, such as
+    `lora-r4/resnet18:3x96x96`; limit: in bytes.
+    """
+    sizes = range(1, _MOST_IMAGES + 1)
+    return bisect_right(sizes, limit, key=lambda size: predicted(with_batch(case, size)))
+
+
+def with_batch(case: str, size: int) -> str:
+    """Return a case with as many images."""
+    return case.replace(":", f":{size}x")
+
+
+def predicted_bytes(case: str) -> int:
+    """Return the predicted peak of the process of a case, as the budget of a device counts it."""
+    return process_bytes(predicted_tensors(case), runtime_of(adaptation(case).method))
+
+
+def peak_under(case: str, limit: int) -> Peak | None:
+    """Return the peak of a process with a limit in bytes; None if it is killed."""
+    try:
+        with memory_group(limit - CODE_BYTES[runtime_of(adaptation(case).method)]) as group:
+            return peak_of(case, group=group)
+    except subprocess.CalledProcessError as error:
+        if error.returncode != -signal.SIGKILL:
+            raise
+        return None
+
+
+@contextmanager
+def memory_group(limit: int) -> Iterator[Path]:
+    """Limit a new control group to so many bytes without swap, and yield its folder.
+
+    Exits with code 2 where the system has no such groups, or keeps them for another user.
+    """
+    sizes, parent = {"memory.max": limit, "memory.swap.max": 0}, CGROUPS
+    if (CGROUPS / "memory").is_dir():  # the first version of control groups
+        sizes, parent = {"memory.limit_in_bytes": limit}, CGROUPS / "memory"
+    folder = parent / f"process-peak-{os.getpid()}"
+    try:
+        folder.mkdir()
+        for name, size in sizes.items():
+            with (folder / name).open("r+", encoding="ascii") as file:  # makes no file
+                file.write(f"{size}")
+        yield folder
+    except OSError as error:
+        what = f"{folder}: no limit of memory can be set here ({error.strerror})"
+        print(f"{what}: run as root on Linux with control groups", file=sys.stderr)
+        sys.exit(2)
+    finally:
+        if folder.is_dir():
+            folder.rmdir()
 
 
 def predicted_tensors(case: str) -> int:
@@ -139,13 +215,17 @@ def square() -> list[str]:
     ]
 
 
-def main(cases: list[str]) -> None:
-    """Print the table, or be the process of one case."""
-    if cases[:1] == ["--run"]:
-        take_steps(cases[1])
-        return
-    allocator = "" if "--usual" in cases else ALLOCATOR
-    cases = [case for case in cases if case != "--usual"]
+def limited() -> list[str]:
+    """Return two cases of each method and each network, without a batch."""
+    return [
+        f"{method}/{NETWORKS[(row + further) % len(NETWORKS)]}:{size}"
+        for row, method in enumerate((*METHODS[:4], "lora-lean-r4"))
+        for further, size in ((0, "3x96x96"), (2, "3x160x160"))
+    ]
+
+
+def print_peaks(cases: list[str], allocator: str) -> None:
+    """Print the peaks of cases, or of the square with what the smallest take beside tensors."""
     print("| method | network | images | tensors, MiB | predicted, MiB | measured, MiB | % more |")
     print("| --- | --- | --- | ---: | ---: | ---: | ---: |")
     for case in cases or square():
@@ -159,5 +239,60 @@ def main(cases: list[str]) -> None:
         print(f"\n{case}: {rest:.0f} MiB beside the tensors", flush=True)
 
 
+def print_limited(cases: list[str], limit: int) -> int:
+    """Print what becomes of cases under a limit in bytes; return the exit code.
+
+    The difference of a killed process is that of another, which has no limit.
+    """
+    with memory_group(limit):  # refuses before anything is counted
+        pass
+    print("| method | network | image | batch | lives | % more | 1.5 times | killed |")
+    print("| --- | --- | --- | ---: | --- | ---: | ---: | --- |")
+    is_wrong = False
+    for case in cases:
+        batch = largest_batch(predicted_bytes, case, limit)
+        if not batch:
+            raise SystemExit(f"{case}: one image takes more: give a limit above {limit // MIB} MiB")
+        more = batch + (batch + 1) // 2
+        peak, other = (peak_under(with_batch(case, size), limit) for size in (batch, more))
+        own = 100 * (peak or peak_of(with_batch(case, batch))).difference
+        is_wrong |= peak is None or abs(own) > 100 * WITHIN or other is not None
+        lives, killed = ("yes" if is_so else "no" for is_so in (peak, not other))
+        cells = (*case.replace(":", "/").split("/"), batch, lives, f"{own:+.1f}", more, killed)
+        print(f"| {' | '.join(map(str, cells))} |", flush=True)
+    return int(is_wrong)
+
+
+def print_lean() -> None:
+    """Print how much more a process takes than for the smallest step, plain and lean."""
+    print(f"| network, {LEAN_SHAPE} | `lora-r4`, MiB | `lora-lean-r4`, MiB | ratio |")
+    print("| --- | ---: | ---: | ---: |")
+    smallest = peak_of(SMALLEST[1]).measured
+    for network in (*NETWORKS, "resnet50"):
+        cases = (f"{method}/{network}:{LEAN_SHAPE}" for method in ("lora-r4", "lora-lean-r4"))
+        plain, lean = ((peak_of(case).measured - smallest) / MIB for case in cases)
+        print(f"| {network} | {plain:,.0f} | {lean:,.0f} | {lean / plain:.2f} |", flush=True)
+
+
+def main(words: list[str]) -> int:
+    """Print a table, or be the process of one case; return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("cases", nargs="*", metavar="CASE")
+    parser.add_argument("--usual", action="store_true", help="without the allocator's settings")
+    parser.add_argument("--limit", nargs="?", type=int, const=LIMIT_MIB, metavar="MIB")
+    parser.add_argument("--lean", action="store_true", help="plain and lean LoRA")
+    parser.add_argument("--run", metavar="CASE", help=argparse.SUPPRESS)
+    chosen = parser.parse_args(words)
+    if chosen.run:
+        take_steps(chosen.run)
+    elif chosen.lean:
+        print_lean()
+    elif chosen.limit is not None:
+        return print_limited(chosen.cases or limited(), chosen.limit * MIB)
+    else:
+        print_peaks(chosen.cases, "" if chosen.usual else ALLOCATOR)
+    return 0
+
+
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main(sys.argv[1:]))
