@@ -156,10 +156,9 @@ def values_of(record: Record) -> dict[str, Value]:
     error = record.error
     found: dict[str, Value] = {name: metric.value for name, metric in record.metrics.items()}
     found |= record.invariants
-    # A mixture may raise an error of its own where a release is wrong or fails.
+    # A mixture may fail in a way of its own where a release is wrong.
     for name, defect in () if record.defects is UNSET else record.defects.items():
-        if defect.error:
-            found[name] = f"{defect.error.type}: {defect.error.message}"
+        found[name] = canonical_digest(msgspec.to_builtins((defect.error, defect.tensors)))
     for name, part in (("trained", record.trained), ("inputs", record.inputs)):
         if part is not UNSET:
             found[name] = canonical_digest(msgspec.to_builtins(part))
