@@ -33,7 +33,14 @@ from peft_regress.measure.edge.program import training_program
 from peft_regress.measure.recipe import Recipe
 from peft_regress.memory.packing import pack_by
 from peft_regress.metrics import Unit, format_value
-from peft_regress.project.devices import RUNTIME_BYTES, DeviceClass, Runtime, room, runtime_of
+from peft_regress.project.devices import (
+    OPERATOR_SHARE,
+    RUNTIME_BYTES,
+    DeviceClass,
+    Runtime,
+    room,
+    runtime_of,
+)
 from peft_regress.project.fine_tune import FineTune
 from peft_regress.project.settings import DEFAULT_MATRIX
 
@@ -323,18 +330,21 @@ def try_all(
 def relimited(answer: Answer, limits: Limits) -> Answer:
     """Return the answer under other limits; the largest batches stay those of its own."""
     candidates = [
-        dataclasses.replace(one, **_fit(one.method, one.costs, limits)) for one in answer.candidates
+        dataclasses.replace(one, **_fit(one.method, one.costs, one.room, limits))
+        for one in answer.candidates
     ]
     return dataclasses.replace(answer, limits=limits, candidates=candidates)
 
 
-def _fit(method: str, costs: Costs, limits: Limits) -> dict[str, Any]:
+def _fit(method: str, costs: Costs, needed: int, limits: Limits) -> dict[str, Any]:
     own = limits.of(method)
     most = {name: getattr(own, name) for name in Costs._fields}
-    over = {name: getattr(costs, name) - one for name, one in most.items() if one is not None}
+    # A process copies what it convolves; a limit of one's own is for the tensors.
+    taken = costs._replace(memory=needed) if limits.memory is None else costs
+    over = {name: getattr(taken, name) - one for name, one in most.items() if one is not None}
     return {
         "lacks": {name: size for name, size in over.items() if size > 0},
-        "is_near_limit": own.memory is not None and costs.memory > _NEAR * own.memory,
+        "is_near_limit": own.memory is not None and taken.memory > _NEAR * own.memory,
     }
 
 
@@ -390,15 +400,18 @@ def price(subject: Subject, method: Method, limits: Limits) -> Candidate:
         ship=sum(one.nbytes for one in step.method.shipped_tensors(step.model).values()),
         storage=cost.peak_param_bytes + cost.peak_buffer_bytes,
     )
+    needed = at_batch(log).room(OPERATOR_SHARE)
     if is_planned:
         costs = _planned(subject, method, costs, state=cost.optimizer_state_bytes)
+        needed = costs.memory
     return Candidate(
         method=method.name,
         rank=method.rank,
         costs=costs,
+        room=needed,
         plain_memory=plain_memory,
-        largest_batch=None if is_planned else _largest_batch(log, limits.of(method.name)),
-        **_fit(method.name, costs, limits),
+        largest_batch=None if is_planned else _largest_batch(log, method.name, limits),
+        **_fit(method.name, costs, needed, limits),
     )
 
 
@@ -426,10 +439,13 @@ def _memory(cost: StepCost) -> int:
     return max(cost.peak_bytes, cost.first_step_peak_bytes)
 
 
-def _largest_batch(log: StepLog, most: Limits) -> int | None:
+def _largest_batch(log: StepLog, method: str, limits: Limits) -> int | None:
     if log.tensors != "fake tensors":
         return None
-    batch = MANY if most.memory is None else log.largest_batch(most.memory)
+    if limits.memory is not None:
+        log = dataclasses.replace(log, copies={})
+    most = limits.of(method)
+    batch = MANY if most.memory is None else log.largest_batch(most.memory, OPERATOR_SHARE)
     if most.update is not None and batch:
         one, two = (_update(log.at_batch(size).cost()) for size in (1, 2))
         batch = min(batch, 1 + (most.update - one) // (two - one))

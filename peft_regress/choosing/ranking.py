@@ -54,6 +54,8 @@ class Candidate:
     method: str
     rank: int | None
     costs: Costs
+    room: int = 0
+    """The bytes for tensors that it needs: `costs.memory`, or more where operators copy much."""
     plain_memory: int | None = None
     """What `costs.memory` is without `peft_regress.lean`; None where all is without it."""
     largest_batch: int | None = None

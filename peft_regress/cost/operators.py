@@ -70,6 +70,8 @@ class Operator(NamedTuple):
     """Whether it reads no values: its result is a view of an operand."""
     enough: Enough | None
     """None if it needs all that it gets."""
+    copies: Callable[[tuple[Any, ...], Any], int] | None
+    """(arguments, result) -> bytes of copies inside; None for an operator that makes none."""
 
 
 def describe(func: Any) -> Operator:
@@ -104,6 +106,7 @@ def describe(func: Any) -> Operator:
         uses_operands=func.namespace != "prim" and packet not in _LIFTS,
         is_view=func.is_view,
         enough=_ENOUGH.get(packet),
+        copies=_COPIES.get(packet),
     )
 
 
@@ -154,6 +157,16 @@ def _round_up(number: int, step: int) -> int:
     return -(-number // step) * step
 
 
+def _in_blocks(*images: Tensor | None) -> int:
+    """Return the bytes of images in oneDNN's layout, which keeps 16 channels together."""
+    # It reads the first layer's few channels as they are.
+    return sum(
+        one.numel() // one.shape[1] * _round_up(one.shape[1], 16) * one.element_size()
+        for one in images
+        if one is not None and one.ndim == 4 and one.shape[1] > 4
+    )
+
+
 _SIZES: dict[Any, Callable[[tuple[Any, ...], Any], Sizes]] = {
     aten.im2col: _at_least_the_input,
     aten.col2im: _at_least_the_input,
@@ -162,4 +175,9 @@ _SIZES: dict[Any, Callable[[tuple[Any, ...], Any], Sizes]] = {
     aten.native_batch_norm: _statistics_in_float32,
     aten._native_batch_norm_legit: _statistics_in_float32,  # noqa: SLF001
     aten.mkldnn_rnn_layer: _workspace,
+}
+
+_COPIES: Final[dict[Any, Callable[[tuple[Any, ...], Any], int]]] = {
+    aten.convolution: lambda args, out: _in_blocks(args[0], out),
+    aten.convolution_backward: lambda args, out: _in_blocks(args[0], args[1], out[0]),
 }

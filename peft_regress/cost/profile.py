@@ -73,7 +73,7 @@ def record_training_step(
             parameter.grad = None
         marks = _record_two_steps(stage, make_optimizer, loss)
     log = stage.recorder
-    return StepLog(log.memory_log, log.flop_log, marks, stage.tensors, log.spares)
+    return StepLog(log.memory_log, log.flop_log, marks, stage.tensors, log.spares, log.copies)
 
 
 def profile_step(  # noqa: PLR0913 - each names one thing that the cost depends on

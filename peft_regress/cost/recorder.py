@@ -59,6 +59,7 @@ class StepRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.memory_log: list[ByteSite] = []
         self.flop_log: list[FlopSite] = []
         self.spares: list[Spare] = []
+        self.copies: dict[int, int] = {}
         self.aten_ops = 0
         self._last_module = ""
         self._trail = ModuleTrail()
@@ -196,6 +197,8 @@ class StepRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             for tensor in tensors_in(result):
                 self._check_layout(tensor, operator.name)
                 self._hold_result(tensor, where, operator.name)
+        if operator.copies is not None:
+            self.copies[len(self.memory_log)] = operator.copies(args, out)
 
     def _note_uses(self, operator: Operator, module: str, args: Args) -> None:
         """Note which activations an operator uses, and how much of each would do."""

@@ -5,9 +5,11 @@ Bytes are the requested sizes of storages: a view is free, and an allocator's ro
 """
 
 import itertools
+import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from typing import Final, Literal, NamedTuple, Self, get_args
 
 from peft_regress.metrics import COST_METRICS
@@ -189,6 +191,8 @@ class StepLog:
     marks: StepMarks
     tensors: Tensors
     spares: Sequence[Spare] = ()
+    copies: Mapping[int, int] = field(default_factory=dict)
+    """After how many events an operator has worked on copies of its images, and their bytes."""
 
     def cost(self) -> StepCost:
         """Return the cost of the second step; of the first, GaLore's SVDs as projection FLOPs."""
@@ -253,20 +257,37 @@ class StepLog:
             )
             for spare in self.spares
         ]
-        return replace(self, memory=memory, flops=flops, spares=spares)
+        copies = {at: _at_batch(size, batch) for at, size in self.copies.items()}
+        return replace(self, memory=memory, flops=flops, spares=spares, copies=copies)
 
-    def largest_batch(self, room: int) -> int:
-        """Return the largest batch with which both steps stay within so many bytes, 0 if none.
+    def room(self, share: Fraction) -> int:
+        """Return the bytes that both steps need for tensors, where operators have a share of them.
+
+        Those are the most alive, or more where the operators' copies do not fit into the share.
+        """
+        first, end = self.marks.first.memory, self.marks.end.memory
+        changes = (event.bytes for event in self.memory[:end])
+        alive = [*itertools.accumulate(changes, initial=0)]
+        with_copies = (alive[at] + size for at, size in self.copies.items() if first <= at <= end)
+        return max(*alive[first:], math.ceil(max(with_copies, default=0) / (1 + share)))
+
+    def largest_batch(self, room: int, share: Fraction) -> int:
+        """Return the largest batch of which `room` is within so many bytes, 0 if none.
 
         This log is of a batch of `MANY`.
         """
         most, fixed, per_item = MANY, 0, 0
         for at, event in enumerate(self.memory[: self.marks.end.memory], 1):
-            share, rest = divmod(event.bytes, MANY)
+            growing, rest = divmod(event.bytes, MANY)
             fixed += event.bytes if rest else 0
-            per_item += 0 if rest else share
+            per_item += 0 if rest else growing
             if at >= self.marks.first.memory:
-                most = min(most, (room - fixed) // per_item if per_item else most * (fixed <= room))
+                copied = self.copies.get(at, 0) // MANY
+                for left, size in (
+                    (room - fixed, per_item),
+                    (room * (1 + share) - fixed, per_item + copied),
+                ):
+                    most = min(most, left // size if size else most * (left >= 0))
         return max(most, 0)
 
 

@@ -168,6 +168,8 @@ def _missing(answer: Answer, missing: Sequence[Candidate]) -> Table:
             f"{format_value(size, COST_UNITS[name])} ({size:,}) of {_WORDS[name]}"
             for name, size in one.lacks.items()
         )
+        if "memory" in one.lacks and one.room > one.costs.memory and answer.limits.memory is None:
+            lacks += ", to copy images"
         if one.largest_batch:
             remedy = f"a batch of {one.largest_batch}"
         elif one.method in fitting:

@@ -147,6 +147,28 @@ def test_what_takes_notably_less_with_lean_counts_with_it_and_the_line_is_printe
 
 
 @pytest.mark.usefixtures("tiny")
+def test_on_a_device_a_step_needs_room_for_what_its_convolutions_copy(command):
+    """Not under a limit of one's own, which is for the tensors alone."""
+    device = ("--device", "raspberry-pi-3-b-plus")
+    limit = room({one.name: one for one in load_devices()}[device[1]])
+
+    def head_at(batch, *limits):
+        arguments = (*TINY[:3], str(batch), *TINY[4:-1], "head", *limits)
+        return arguments, by_name(chosen(command, *arguments))["head"]
+
+    largest = head_at(4, *device)[1]["largest_batch"]
+    _, last = head_at(largest, *device)
+    assert last["lacks"] == {}
+    arguments, over = head_at(largest + 1, *device)
+    assert over["lacks"] == {"memory": over["room"] - limit}
+    assert over["costs"]["memory"] < limit
+    _, out, _ = command("choose", *arguments)
+    assert "of memory, to copy images" in out
+    _, own = head_at(largest + 1, "--memory", f"{over['costs']['memory']}B")
+    assert (own["lacks"], own["largest_batch"]) == ({}, largest + 1)
+
+
+@pytest.mark.usefixtures("tiny")
 def test_nothing_fits_is_exit_1_with_what_would(command):
     code, out, _ = command("choose", *TINY, "--device", "stm32n6")
     assert code == 1
@@ -377,7 +399,8 @@ def test_for_each_device_the_answer_is_what_cost_says(command, architecture, bat
         for name in expected.keys() & found.keys():
             left = room(devices[device], "peft" if name.startswith("dora") else "eager")
             costs, plain = found[name]["costs"], found[name]["plain_memory"]
-            lacks = max(costs["memory"] - left, 0)
+            assert found[name]["room"] >= costs["memory"]
+            lacks = max(found[name]["room"] - left, 0)
             assert costs["memory"] <= (plain or costs["memory"])
             assert costs | {"memory": plain or costs["memory"]} == expected[name], (device, name)
             if devices[device].storage_bytes is None:

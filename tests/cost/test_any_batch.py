@@ -1,13 +1,17 @@
 """One profile, at a batch of a prime, tells the cost at every batch."""
 
+from fractions import Fraction
+
 import pytest
 import torch
+from torch import nn
 
 from peft_regress import registry
 from peft_regress.cases import split_adapter_name
 from peft_regress.cost.profile import loss_of_images, random_images, record_training_step
 from peft_regress.cost.step_cost import MANY
 from peft_regress.measure.costs import CostSettings, adapted_model
+from peft_regress.project.devices import OPERATOR_SHARE as SHARE
 
 
 def log_of(name, architecture, *, batch, resolution=64):
@@ -38,10 +42,37 @@ def test_the_cost_at_any_batch_is_that_of_a_profile_there(name, architecture):
     for batch in (1, 8):
         assert many.at_batch(batch).cost() == log_of(name, architecture, batch=batch).cost()
     cost = many.at_batch(8).cost()
-    room = max(cost.peak_bytes, cost.first_step_peak_bytes)
-    assert many.largest_batch(room) == 8
-    assert many.largest_batch(room - 1) == 7
-    assert many.largest_batch(cost.peak_param_bytes - 1) == 0
+    room = many.at_batch(8).room(SHARE)
+    assert room >= max(cost.peak_bytes, cost.first_step_peak_bytes)
+    assert many.largest_batch(room, SHARE) == 8
+    assert many.largest_batch(room - 1, SHARE) == 7
+    assert many.largest_batch(cost.peak_param_bytes - 1, SHARE) == 0
+
+
+@pytest.mark.parametrize("fake", [True, False])
+def test_the_room_counts_copies_of_images_in_blocks_of_16_channels(fake):
+    """Of the second convolution: the first one's images have few channels, which are not copied."""
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 1, bias=False).requires_grad_(False),
+        nn.Conv2d(8, 24, 1, bias=False).requires_grad_(False),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(24, 10, bias=False),
+    )
+    log = record_training_step(
+        model,
+        lambda model: torch.optim.SGD(model[-1:].parameters(), lr=0.1, foreach=False),
+        batch=random_images((2, 3, 10, 10), 10, "cross-entropy", torch.float32),
+        loss=loss_of_images(10),
+        fake=fake,
+    )
+    pixels = 2 * 10 * 10
+    weights = 3 * 8 + 8 * 24 + 24 * 10
+    alive = 4 * (weights + pixels * (3 + 8 + 24)) + 2 * 8  # with labels
+    assert log.room(Fraction(0)) == alive + 4 * pixels * (16 + 32)
+    share = Fraction(1, 2)
+    assert log.room(share) == -(-2 * log.room(Fraction(0)) // 3)
+    assert log.room(Fraction(10)) == log.cost().peak_bytes
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import process_peak as tool
 import pytest
 from examples import ROOT
 
-from peft_regress.project.devices import process_bytes, runtime_of
+from peft_regress.project.devices import OPERATOR_SHARE, process_bytes, runtime_of
 
 WITHIN = 0.1
 
@@ -61,12 +61,12 @@ def test_a_process_takes_what_is_predicted(case):
 
 
 def test_the_largest_batch_is_the_last_that_is_predicted_to_fit():
-    def predicted(case):
-        return 100 + 7 * tool.shape_of(case)[0]
-
-    limits = (106, 107, 120, 121, 1000)
-    found = [tool.largest_batch(predicted, "full/resnet18:3x96x96", limit) for limit in limits]
-    assert found == [0, 1, 2, 3, 128]
+    limit = 512 * tool.MIB
+    size = tool.largest_batch("head/mobilenet_v2:3x96x96", limit)
+    log = tool.recorded("head/mobilenet_v2:3x96x96")
+    rooms = (log.at_batch(one).room(OPERATOR_SHARE) for one in (size, size + 1))
+    assert [process_bytes(one) <= limit for one in rooms] == [True, False]
+    assert tool.largest_batch("full/resnet18:3x96x96", 350 * tool.MIB) == 0
 
 
 @pytest.mark.parametrize("parent", [".", "memory"])

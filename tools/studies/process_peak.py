@@ -9,8 +9,8 @@
 Each case is a process of its own, as a device would run it: one thread, nothing but the libraries
 that its method needs, and the allocator set as the prediction wants it. It takes three real steps
 and reads the peak of its memory in /proc, which counts Python, the libraries and their code. The
-prediction is `process_bytes` of the step's `peak_bytes`. What the smallest steps take beside their
-tensors is what `devices.RUNTIME_BYTES` says. Linux with glibc only; the figures depend on the
+prediction is `process_bytes` of the room that `choose` says its tensors need. What the smallest
+steps take beside their tensors is what `devices.RUNTIME_BYTES` says. Linux with glibc only; the figures depend on the
 machine and on the releases.
 
 Pages of files, which are the libraries' code, count as `CODE_BYTES`. How many of them are mapped
@@ -28,14 +28,22 @@ import os
 import signal
 import subprocess
 import sys
-from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from peft_regress.cases import Adaptation, split_adapter_name
-from peft_regress.project.devices import ALLOCATOR, process_bytes, runtime_of
+from peft_regress.project.devices import (
+    ALLOCATOR,
+    OPERATOR_SHARE,
+    RUNTIME_BYTES,
+    process_bytes,
+    runtime_of,
+)
+
+if TYPE_CHECKING:
+    from peft_regress.cost.step_cost import StepLog
 
 NETWORKS: Final = (
     "shufflenet_v2_x0_5",
@@ -57,11 +65,10 @@ LEAN_SHAPE: Final = "32x3x96x96"
 CGROUPS: Final = Path("/sys/fs/cgroup")
 _CLASSES: Final = 10
 _STEPS: Final = 3
-_MOST_IMAGES: Final = 4096
 
 
 class Peak(NamedTuple):
-    """The peak of a case in bytes: of the step's tensors, and of the process."""
+    """The peak of a case in bytes: the room that tensors need, and that of the process."""
 
     case: str
     tensors: int
@@ -80,7 +87,7 @@ def peak_of(case: str, allocator: str = ALLOCATOR, *, group: Path | None = None)
     case: such as `lora-r4/resnet18:8x3x96x96`; allocator: its settings, as a shell has them; group:
     of `memory_group`. Raises `CalledProcessError` if the process fails or is killed.
     """
-    tensors = predicted_tensors(case)
+    tensors = recorded(case).at_batch(shape_of(case)[0]).room(OPERATOR_SHARE)
     settings = dict(one.split("=") for one in allocator.split())
     enter = ("sh", "-c", 'echo $$ > "$0/cgroup.procs" && exec "$@"', group) if group else ()
     done = subprocess.run(
@@ -94,24 +101,18 @@ def peak_of(case: str, allocator: str = ALLOCATOR, *, group: Path | None = None)
     return Peak(case, tensors, process_bytes(tensors, runtime), measured)
 
 
-def largest_batch(predicted: Callable[[str], int], case: str, limit: int) -> int:
-    """Return the most images whose prediction, which grows with them, is within a limit; or 0.
+def largest_batch(case: str, limit: int) -> int:
+    """Return the most images that are predicted to fit into a limit in bytes; or 0.
 
-    predicted: returns the bytes of a case; case: without a batch, such as
-    `lora-r4/resnet18:3x96x96`; limit: in bytes.
+    case: without a batch, such as `lora-r4/resnet18:3x96x96`.
     """
-    sizes = range(1, _MOST_IMAGES + 1)
-    return bisect_right(sizes, limit, key=lambda size: predicted(with_batch(case, size)))
+    left = limit - RUNTIME_BYTES[runtime_of(adaptation(case).method)]
+    return recorded(case).largest_batch(int(left / (1 + OPERATOR_SHARE)), OPERATOR_SHARE)
 
 
 def with_batch(case: str, size: int) -> str:
     """Return a case with as many images."""
     return case.replace(":", f":{size}x")
-
-
-def predicted_bytes(case: str) -> int:
-    """Return the predicted peak of the process of a case, as the budget of a device counts it."""
-    return process_bytes(predicted_tensors(case), runtime_of(adaptation(case).method))
 
 
 def peak_under(case: str, limit: int) -> Peak | None:
@@ -152,11 +153,22 @@ def memory_group(limit: int) -> Iterator[Path]:
 
 def predicted_tensors(case: str) -> int:
     """Return `peak_bytes` of the step of a case."""
-    from peft_regress.measure.costs import CostSettings, adaptation_cost
+    return recorded(case).at_batch(shape_of(case)[0]).cost().peak_bytes
 
-    batch, _, resolution, _ = shape_of(case)
-    settings = CostSettings(batch=batch, resolution=resolution, classes=_CLASSES)
-    return adaptation_cost(adaptation(case), settings).step.peak_bytes
+
+def recorded(case: str) -> "StepLog":
+    """Record the step of a case, at a batch that tells what any other takes."""
+    from peft_regress import registry
+    from peft_regress.choosing.candidates import of_architecture
+    from peft_regress.cost.profile import record_training_step
+    from peft_regress.cost.step_cost import MANY
+
+    names = adaptation(case)
+    subject = of_architecture(names.architecture, batch=MANY, resolution=shape_of(case)[-1])
+    step = subject.step(registry.get("method", names.method).at(names.rank))
+    return record_training_step(
+        step.model, step.make_optimizer, batch=subject.items(MANY), loss=subject.loss
+    )
 
 
 def adaptation(case: str) -> Adaptation:
@@ -250,7 +262,7 @@ def print_limited(cases: list[str], limit: int) -> int:
     print("| --- | --- | --- | ---: | --- | ---: | ---: | --- |")
     is_wrong = False
     for case in cases:
-        batch = largest_batch(predicted_bytes, case, limit)
+        batch = largest_batch(case, limit)
         if not batch:
             raise SystemExit(f"{case}: one image takes more: give a limit above {limit // MIB} MiB")
         more = batch + (batch + 1) // 2
