@@ -6,7 +6,8 @@ Values are stored unscaled (bytes, FLOPs, fractions) and scaled only for display
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from fractions import Fraction
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -22,6 +23,9 @@ Sample = float | list[float]
 
 BATCH_SUFFIX = "_b32"
 """Suffix of a cost metric measured at batch 32; without it, at batch 1."""
+
+OPERATOR_SHARE: Final = Fraction(1, 10)
+"""What operators of PyTorch take for themselves, as a share of the tensors' peak."""
 
 
 @dataclass(frozen=True)

@@ -33,14 +33,7 @@ from peft_regress.measure.edge.program import training_program
 from peft_regress.measure.recipe import Recipe
 from peft_regress.memory.packing import pack_by
 from peft_regress.metrics import Unit, format_value
-from peft_regress.project.devices import (
-    OPERATOR_SHARE,
-    RUNTIME_BYTES,
-    DeviceClass,
-    Runtime,
-    room,
-    runtime_of,
-)
+from peft_regress.project.devices import RUNTIME_BYTES, DeviceClass, Runtime, room, runtime_of
 from peft_regress.project.fine_tune import FineTune
 from peft_regress.project.settings import DEFAULT_MATRIX
 
@@ -400,7 +393,7 @@ def price(subject: Subject, method: Method, limits: Limits) -> Candidate:
         ship=sum(one.nbytes for one in step.method.shipped_tensors(step.model).values()),
         storage=cost.peak_param_bytes + cost.peak_buffer_bytes,
     )
-    needed = at_batch(log).room(OPERATOR_SHARE)
+    needed = at_batch(log).room
     if is_planned:
         costs = _planned(subject, method, costs, state=cost.optimizer_state_bytes)
         needed = costs.memory
@@ -445,7 +438,7 @@ def _largest_batch(log: StepLog, method: str, limits: Limits) -> int | None:
     if limits.memory is not None:
         log = dataclasses.replace(log, copies={})
     most = limits.of(method)
-    batch = MANY if most.memory is None else log.largest_batch(most.memory, OPERATOR_SHARE)
+    batch = MANY if most.memory is None else log.largest_batch(most.memory)
     if most.update is not None and batch:
         one, two = (_update(log.at_batch(size).cost()) for size in (1, 2))
         batch = min(batch, 1 + (most.update - one) // (two - one))

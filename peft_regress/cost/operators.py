@@ -12,6 +12,9 @@ from peft_regress.cost.formulas import does_matrix_work, formula_of, paper_formu
 aten = torch.ops.aten
 
 _PAGE_BYTES: Final = 4096
+_IMAGE_DIMS: Final = 4  # batch, channels, height, width
+# oneDNN reads an image of so few channels as it is.
+_PLAIN_CHANNELS: Final = 4
 
 Sizes = Iterator[tuple[Tensor, int]]
 
@@ -159,11 +162,10 @@ def _round_up(number: int, step: int) -> int:
 
 def _in_blocks(*images: Tensor | None) -> int:
     """Return the bytes of images in oneDNN's layout, which keeps 16 channels together."""
-    # It reads the first layer's few channels as they are.
     return sum(
         one.numel() // one.shape[1] * _round_up(one.shape[1], 16) * one.element_size()
         for one in images
-        if one is not None and one.ndim == 4 and one.shape[1] > 4
+        if one is not None and one.ndim == _IMAGE_DIMS and one.shape[1] > _PLAIN_CHANNELS
     )
 
 

@@ -9,10 +9,9 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from fractions import Fraction
 from typing import Final, Literal, NamedTuple, Self, get_args
 
-from peft_regress.metrics import COST_METRICS
+from peft_regress.metrics import COST_METRICS, OPERATOR_SHARE
 
 Phase = Literal["forward", "backward", "optimizer", "projection"]
 
@@ -260,18 +259,20 @@ class StepLog:
         copies = {at: _at_batch(size, batch) for at, size in self.copies.items()}
         return replace(self, memory=memory, flops=flops, spares=spares, copies=copies)
 
-    def room(self, share: Fraction) -> int:
-        """Return the bytes that both steps need for tensors, where operators have a share of them.
+    @property
+    def room(self) -> int:
+        """The bytes for which a process needs room in both steps, but for `OPERATOR_SHARE`.
 
-        Those are the most alive, or more where the operators' copies do not fit into the share.
+        Those of the tensors, or more where the operators' copies do not fit into their share.
         """
-        first, end = self.marks.first.memory, self.marks.end.memory
-        changes = (event.bytes for event in self.memory[:end])
-        alive = [*itertools.accumulate(changes, initial=0)]
-        with_copies = (alive[at] + size for at, size in self.copies.items() if first <= at <= end)
-        return max(*alive[first:], math.ceil(max(with_copies, default=0) / (1 + share)))
+        events = enumerate(itertools.accumulate(event.bytes for event in self.memory), 1)
+        return max(
+            max(alive, math.ceil((alive + self.copies.get(at, 0)) / (1 + OPERATOR_SHARE)))
+            for at, alive in events
+            if self.marks.first.memory <= at <= self.marks.end.memory
+        )
 
-    def largest_batch(self, room: int, share: Fraction) -> int:
+    def largest_batch(self, room: int) -> int:
         """Return the largest batch of which `room` is within so many bytes, 0 if none.
 
         This log is of a batch of `MANY`.
@@ -282,12 +283,9 @@ class StepLog:
             fixed += event.bytes if rest else 0
             per_item += 0 if rest else growing
             if at >= self.marks.first.memory:
-                copied = self.copies.get(at, 0) // MANY
-                for left, size in (
-                    (room - fixed, per_item),
-                    (room * (1 + share) - fixed, per_item + copied),
-                ):
-                    most = min(most, left // size if size else most * (left >= 0))
+                copied = per_item + self.copies.get(at, 0) // MANY
+                for size, left in ((per_item, room), (copied, room * (1 + OPERATOR_SHARE))):
+                    most = min(most, (left - fixed) // size if size else most * (fixed <= left))
         return max(most, 0)
 
 

@@ -8,7 +8,6 @@ import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from fractions import Fraction
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -18,6 +17,7 @@ import msgspec
 from peft_regress.cases import NAME_RULE, is_name
 from peft_regress.errors import InputError
 from peft_regress.files import read_table, read_toml
+from peft_regress.metrics import OPERATOR_SHARE
 from peft_regress.project.budgets import parse_amount
 
 _TABLE: Final = "devices.toml"
@@ -33,8 +33,6 @@ RUNTIME_BYTES: Final[dict[Runtime, int]] = {
     "executorch": 15 * _MIB,
 }
 """What a process has in use beside the tensors: the interpreter, libraries, and code that ran."""
-OPERATOR_SHARE: Final = Fraction(1, 10)
-"""What operators of PyTorch take for themselves, as a share of the tensors' peak."""
 RESERVE_BYTES: Final = 220 * _MIB
 """What firmware and Linux without a desktop keep, where a table has no `reserve`: of the 512 MiB of
 a Raspberry Pi Zero 2 W, 291.6 MiB are available after boot

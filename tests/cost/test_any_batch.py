@@ -1,6 +1,6 @@
 """One profile, at a batch of a prime, tells the cost at every batch."""
 
-from fractions import Fraction
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +11,6 @@ from peft_regress.cases import split_adapter_name
 from peft_regress.cost.profile import loss_of_images, random_images, record_training_step
 from peft_regress.cost.step_cost import MANY
 from peft_regress.measure.costs import CostSettings, adapted_model
-from peft_regress.project.devices import OPERATOR_SHARE as SHARE
 
 
 def log_of(name, architecture, *, batch, resolution=64):
@@ -42,11 +41,11 @@ def test_the_cost_at_any_batch_is_that_of_a_profile_there(name, architecture):
     for batch in (1, 8):
         assert many.at_batch(batch).cost() == log_of(name, architecture, batch=batch).cost()
     cost = many.at_batch(8).cost()
-    room = many.at_batch(8).room(SHARE)
+    room = many.at_batch(8).room
     assert room >= max(cost.peak_bytes, cost.first_step_peak_bytes)
-    assert many.largest_batch(room, SHARE) == 8
-    assert many.largest_batch(room - 1, SHARE) == 7
-    assert many.largest_batch(cost.peak_param_bytes - 1, SHARE) == 0
+    assert many.largest_batch(room) == 8
+    assert many.largest_batch(room - 1) == 7
+    assert many.largest_batch(cost.peak_param_bytes - 1) == 0
 
 
 @pytest.mark.parametrize("fake", [True, False])
@@ -69,10 +68,8 @@ def test_the_room_counts_copies_of_images_in_blocks_of_16_channels(fake):
     pixels = 2 * 10 * 10
     weights = 3 * 8 + 8 * 24 + 24 * 10
     alive = 4 * (weights + pixels * (3 + 8 + 24)) + 2 * 8  # with labels
-    assert log.room(Fraction(0)) == alive + 4 * pixels * (16 + 32)
-    share = Fraction(1, 2)
-    assert log.room(share) == -(-2 * log.room(Fraction(0)) // 3)
-    assert log.room(Fraction(10)) == log.cost().peak_bytes
+    assert log.room == -(-10 * (alive + 4 * pixels * (16 + 32)) // 11)
+    assert replace(log, copies={}).room == log.cost().peak_bytes
 
 
 @pytest.mark.slow

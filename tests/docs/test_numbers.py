@@ -18,7 +18,8 @@ from peft_regress.gate.policy import DEFAULT_POLICY
 from peft_regress.measure.costs import CostSettings
 from peft_regress.measure.referee import SHARE
 from peft_regress.measure.scripts.script_case import NUDGE
-from peft_regress.project.devices import OPERATOR_SHARE, RESERVE_BYTES, RUNTIME_BYTES
+from peft_regress.metrics import OPERATOR_SHARE
+from peft_regress.project.devices import RESERVE_BYTES, RUNTIME_BYTES
 from peft_regress.upgrades.compat.judging import TOLERANCE
 from peft_regress.upgrades.timing import BLOCK_STEPS, LAUNCH_PAIRS
 

@@ -10,8 +10,8 @@ Each case is a process of its own, as a device would run it: one thread, nothing
 that its method needs, and the allocator set as the prediction wants it. It takes three real steps
 and reads the peak of its memory in /proc, which counts Python, the libraries and their code. The
 prediction is `process_bytes` of the room that `choose` says its tensors need. What the smallest
-steps take beside their tensors is what `devices.RUNTIME_BYTES` says. Linux with glibc only; the figures depend on the
-machine and on the releases.
+steps take beside their tensors is what `devices.RUNTIME_BYTES` says. Linux with glibc only; the
+figures depend on the machine and on the releases.
 
 Pages of files, which are the libraries' code, count as `CODE_BYTES`. How many of them are mapped
 depends on the page cache (here 105 to 221 MiB), and the system drops them where memory is short.
@@ -34,13 +34,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from peft_regress.cases import Adaptation, split_adapter_name
-from peft_regress.project.devices import (
-    ALLOCATOR,
-    OPERATOR_SHARE,
-    RUNTIME_BYTES,
-    process_bytes,
-    runtime_of,
-)
+from peft_regress.metrics import OPERATOR_SHARE
+from peft_regress.project.devices import ALLOCATOR, RUNTIME_BYTES, process_bytes, runtime_of
 
 if TYPE_CHECKING:
     from peft_regress.cost.step_cost import StepLog
@@ -87,7 +82,7 @@ def peak_of(case: str, allocator: str = ALLOCATOR, *, group: Path | None = None)
     case: such as `lora-r4/resnet18:8x3x96x96`; allocator: its settings, as a shell has them; group:
     of `memory_group`. Raises `CalledProcessError` if the process fails or is killed.
     """
-    tensors = recorded(case).at_batch(shape_of(case)[0]).room(OPERATOR_SHARE)
+    tensors = recorded(case).at_batch(shape_of(case)[0]).room
     settings = dict(one.split("=") for one in allocator.split())
     enter = ("sh", "-c", 'echo $$ > "$0/cgroup.procs" && exec "$@"', group) if group else ()
     done = subprocess.run(
@@ -107,7 +102,7 @@ def largest_batch(case: str, limit: int) -> int:
     case: without a batch, such as `lora-r4/resnet18:3x96x96`.
     """
     left = limit - RUNTIME_BYTES[runtime_of(adaptation(case).method)]
-    return recorded(case).largest_batch(int(left / (1 + OPERATOR_SHARE)), OPERATOR_SHARE)
+    return recorded(case).largest_batch(int(left / (1 + OPERATOR_SHARE)))
 
 
 def with_batch(case: str, size: int) -> str:
@@ -238,7 +233,7 @@ def limited() -> list[str]:
 
 def print_peaks(cases: list[str], allocator: str) -> None:
     """Print the peaks of cases, or of the square with what the smallest take beside tensors."""
-    print("| method | network | images | tensors, MiB | predicted, MiB | measured, MiB | % more |")
+    print("| method | network | images | room, MiB | predicted, MiB | measured, MiB | % more |")
     print("| --- | --- | --- | ---: | ---: | ---: | ---: |")
     for case in cases or square():
         peak = peak_of(case, allocator)

@@ -4,10 +4,9 @@
     python tools/studies/variants.py
     python tools/studies/variation.py runs/bench.json runs/variants/*.json
 
-Prints Markdown: how many comparisons the gate makes and how many fail; how close to its bound each
-metric came; for each method the largest relative change of each first loss and of the losses of a
-filled adapter, over all cases and seeds; then the largest change of the means of accuracy and test
-loss.
+Prints Markdown: how many comparisons the gate makes and how many fail; for each method the largest
+relative change of each first loss and of the losses of a filled adapter, over all cases and seeds;
+then the largest change of the means of accuracy and test loss.
 """
 
 import argparse
@@ -16,7 +15,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from peft_regress.gate.changes import change_of
 from peft_regress.gate.judge import judge
 from peft_regress.gate.verdicts import UNACCEPTED, observations_of
 from peft_regress.metrics import Metric
@@ -44,7 +42,6 @@ def main() -> None:
     print(f"{len(others)} runs against {chosen.reference}: {len(pairs)} cases compared")
     print(f"{len(changed)} of them changed state {' '.join(old.case.id for old in changed)}\n")
     _print_verdicts(reference, dict(zip(map(str, chosen.others), others, strict=True)))
-    _print_shares(pairs)
     pairs = [(old, new) for old, new in pairs if old.status == new.status == "ok"]
     _print_losses(pairs)
 
@@ -85,22 +82,6 @@ def _comparisons(old: Record, new: Record) -> int:
     judged = {name for name, m in old.metrics.items() if m.kind not in {"info", "seconds"}}
     facts = {name for name, value in old.invariants.items() if value is not None}
     return len(judged & new.metrics.keys()) + len(facts & new.invariants.keys())
-
-
-def _print_shares(pairs: list[tuple[Record, Record]]) -> None:
-    """Print how close to its bound each metric came, and in which case."""
-    nearest: dict[str, tuple[float, str]] = {}
-    for old, new in pairs:
-        for name, metric in old.metrics.items():
-            if metric.kind in {"bytes", "fingerprint", "accuracy"} and name in new.metrics:
-                change = change_of(name, metric, new.metrics[name], old)
-                share = abs(change.relative or 0.0) / change.bound
-                nearest[name] = max(nearest.get(name, (0.0, "")), (share, old.case.id))
-    print("| metric | largest share of its bound | in |\n| --- | ---: | --- |")
-    for name, (share, case) in nearest.items():
-        if share:
-            print(f"| `{name}` | {share:.2f} | {case} |")
-    print()
 
 
 def _print_losses(pairs: list[tuple[Record, Record]]) -> None:
