@@ -34,7 +34,7 @@ PARTS: Final = (
         3_005,
     ),
     Part("tests, both", ("tests/**/*.py", "fuzz/tests/**/*.py"), "lines", 41_837),
-    Part("tools, both", ("tools/**/*.py", "fuzz/tools/**/*.py"), "lines", 7_826),
+    Part("tools, both", ("tools/**/*.py", "fuzz/tools/**/*.py"), "lines", 7_840),
 )
 
 

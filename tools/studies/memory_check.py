@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any, Final, NamedTuple
 
 import torch
-from process_peak import predicted_tensors, real_step
+from process_peak import real_step, recorded
 from torch._C._profiler import _EventType, _RecordFunctionFast
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -172,8 +172,8 @@ def main() -> None:
         for method in METHODS:
             case = f"{method}/{name}:2x3x224x224"
             # First: to import peft allocates a few tensors as well.
-            recorded = predicted_tensors(case)
-            shares.append(recorded / allocator_peak(partial(real_step, case)).peak_bytes - 1)
+            predicted = recorded(case).at_batch(2).cost().peak_bytes
+            shares.append(predicted / allocator_peak(partial(real_step, case)).peak_bytes - 1)
         print(f"| {name} | " + " | ".join(f"{100 * share:.2f} %" for share in shares) + " |")
 
 

@@ -26,8 +26,11 @@ only for pages that no process had read before.
 import argparse
 import os
 import signal
+import statistics
 import subprocess
 import sys
+import time
+import timeit
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -60,6 +63,7 @@ LEAN_SHAPE: Final = "32x3x96x96"
 CGROUPS: Final = Path("/sys/fs/cgroup")
 _CLASSES: Final = 10
 _STEPS: Final = 3
+_PAIRS: Final = 20
 
 
 class Peak(NamedTuple):
@@ -144,11 +148,6 @@ def memory_group(limit: int) -> Iterator[Path]:
     finally:
         if folder.is_dir():
             folder.rmdir()
-
-
-def predicted_tensors(case: str) -> int:
-    """Return `peak_bytes` of the step of a case."""
-    return recorded(case).at_batch(shape_of(case)[0]).cost().peak_bytes
 
 
 def recorded(case: str) -> "StepLog":
@@ -271,14 +270,29 @@ def print_limited(cases: list[str], limit: int) -> int:
 
 
 def print_lean() -> None:
-    """Print how much more a process takes than for the smallest step, plain and lean."""
-    print(f"| network, {LEAN_SHAPE} | `lora-r4`, MiB | `lora-lean-r4`, MiB | ratio |")
-    print("| --- | ---: | ---: | ---: |")
+    """Print how much more a process takes than for the smallest step, plain and lean; and times."""
+    print(f"| network, {LEAN_SHAPE} | `lora-r4`, MiB | `lora-lean-r4`, MiB | ratio | of times |")
+    print("| --- | ---: | ---: | ---: | ---: |")
     smallest = peak_of(SMALLEST[1]).measured
     for network in (*NETWORKS, "resnet50"):
-        cases = (f"{method}/{network}:{LEAN_SHAPE}" for method in ("lora-r4", "lora-lean-r4"))
+        cases = [f"{method}/{network}:{LEAN_SHAPE}" for method in ("lora-r4", "lora-lean-r4")]
         plain, lean = ((peak_of(case).measured - smallest) / MIB for case in cases)
-        print(f"| {network} | {plain:,.0f} | {lean:,.0f} | {lean / plain:.2f} |", flush=True)
+        cells = (network, f"{plain:,.0f}", f"{lean:,.0f}", f"{lean / plain:.2f}")
+        print(f"| {' | '.join(cells)} | {ratio_of_times(*cases):.2f} |", flush=True)
+
+
+def ratio_of_times(plain: str, lean: str) -> float:
+    """Return the median over pairs of steps of the processor times of lean over plain."""
+    import torch
+
+    torch.set_num_threads(1)
+    steps = [real_step(case) for case in (plain, lean)]
+    ratios = []
+    for pair in range(_PAIRS + 1):
+        order = (0, 1) if pair % 2 else (1, 0)  # each is as often the first
+        times = {which: timeit.timeit(steps[which], time.process_time, number=1) for which in order}
+        ratios.append(times[1] / times[0])
+    return statistics.median(ratios[1:])  # the first steps allocate
 
 
 def main(words: list[str]) -> int:
