@@ -20,7 +20,7 @@ from peft_regress.runs.schema import Machine, canonical_digest
 
 SUSPECTS: Final = (
     "peft", "galore-torch", "executorch", "torch", "torchvision",
-    "transformers", "trl", "lightning", "pytorch-lightning",
+    "transformers", "accelerate", "trl", "lightning", "pytorch-lightning",
 )  # fmt: skip
 """The packages that most likely changed a number, the most likely first."""
 

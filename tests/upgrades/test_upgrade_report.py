@@ -225,14 +225,15 @@ def test_a_bisection_asks_for_what_was_found(new, metric):
 @pytest.mark.parametrize(
     ("changed", "alone", "named"),
     [
-        ({"accelerate": "0.25.0"}, (), "accelerate"),
-        ({"accelerate": "0.25.0", "peft": "0.20.0"}, (), "peft"),
-        ({"accelerate": "0.25.0", "peft": "0.20.0"}, ("accelerate",), "accelerate"),
+        ({"filelock": "4.3.2"}, (), "filelock"),
+        ({"filelock": "4.3.2", "peft": "0.20.0"}, (), "peft"),
+        ({"filelock": "4.3.2", "accelerate": "1.16.0"}, (), "accelerate"),
+        ({"filelock": "4.3.2", "peft": "0.20.0"}, ("filelock",), "filelock"),
         ({"python": "3.12.1"}, (), None),
     ],
 )
 def test_the_advice_names_the_responsible_package_else_a_likely_one(changed, alone, named):
-    before = {**ENVIRONMENT, "accelerate": "0.24.1", "python": "3.11.7"}
+    before = {**ENVIRONMENT, "filelock": "4.3.1", "accelerate": "1.15.0", "python": "3.11.7"}
     found = ResponsiblePackages(alone=alone, without_effect=(), untried=())
     upgrade = made([make_record()], [make_record(metrics=WORSE)])
     moved = {name: (before[name], version) for name, version in changed.items()}
