@@ -33,8 +33,8 @@ PARTS: Final = (
         "lines",
         3_005,
     ),
-    Part("tests, both", ("tests/**/*.py", "fuzz/tests/**/*.py"), "lines", 41_838),
-    Part("tools, both", ("tools/**/*.py", "fuzz/tools/**/*.py"), "lines", 7_840),
+    Part("tests, both", ("tests/**/*.py", "fuzz/tests/**/*.py"), "lines", 41_843),
+    Part("tools, both", ("tools/**/*.py", "fuzz/tools/**/*.py"), "lines", 7_848),
 )
 
 

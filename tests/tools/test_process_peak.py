@@ -11,8 +11,8 @@ from peft_regress.project.devices import process_bytes, runtime_of
 WITHIN = 0.1
 
 
-def rows():
-    table = (ROOT / "docs" / "devices.md").read_text().partition("| method | network | images |")[2]
+def rows(header="| method | network | images |"):
+    table = (ROOT / "docs" / "devices.md").read_text().partition(header)[2]
     return [
         [cell.strip() for cell in line.strip("|").split("|")]
         for line in table.partition("\n\n")[0].splitlines()[2:]
@@ -36,9 +36,14 @@ def test_each_method_and_each_network_meets_each_shape():
 
 
 def test_the_docs_have_each_case_under_the_limit():
-    table = (ROOT / "docs" / "devices.md").read_text().partition("| largest step in 768 MiB |")[2]
-    cases = re.findall(r"^\| `(.+:)\d+x(.+)` \|", table, re.MULTILINE)
-    assert ["".join(case) for case in cases] == tool.limited()
+    cases = [case.strip("`") for case, _ in rows("| largest step in 768 MiB |")]
+    assert [re.sub(r":\d+x", ":", case) for case in cases] == tool.limited()
+
+
+def test_the_docs_compare_each_network_lean_and_plain():
+    compared = rows("| 32x3x96x96 | lean / plain |")[:-1]  # the last is of times
+    networks = ", ".join(names for names, _ in compared).split(", ")
+    assert sorted(networks) == sorted(tool.LEAN_NETWORKS)
 
 
 @pytest.mark.slow

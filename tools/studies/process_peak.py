@@ -31,17 +31,15 @@ import subprocess
 import sys
 import time
 import timeit
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
-from peft_regress.cases import Adaptation, split_adapter_name
+from named_steps import adaptation, real_step, recorded, shape_of
+
 from peft_regress.metrics import OPERATOR_SHARE
 from peft_regress.project.devices import ALLOCATOR, RUNTIME_BYTES, process_bytes, runtime_of
-
-if TYPE_CHECKING:
-    from peft_regress.cost.step_cost import StepLog
 
 NETWORKS: Final = (
     "shufflenet_v2_x0_5",
@@ -50,6 +48,7 @@ NETWORKS: Final = (
     "efficientnet_lite0",
     "resnet18",
 )
+LEAN_NETWORKS: Final = (*NETWORKS, "resnet50")
 METHODS: Final = ("full", "head", "lora-r4", "dora-r4", "galore-r4")
 SHAPES: Final = ("1x3x96x96", "1x3x224x224", "8x3x160x160", "32x3x96x96", "32x3x128x128")
 SMALLEST: Final = ("full/shufflenet_v2_x0_5:1x3x32x32", "lora-r4/shufflenet_v2_x0_5:1x3x32x32")
@@ -61,7 +60,6 @@ WITHIN: Final = 0.06
 """How far a peak under a limit may be from its prediction, relative to that."""
 LEAN_SHAPE: Final = "32x3x96x96"
 CGROUPS: Final = Path("/sys/fs/cgroup")
-_CLASSES: Final = 10
 _STEPS: Final = 3
 _PAIRS: Final = 20
 
@@ -150,55 +148,6 @@ def memory_group(limit: int) -> Iterator[Path]:
             folder.rmdir()
 
 
-def recorded(case: str) -> "StepLog":
-    """Record the step of a case, at a batch that tells what any other takes."""
-    from peft_regress import registry
-    from peft_regress.choosing.candidates import of_architecture
-    from peft_regress.cost.profile import record_training_step
-    from peft_regress.cost.step_cost import MANY
-
-    names = adaptation(case)
-    subject = of_architecture(names.architecture, batch=MANY, resolution=shape_of(case)[-1])
-    step = subject.step(registry.get("method", names.method).at(names.rank))
-    return record_training_step(
-        step.model, step.make_optimizer, batch=subject.items(MANY), loss=subject.loss
-    )
-
-
-def adaptation(case: str) -> Adaptation:
-    """Return the method on its network."""
-    adapter, _, network = case.partition(":")[0].partition("/")
-    method, rank = split_adapter_name(adapter)
-    return Adaptation(method=method, architecture=network, rank=rank)
-
-
-def shape_of(case: str) -> tuple[int, ...]:
-    """Return the shape of the images."""
-    return tuple(int(size) for size in case.partition(":")[2].split("x"))
-
-
-def real_step(case: str) -> Callable[[], None]:
-    """Make all that the step of a case needs, and return the step."""
-    import torch
-
-    from peft_regress import registry
-
-    names, shape = adaptation(case), shape_of(case)
-    network: Any = registry.get("architecture", names.architecture)
-    method: Any = registry.get("method", names.method).at(names.rank, heads=(network.head,))
-    model = method.adapt(network.build(num_classes=_CLASSES, seed=0), seed=0)
-    method.set_mode(model)
-    optimizer = method.make_optimizer(model)
-    images, labels = torch.randn(shape), torch.zeros(shape[0], dtype=torch.int64)
-
-    def step() -> None:
-        optimizer.zero_grad(set_to_none=True)
-        torch.nn.functional.cross_entropy(model(images), labels).backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-
-    return step
-
-
 def take_steps(case: str) -> None:
     """Take the steps in this process, and print the peak of its memory without pages of files."""
     import torch
@@ -274,25 +223,21 @@ def print_lean() -> None:
     print(f"| network, {LEAN_SHAPE} | `lora-r4`, MiB | `lora-lean-r4`, MiB | ratio | of times |")
     print("| --- | ---: | ---: | ---: | ---: |")
     smallest = peak_of(SMALLEST[1]).measured
-    for network in (*NETWORKS, "resnet50"):
+    for network in LEAN_NETWORKS:
         cases = [f"{method}/{network}:{LEAN_SHAPE}" for method in ("lora-r4", "lora-lean-r4")]
         plain, lean = ((peak_of(case).measured - smallest) / MIB for case in cases)
         cells = (network, f"{plain:,.0f}", f"{lean:,.0f}", f"{lean / plain:.2f}")
         print(f"| {' | '.join(cells)} | {ratio_of_times(*cases):.2f} |", flush=True)
 
 
-def ratio_of_times(plain: str, lean: str) -> float:
-    """Return the median over pairs of steps of the processor times of lean over plain."""
+def ratio_of_times(*cases: str) -> float:
+    """Return the median over pairs of steps of the second's processor time over the first's."""
     import torch
 
     torch.set_num_threads(1)
-    steps = [real_step(case) for case in (plain, lean)]
-    ratios = []
-    for pair in range(_PAIRS + 1):
-        order = (0, 1) if pair % 2 else (1, 0)  # each is as often the first
-        times = {which: timeit.timeit(steps[which], time.process_time, number=1) for which in order}
-        ratios.append(times[1] / times[0])
-    return statistics.median(ratios[1:])  # the first steps allocate
+    timers = [timeit.Timer(real_step(case), timer=time.process_time) for case in cases]
+    pairs = [[timer.timeit(1) for timer in timers] for _ in range(_PAIRS + 1)]
+    return statistics.median(second / first for first, second in pairs[1:])  # the first allocate
 
 
 def main(words: list[str]) -> int:
